@@ -1,0 +1,7 @@
+#include <cstdio>
+
+#include "ops/dispatch.hpp"
+
+int main() {
+  for (const fathom::OpInfo* info : fathom::all_ops()) std::printf("%s\n", info->example.c_str());
+}

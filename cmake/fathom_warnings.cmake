@@ -1,0 +1,15 @@
+# The warning and code-generation flags every Fathom target of this build shares.
+add_library(fathom_warnings INTERFACE)
+target_compile_options(
+  fathom_warnings
+  INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual -Wnull-dereference
+            -Wimplicit-fallthrough
+            -Wno-missing-field-initializers  # designated initialisers leave optional arguments out
+            # A product and a sum are rounded separately unless the source says fma: every backend must give the same bytes.
+            -ffp-contract=off
+            $<$<BOOL:${FATHOM_WERROR}>:-Werror>)
+# Vector targets we ship: the portable baseline, SSE4, AVX2 and AVX-512 (bits of hwy/detect_targets.h).
+target_compile_definitions(fathom_warnings
+                           INTERFACE "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_AVX3_DL)")
+# The interface library travels inside fathom's export set because a static fathom names it in $<LINK_ONLY>.
+install(TARGETS fathom_warnings EXPORT fathom)

@@ -1,0 +1,148 @@
+#include "fathom/core/context.hpp"
+
+#include <tbb/global_control.h>
+#include <tbb/info.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "core/cpu_target.hpp"
+#include "fathom/core/error.hpp"
+#include "ops/dispatch.hpp"
+
+namespace fathom {
+namespace {
+constexpr std::array kEnvironment{
+    EnvironmentVariable{"FATHOM_THREADS", "0", "threads a context uses; 0: one per core"},
+    EnvironmentVariable{"FATHOM_STRICT", "0", "1: refuse to run a slow fallback implementation"},
+    EnvironmentVariable{"FATHOM_FORCE_IMPL", "",
+                        "run this implementation or fail, e.g. fp8_gemm_nt=ref:any; see `fathom info`"},
+    EnvironmentVariable{"FATHOM_VERBOSE", "", "comma list of dispatch, time"},
+    EnvironmentVariable{"FATHOM_LINEAR_ALGORITHM", "auto",
+                        "algorithm of linear_bf16_fp32: auto, native, cublaslt, cpu"},
+    EnvironmentVariable{"FATHOM_CPU_TARGET", "", "instruction set of the CPU backend; see `fathom info`"},
+};
+
+std::string environment(std::string_view name) {
+  const char* value = std::getenv(std::string(name).c_str());
+  return value ? value : "";
+}
+
+int integer_variable(std::string_view name, int least, int most) {
+  const std::string text = environment(name);
+  if (text.empty()) return 0;
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) {
+    throw InvalidArgument(std::string(name) + " must be a number from " + std::to_string(least) + " to " +
+                          std::to_string(most) + ", got '" + text + "'");
+  }
+  return value;
+}
+
+void check_verbose(const std::string& list) {
+  std::string_view rest = list;
+  while (!rest.empty()) {
+    const auto comma = rest.find(',');
+    const std::string_view topic = rest.substr(0, comma);
+    if (topic != "dispatch" && topic != "time") {
+      throw InvalidArgument("FATHOM_VERBOSE must be a comma list of dispatch, time; got '" + list + "'");
+    }
+    rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+  }
+}
+}  // namespace
+
+std::span<const EnvironmentVariable> environment_variables() { return kEnvironment; }
+std::string_view version() { return FATHOM_VERSION; }
+
+constexpr int kMaxThreads = 4096;
+
+ContextOptions ContextOptions::from_environment() {
+  ContextOptions options;
+  options.threads = integer_variable("FATHOM_THREADS", 0, kMaxThreads);
+  options.strict = integer_variable("FATHOM_STRICT", 0, 1) == 1;
+  options.force_implementation = environment("FATHOM_FORCE_IMPL");
+  options.verbose = environment("FATHOM_VERBOSE");
+  if (const std::string name = environment("FATHOM_LINEAR_ALGORITHM"); !name.empty())
+    options.linear_algorithm = name;
+  return options;
+}
+
+struct Context::Impl {
+  explicit Impl(const ContextOptions& given)
+      : options(given),
+        threads(given.threads > 0 ? given.threads : tbb::info::default_concurrency()),
+        arena(threads) {
+    // TBB makes no more workers than there are cores unless told to. The smallest control wins, so none for
+    // the common case.
+    if (threads > tbb::info::default_concurrency()) {
+      parallelism.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
+    }
+  }
+
+  ContextOptions options;
+  int threads;
+  std::optional<tbb::global_control> parallelism;
+  tbb::task_arena arena;
+  std::mutex mutex;
+  std::map<std::pair<std::string, std::string>, std::int64_t> fallbacks;
+};
+
+Context::Context() : Context(ContextOptions::from_environment()) {}
+
+Context::Context(const ContextOptions& options) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    throw InvalidArgument("Context: 'threads' must be from 0 to 4096, got " +
+                          std::to_string(options.threads));
+  }
+  check_verbose(options.verbose);
+  check_linear_algorithm(options.linear_algorithm);
+  check_forced_implementation(options.force_implementation);
+  select_cpu_target();
+  impl_ = std::make_unique<Impl>(options);
+}
+
+Context::~Context() = default;
+Context::Context(Context&&) noexcept = default;
+Context& Context::operator=(Context&&) noexcept = default;
+
+int Context::threads() const { return impl_->threads; }
+const ContextOptions& Context::options() const { return impl_->options; }
+
+bool Context::verbose(std::string_view topic) const {
+  return impl_->options.verbose.find(topic) != std::string::npos;
+}
+
+void Context::parallel_for(std::int64_t count, std::int64_t grain,
+                           const std::function<void(std::int64_t, std::int64_t)>& body) const {
+  if (count <= 0) return;
+  grain = std::max<std::int64_t>(grain, 1);
+  if (impl_->threads == 1 || count <= grain) return body(0, count);
+  impl_->arena.execute([&] {
+    tbb::parallel_for(
+        tbb::blocked_range<std::int64_t>(0, count, static_cast<std::size_t>(grain)),
+        [&](const tbb::blocked_range<std::int64_t>& range) { body(range.begin(), range.end()); });
+  });
+}
+
+void Context::count_fallback(std::string_view op, std::string_view implementation) const {
+  const std::lock_guard lock(impl_->mutex);
+  ++impl_->fallbacks[{std::string(op), std::string(implementation)}];
+}
+
+std::vector<FallbackCount> Context::fallbacks() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<FallbackCount> counts;
+  for (const auto& [key, count] : impl_->fallbacks) counts.push_back({key.first, key.second, count});
+  return counts;
+}
+
+}  // namespace fathom

@@ -1,0 +1,60 @@
+// Vector loads and stores of any float dtype as f32, for code inside HWY_NAMESPACE. Included once per target.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "fathom/core/tensor.hpp"
+#include "ops/elements.hpp"
+
+#if defined(FATHOM_CPU_SIMD_TARGET) == defined(HWY_TARGET_TOGGLE)
+#ifdef FATHOM_CPU_SIMD_TARGET
+#undef FATHOM_CPU_SIMD_TARGET
+#else
+#define FATHOM_CPU_SIMD_TARGET
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Elements [index, index + Lanes) of `data` as f32; elements at and beyond `remaining` read as zero and are
+/// not touched.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadFloats(D d, const void* data, DType dtype, std::int64_t index,
+                                 std::int64_t remaining) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (HWY_LIKELY(remaining >= lanes)) {
+    if (dtype == DType::f32) return hn::LoadU(d, static_cast<const float*>(data) + index);
+    if (dtype == DType::bf16) {
+      const hn::Rebind<std::uint16_t, D> d16;
+      const hn::RebindToUnsigned<D> d32;
+      const auto bits = hn::LoadU(d16, static_cast<const std::uint16_t*>(data) + index);
+      return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+    }
+  }
+  HWY_ALIGN float lane[HWY_MAX_BYTES / sizeof(float)] = {};
+  for (std::int64_t i = 0; i < std::min(lanes, remaining); ++i)
+    lane[i] = load_element(data, dtype, index + i);
+  return hn::Load(d, lane);
+}
+
+/// The inverse: rounds to the dtype and writes min(Lanes, remaining) elements.
+template <class D>
+HWY_INLINE void StoreFloats(D d, hn::Vec<D> value, void* data, DType dtype, std::int64_t index,
+                            std::int64_t remaining) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  if (HWY_LIKELY(remaining >= lanes && dtype == DType::f32)) {
+    hn::StoreU(value, d, static_cast<float*>(data) + index);
+    return;
+  }
+  HWY_ALIGN float lane[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(value, d, lane);
+  for (std::int64_t i = 0; i < std::min(lanes, remaining); ++i)
+    store_element(data, dtype, index + i, lane[i]);
+}
+
+}  // namespace fathom::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,123 @@
+// Chooses an implementation of an op and says why the others declined.
+#pragma once
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/log.hpp"
+#include "fathom/core/context.hpp"
+#include "fathom/core/error.hpp"
+#include "fathom/core/problem.hpp"
+
+namespace fathom {
+
+/// Why an implementation declines a problem. Starts with "needs" and ends with what was given.
+struct Declined {
+  std::string reason;
+};
+/// Empty: the implementation accepts.
+using Verdict = std::optional<Declined>;
+inline constexpr std::nullopt_t accept = std::nullopt;
+inline Verdict decline(std::string reason) { return Declined{std::move(reason)}; }
+
+/// One way to run an op. `name` is "backend:variant", e.g. "cpu:simd", "ref:any".
+template <class Problem, class Args>
+struct Implementation {
+  std::string_view name;
+  Verdict (*can_run)(const Problem&, const Context&);
+  void (*run)(const Problem&, const Args&, const Context&);
+  bool fallback = false;  // much slower than what the user expects: counted, logged, refused in strict mode
+};
+
+/// What `fathom info` and docs/ops.md show of one op.
+struct OpInfo {
+  std::string_view name;
+  std::string_view summary;  // one line
+  std::string example;       // a problem string
+  std::vector<std::string_view> implementations;
+};
+
+/// Every op, in the order of src/ops/CMakeLists.txt.
+std::span<const OpInfo* const> all_ops();
+
+template <class Problem, class Args, std::size_t kCount>
+OpInfo make_op_info(std::string_view summary, const Problem& example,
+                    const Implementation<Problem, Args> (&list)[kCount]) {
+  OpInfo info{Problem::op, summary, problem_string(example), {}};
+  for (const auto& implementation : list) info.implementations.push_back(implementation.name);
+  return info;
+}
+
+/// Throws InvalidArgument if FATHOM_FORCE_IMPL names an op or implementation that nobody has.
+void check_forced_implementation(std::string_view text);
+/// Throws InvalidArgument, listing what there is, unless `name` is an algorithm of linear_bf16_fp32.
+void check_linear_algorithm(std::string_view name);
+
+inline Verdict always(const auto&, const Context&) { return accept; }
+
+namespace detail {
+/// True if FATHOM_FORCE_IMPL (as in "fp8_gemm_nt=ref:any" or "ref:any") speaks of this op; `name` gets the
+/// implementation.
+bool forced(const Context& context, std::string_view op, std::string& name);
+}  // namespace detail
+
+/// The first implementation of `list` that accepts: best first, the general one last. One that is marked as a
+/// fallback is counted, logged under "dispatch" with the reasons of the others, and refused in strict mode.
+template <class Problem, class Args, std::size_t kCount>
+const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> (&list)[kCount],
+                                            const Problem& problem, const Context& context) {
+  if (!context.options().force_implementation.empty()) {
+    std::string name;
+    if (detail::forced(context, Problem::op, name)) {
+      std::string known;
+      for (const auto& implementation : list) {
+        known += (known.empty() ? "" : ", ") + std::string(implementation.name);
+        if (implementation.name != name) continue;
+        if (const Verdict verdict = implementation.can_run(problem, context)) {
+          throw NoImplementation(problem_string(problem) + ": forced implementation " + name + " " +
+                                 verdict->reason);
+        }
+        return implementation;
+      }
+      throw InvalidArgument(std::string(Problem::op) + ": no implementation is named '" + name +
+                            "'; there are " + known);
+    }
+  }
+  std::string reasons;
+  for (const auto& implementation : list) {
+    if (const Verdict verdict = implementation.can_run(problem, context)) {
+      reasons += "\n  " + std::string(implementation.name) + ": " + verdict->reason;
+      continue;
+    }
+    if (implementation.fallback) [[unlikely]] {
+      if (context.options().strict) {
+        throw NoImplementation(problem_string(problem) + ": strict mode refuses the fallback " +
+                               std::string(implementation.name) + reasons);
+      }
+      context.count_fallback(Problem::op, implementation.name);
+      if (context.verbose("dispatch")) {
+        log_info(problem_string(problem) + ": runs on the fallback " + std::string(implementation.name) +
+                 reasons);
+      }
+    }
+    return implementation;
+  }
+  throw NoImplementation(problem_string(problem) + ": no implementation accepts it" + reasons);
+}
+
+/// The body of every public op function after validate(): choose and run.
+template <class Problem, class Args, std::size_t kCount>
+void dispatch(const Implementation<Problem, Args> (&list)[kCount], const Problem& problem, const Args& args,
+              const Context& context) {
+  const auto& implementation = choose(list, problem, context);
+  if (context.verbose("time")) [[unlikely]] {
+    const ScopedTimer timer(problem_string(problem) + " " + std::string(implementation.name));
+    implementation.run(problem, args, context);
+    return;
+  }
+  implementation.run(problem, args, context);
+}
+
+}  // namespace fathom

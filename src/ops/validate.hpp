@@ -1,0 +1,35 @@
+// Checks of arguments that build the message "op: 'argument' must ..., got ...". Used by every validate().
+#pragma once
+#include <initializer_list>
+#include <string_view>
+
+#include "fathom/core/tensor.hpp"
+
+namespace fathom {
+
+/// Throws InvalidArgument unless every condition holds; `op` and `argument` start the message.
+struct Expect {
+  std::string_view op;
+
+  [[noreturn]] void fail(std::string_view argument, std::string_view expected, std::string_view got) const;
+  /// `got` of the message is the tensor's shape. -1 in `shape` accepts any size.
+  void shape(std::string_view argument, const TensorView& tensor,
+             std::initializer_list<std::int64_t> shape) const;
+  void rank(std::string_view argument, const TensorView& tensor, int rank) const;
+  void dtype(std::string_view argument, const TensorView& tensor, std::initializer_list<DType> allowed) const;
+  /// Elements of the last axis are neighbours.
+  void unit_stride(std::string_view argument, const TensorView& tensor) const;
+  void contiguous(std::string_view argument, const TensorView& tensor) const;
+  /// All tensors of one call live on one device; today that is the host.
+  void host(std::string_view argument, const TensorView& tensor) const;
+  void that(bool condition, std::string_view argument, std::string_view expected,
+            std::string_view got) const {
+    if (!condition) fail(argument, expected, got);
+  }
+  void at_least(std::string_view argument, std::int64_t value, std::int64_t least) const;
+  /// dtype + shape + host + unit stride: the common case. Data may be null only if the tensor is empty.
+  void tensor(std::string_view argument, const TensorView& tensor, std::initializer_list<DType> allowed,
+              std::initializer_list<std::int64_t> shape) const;
+};
+
+}  // namespace fathom

@@ -1,0 +1,69 @@
+#include <atomic>
+#include <cmath>
+
+#include "fathom/ops/rms_norm.hpp"
+#include "ops/op_test.hpp"
+
+namespace fathom {
+namespace {
+
+TEST(Problem, HasOneSpelling) {
+  const RmsNormProblem problem{.tokens = 4, .dim = 128, .x = DType::bf16};
+  EXPECT_EQ(problem_string(problem), "rms_norm:tokens=4,dim=128,x=bf16,weight=bf16,out=f32");
+  EXPECT_EQ(parse_problem<RmsNormProblem>(problem_string(problem)), problem);
+  EXPECT_ERROR(InvalidArgument, "a problem has no 'heads'; it has tokens, dim",
+               parse_problem<RmsNormProblem>("rms_norm:heads=3"));
+  EXPECT_ERROR(InvalidArgument, "'dim' cannot be '12x'", parse_problem<RmsNormProblem>("rms_norm:dim=12x"));
+  EXPECT_ERROR(InvalidArgument, "expected rms_norm:key=value", parse_problem<RmsNormProblem>("rms_norm:dim"));
+}
+
+// Every code of e4m3 comes back, and every float rounds to a nearest code.
+TEST(Float8, RoundsToNearestEven) {
+  for (int code = 0; code < 256; ++code) {
+    const float value = f8e4m3_to_float(static_cast<std::uint8_t>(code));
+    if (std::isnan(value)) continue;
+    EXPECT_EQ(float_to_f8e4m3(value), code);
+  }
+  for (int code = 0; code < 0x7e; ++code) {
+    const float low = f8e4m3_to_float(static_cast<std::uint8_t>(code));
+    const float high = f8e4m3_to_float(static_cast<std::uint8_t>(code + 1));
+    const float middle = (low + high) / 2;
+    EXPECT_EQ(float_to_f8e4m3(middle), code + (code & 1)) << middle;
+    EXPECT_EQ(float_to_f8e4m3(std::nextafter(middle, 0.0f)), code);
+    EXPECT_EQ(float_to_f8e4m3(std::nextafter(middle, 1e9f)), code + 1);
+  }
+  EXPECT_EQ(float_to_f8e4m3(1e9f), 0x7e);
+  EXPECT_EQ(float_to_f8e4m3(-INFINITY), 0xfe);
+  EXPECT_EQ(float_to_f8e4m3(NAN), 0x7f);
+}
+
+TEST(Context, ForcedImplementationIsObeyedOrFails) {
+  EXPECT_ERROR(InvalidArgument, "nothing is named 'cpu:nonsense'",
+               Context(ContextOptions{.force_implementation = "cpu:nonsense"}));
+  Random random(1);
+  const Tensor x = random.normal(DType::f32, {2, 8});
+  const Tensor weight = random.normal(DType::f32, {8});
+  const Tensor out = poisoned(DType::f32, {2, 8});
+  const Context context(ContextOptions{.threads = 1, .force_implementation = "rms_norm=ref:any"});
+  rms_norm({.x = x, .weight = weight, .out = out}, context);
+  EXPECT_TRUE(std::isfinite(out[0]));
+}
+
+TEST(Context, CoversEveryIndexOnce) {
+  for (const int threads : {1, 2, 5}) {
+    std::vector<std::atomic<int>> hits(1000);
+    test_context(threads).parallel_for(1000, 7, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) ++hits[static_cast<std::size_t>(i)];
+    });
+    for (const auto& hit : hits) EXPECT_EQ(hit, 1);
+  }
+}
+
+TEST(TensorView, RefusesSizesThatOverflow) {
+  EXPECT_ERROR(InvalidArgument, "overflows",
+               TensorView::contiguous(nullptr, DType::f32, {1LL << 40, 1LL << 40}));
+  EXPECT_ERROR(InvalidArgument, "negative", TensorView::contiguous(nullptr, DType::f32, {-1, 2}));
+}
+
+}  // namespace
+}  // namespace fathom
