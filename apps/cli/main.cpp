@@ -1,6 +1,6 @@
 #include <cstdio>
 
-#include "ops/dispatch.hpp"
+#include "fathom/core/op_info.hpp"
 
 int main() {
   for (const fathom::OpInfo* info : fathom::all_ops()) std::printf("%s\n", info->example.c_str());

@@ -14,8 +14,8 @@
 #include <optional>
 
 #include "core/cpu_target.hpp"
+#include "core/option_names.hpp"
 #include "fathom/core/error.hpp"
-#include "ops/dispatch.hpp"
 
 namespace fathom {
 namespace {

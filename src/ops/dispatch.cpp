@@ -1,21 +1,8 @@
 #include "ops/dispatch.hpp"
 
-namespace fathom {
+#include "core/option_names.hpp"
 
-void check_forced_implementation(std::string_view text) {
-  if (text.empty()) return;
-  const auto equals = text.find('=');
-  const std::string_view op = equals == std::string_view::npos ? std::string_view{} : text.substr(0, equals);
-  const std::string_view name = equals == std::string_view::npos ? text : text.substr(equals + 1);
-  for (const OpInfo* info : all_ops()) {
-    if (!op.empty() && info->name != op) continue;
-    for (const std::string_view implementation : info->implementations) {
-      if (implementation == name) return;
-    }
-  }
-  throw InvalidArgument("FATHOM_FORCE_IMPL: nothing is named '" + std::string(text) +
-                        "'; expected IMPLEMENTATION or OP=IMPLEMENTATION, see `fathom info`");
-}
+namespace fathom {
 
 namespace detail {
 bool forced(const Context& context, std::string_view op, std::string& name) {

@@ -1,14 +1,13 @@
 // Chooses an implementation of an op and says why the others declined.
 #pragma once
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/log.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/error.hpp"
+#include "fathom/core/op_info.hpp"
 #include "fathom/core/problem.hpp"
 
 namespace fathom {
@@ -31,17 +30,6 @@ struct Implementation {
   bool fallback = false;  // much slower than what the user expects: counted, logged, refused in strict mode
 };
 
-/// What `fathom info` and docs/ops.md show of one op.
-struct OpInfo {
-  std::string_view name;
-  std::string_view summary;  // one line
-  std::string example;       // a problem string
-  std::vector<std::string_view> implementations;
-};
-
-/// Every op, in the order of src/ops/CMakeLists.txt.
-std::span<const OpInfo* const> all_ops();
-
 template <class Problem, class Args, std::size_t kCount>
 OpInfo make_op_info(std::string_view summary, const Problem& example,
                     const Implementation<Problem, Args> (&list)[kCount]) {
@@ -49,11 +37,6 @@ OpInfo make_op_info(std::string_view summary, const Problem& example,
   for (const auto& implementation : list) info.implementations.push_back(implementation.name);
   return info;
 }
-
-/// Throws InvalidArgument if FATHOM_FORCE_IMPL names an op or implementation that nobody has.
-void check_forced_implementation(std::string_view text);
-/// Throws InvalidArgument, listing what there is, unless `name` is an algorithm of linear_bf16_fp32.
-void check_linear_algorithm(std::string_view name);
 
 inline Verdict always(const auto&, const Context&) { return accept; }
 
