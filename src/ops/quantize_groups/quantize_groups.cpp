@@ -1,0 +1,45 @@
+#include "fathom/ops/quantize_groups.hpp"
+
+#include "ops/dispatch.hpp"
+#include "ops/group_quant.hpp"
+#include "ops/quantize_groups/quantize_groups_impl.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<QuantizeGroupsProblem, QuantizeGroupsArgs>;
+
+// Best first. The reference is last and takes every valid problem.
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, quantize_groups_ref, /*fallback=*/true},
+};
+
+QuantizeGroupsProblem validate(const QuantizeGroupsArgs& args) {
+  const Expect expect{QuantizeGroupsProblem::op};
+  expect.rank("x", args.x, 2);
+  const QuantizeGroupsProblem problem{.tokens = args.x.size(0),
+                                      .k = args.x.size(1),
+                                      .x = args.x.dtype,
+                                      .rule = args.rule,
+                                      .scale_format = args.scale_format,
+                                      .scale_layout = args.scale_layout};
+  expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1});
+  expect.at_least("k", problem.k, 1);
+  expect.tensor("q", args.q, {DType::f8e4m3}, {problem.tokens, problem.k});
+  expect_scale(expect, args.scale, args.scale_format, args.scale_layout, problem.tokens,
+               scale_groups(problem.k));
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo quantize_groups_info;
+const OpInfo quantize_groups_info =
+    make_op_info("FP8 quantisation of rows in groups of 128", QuantizeGroupsProblem{}, kImplementations);
+
+void quantize_groups(const QuantizeGroupsArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom
