@@ -1,0 +1,58 @@
+// Writes the indexer's keys into their paged cache.
+#pragma once
+#include "fathom/core/context.hpp"
+#include "fathom/core/problem.hpp"
+#include "fathom/core/tensor.hpp"
+
+namespace fathom {
+
+/// The cache of index keys: pages of 64 tokens. A u8 page holds 64 keys of 128 e4m3 values, then their 64 f32
+/// scales: token o of a page has its key at byte 128 * o and its scale at byte 8192 + 4 * o.
+inline constexpr std::int64_t kIndexKeyPageTokens = 64;
+inline constexpr std::int64_t kIndexKeyDim = 128;
+inline constexpr std::int64_t kIndexKeyPageBytes = kIndexKeyPageTokens * (kIndexKeyDim + 4);
+
+struct IndexKeyStoreProblem {
+  static constexpr std::string_view op = "index_key_store";
+  std::int64_t tokens = 1;
+  std::int64_t dim = kIndexKeyDim;
+  DType k = DType::f32;
+  DType slots = DType::i32;
+  DType cache = DType::u8;
+  bool ue8m0 = false;
+
+  template <class V>
+  void fields(V& visit) {
+    visit("tokens", tokens);
+    visit("dim", dim);
+    visit("k", k);
+    visit("slots", slots);
+    visit("cache", cache);
+    visit("ue8m0", ue8m0);
+  }
+  bool operator==(const IndexKeyStoreProblem&) const = default;
+};
+
+struct IndexKeyStoreArgs {
+  TensorView k;        // [tokens, dim]
+  TensorView slots;    // [tokens]
+  TensorView cache;    // [pages, 8448] u8 or [pages, 64, dim] f32, written
+  bool ue8m0 = false;  // the checkpoint's scale_fmt is "ue8m0": scales are powers of two
+};
+
+/// Stores the index key of every token at its slot: page slot / 64, entry slot % 64.
+///
+///   k      [tokens, dim]      f32 or bf16; dim is 128 with a u8 cache
+///   slots  [tokens]           i32 or i64; -1 skips the token; a slot may not appear twice
+///   cache  [pages, 8448]      u8, laid out as above; or
+///          [pages, 64, dim]   f32, the keys as they are
+///
+/// A u8 entry is, with amax = max(1e-4, largest magnitude of the key),
+///   scale = amax / 448, with ue8m0 rounded up to a power of two, and q = e4m3(x / scale), to nearest even,
+/// saturating. Pages may be strided.
+///
+/// Throws InvalidArgument if a shape or dtype differs, ue8m0 is asked of an f32 cache, or a slot lies outside
+/// of the cache; nothing is written then.
+void index_key_store(const IndexKeyStoreArgs& args, const Context& context);
+
+}  // namespace fathom

@@ -1,0 +1,63 @@
+// Scores of the indexer over the paged cache: decode, verification, draft extension.
+#pragma once
+#include "fathom/core/context.hpp"
+#include "fathom/core/problem.hpp"
+#include "fathom/core/tensor.hpp"
+#include "fathom/ops/index_key_store.hpp"  // the layout of the cache
+
+namespace fathom {
+
+struct PagedMqaLogitsProblem {
+  static constexpr std::string_view op = "paged_mqa_logits";
+  std::int64_t batch = 1;
+  std::int64_t next_n = 1;
+  std::int64_t heads = 64;
+  std::int64_t head_dim = kIndexKeyDim;
+  std::int64_t max_len = 4096;
+  DType q = DType::f8e4m3;
+
+  template <class V>
+  void fields(V& visit) {
+    visit("batch", batch);
+    visit("next_n", next_n);
+    visit("heads", heads);
+    visit("head_dim", head_dim);
+    visit("max_len", max_len);
+    visit("q", q);
+  }
+  bool operator==(const PagedMqaLogitsProblem&) const = default;
+};
+
+struct PagedMqaLogitsArgs {
+  TensorView q;             // [batch, next_n, heads, head_dim]
+  TensorView cache;         // [pages, 8448] u8 or [pages, 64, head_dim] f32
+  TensorView weights;       // [batch * next_n, heads]
+  TensorView context_lens;  // [batch, next_n]
+  TensorView block_table;   // [batch, max_pages]
+  TensorView schedule;      // [workers + 1, 2], optional
+  TensorView logits;        // [batch * next_n, max_len], written
+};
+
+/// Scores next_n query tokens of every request against the keys they see, as mqa_logits does:
+///
+///   logits[b * next_n + i, j] = scale[j] * sum_h weights[.., h] * max(0, dot(q[b, i, h, :], key[j]))
+///                               for j < context_lens[b, i], -infinity for the rest of the row
+///
+/// with key[j] and scale[j] entry j % 64 of page block_table[b, j / 64] (scale 1 in an f32 cache).
+///
+///   q             [batch, next_n, heads, head_dim]  f8e4m3 with a u8 cache (head_dim 128), f32 with an f32
+///   one cache         [pages, 8448] u8 or [pages, 64, head_dim] f32, see index_key_store; pages may be
+///   strided weights       [batch * next_n, heads]           f32; they carry the scale of q context_lens
+///   [batch, next_n]                   i32; negative counts as 0; at most max_len block_table   [batch,
+///   max_pages]                i32; rows may be strided; only used entries are read schedule      [workers +
+///   1, 2]                  i32, of paged_mqa_schedule for the same context_lens; may
+///                                                   be left out. The result does not depend on it.
+///   logits        [batch * next_n, max_len]         f32
+///
+/// A score has the same bytes as in mqa_logits, whatever next_n, the batch, the schedule and the threads.
+/// Throws InvalidArgument if a shape or dtype differs, a length exceeds max_len or 64 * max_pages, a block
+/// table entry in use is no page of the cache, or the schedule was built for other lengths; nothing is
+/// written then.
+void paged_mqa_logits(const PagedMqaLogitsArgs& args, const Context& context);
+
+}  // namespace fathom

@@ -1,0 +1,64 @@
+// Multi-head latent attention of every token over its own list of cache slots.
+#pragma once
+#include "fathom/core/context.hpp"
+#include "fathom/core/problem.hpp"
+#include "fathom/core/tensor.hpp"
+
+namespace fathom {
+
+struct SparseMlaProblem {
+  static constexpr std::string_view op = "sparse_mla";
+  std::int64_t tokens = 1;
+  std::int64_t heads = 128;
+  std::int64_t lora = 512;
+  std::int64_t rope_dim = 64;
+  std::int64_t top_k = 2048;
+  DType q = DType::f32;
+  DType cache = DType::u8;
+  DType out = DType::f32;
+
+  template <class V>
+  void fields(V& visit) {
+    visit("tokens", tokens);
+    visit("heads", heads);
+    visit("lora", lora);
+    visit("rope_dim", rope_dim);
+    visit("top_k", top_k);
+    visit("q", q);
+    visit("cache", cache);
+    visit("out", out);
+  }
+  bool operator==(const SparseMlaProblem&) const = default;
+};
+
+struct SparseMlaArgs {
+  TensorView q;        // [tokens, heads, lora + rope_dim]
+  TensorView cache;    // [slots, width]
+  TensorView indices;  // [tokens, top_k]
+  float softmax_scale = 0;
+  TensorView out;  // [tokens, heads, lora], written
+};
+
+/// Attention in the absorbed form: one key-value vector a slot for all heads.
+///
+///   out[t, h, :] = sum_j p[j] * kv[j, :lora],  p = softmax_j(softmax_scale * dot(q[t, h, :], kv[j, :]))
+///
+/// over the entries j of indices[t, :] that are not -1, with kv[j] the cache entry at that slot.
+///
+///   q        [tokens, heads, lora + rope_dim]  f32 or bf16
+///   cache    [slots, width]                    f32 or bf16 (width = lora + rope_dim), or u8 as
+///                                              mla_cache_store writes it; its latent part reads as
+///                                              bf16(q * scale)
+///   indices  [tokens, top_k]                   i32 slots; -1, anywhere, is no entry; any top_k
+///   out      [tokens, heads, lora]             f32 or bf16; `lora` is out's width
+///
+/// A row without any entry gives zeros. With an f32 cache everything is f32; with a bf16 or u8 cache q is
+/// rounded to bf16 and the softmax weights may be (relative error 2^-9), sums are f32.
+/// Entries are summed in list order in blocks of fixed size, so dense attention is this op over slots in
+/// ascending position, and a row's bytes depend on its q and its list of valid entries alone: not on the
+/// other rows, on padding or on the thread count. Slots that are not listed are never read. Throws
+/// InvalidArgument if a shape or dtype differs, softmax_scale is not finite, or an index is neither -1 nor a
+/// slot of the cache; nothing is written then.
+void sparse_mla(const SparseMlaArgs& args, const Context& context);
+
+}  // namespace fathom

@@ -1,0 +1,79 @@
+// The bytes of the paged caches, and reading slots, lengths and block tables. Shared by the attention ops.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "fathom/core/tensor.hpp"
+#include "fathom/ops/index_key_store.hpp"
+#include "fathom/ops/mla_cache_store.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+
+/// Element i of a one-axis i32 or i64 tensor.
+inline std::int64_t integer_at(const TensorView& t, std::int64_t i) {
+  return t.dtype == DType::i64 ? t.as<const std::int64_t>()[i * t.step(0)]
+                               : t.as<const std::int32_t>()[i * t.step(0)];
+}
+inline std::int32_t int_at(const TensorView& t, std::int64_t i, std::int64_t j) {
+  return t.as<const std::int32_t>()[i * t.step(0) + j * t.step(1)];
+}
+
+/// Every element is a slot below `slots` or -1.
+inline void expect_slots(const Expect& expect, const TensorView& slots, std::int64_t count) {
+  for (std::int64_t i = 0; i < slots.size(0); ++i) {
+    const std::int64_t slot = integer_at(slots, i);
+    if (slot < -1 || slot >= count) {
+      expect.fail("slots", "be from -1 to " + std::to_string(count - 1),
+                  std::to_string(slot) + " at [" + std::to_string(i) + "]");
+    }
+  }
+}
+
+/// The first `keys` positions of request `row` lie on pages of the cache.
+inline void expect_pages(const Expect& expect, const TensorView& block_table, std::int64_t row,
+                         std::int64_t keys, std::int64_t pages) {
+  const std::int64_t used = (keys + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+  for (std::int64_t i = 0; i < used; ++i) {
+    const std::int64_t page = int_at(block_table, row, i);
+    if (page < 0 || page >= pages) {
+      expect.fail("block_table", "hold pages from 0 to " + std::to_string(pages - 1),
+                  std::to_string(page) + " at [" + std::to_string(row) + "," + std::to_string(i) + "]");
+    }
+  }
+}
+
+/// A cache of index keys: u8 [pages, 8448] or f32 [pages, 64, dim].
+inline void expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim) {
+  if (cache.dtype == DType::u8) {
+    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageBytes});
+    expect.that(dim == kIndexKeyDim, "k", "have 128 values a key with a u8 cache", std::to_string(dim));
+  } else {
+    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageTokens, dim});
+  }
+}
+
+/// A cache of index keys as the loops see it. The u8 form: keys and scales of a page; f32: keys only.
+struct IndexCache {
+  const TensorView& cache;
+
+  std::uint8_t* page(std::int64_t p) const { return cache.as<std::uint8_t>() + p * cache.step(0); }
+  std::uint8_t* key_f8(std::int64_t p, std::int64_t o) const { return page(p) + o * kIndexKeyDim; }
+  std::uint8_t* scale(std::int64_t p, std::int64_t o) const {
+    return page(p) + kIndexKeyPageTokens * kIndexKeyDim + o * 4;
+  }
+  float* key_f32(std::int64_t p, std::int64_t o) const {
+    return cache.as<float>() + p * cache.step(0) + o * cache.step(1);
+  }
+};
+
+/// f32 at any alignment.
+inline float load_f32(const void* data) {
+  float value;
+  std::memcpy(&value, data, sizeof value);
+  return value;
+}
+inline void store_f32(void* data, float value) { std::memcpy(data, &value, sizeof value); }
+
+}  // namespace fathom

@@ -1,0 +1,38 @@
+#include "bench.hpp"
+#include "fathom/ops/index_key_gather.hpp"
+
+namespace fathom {
+
+BenchCase index_key_gather_bench(std::string_view text, const Context& context) {
+  auto problem = parse_problem<IndexKeyGatherProblem>(text);
+  const std::int64_t batch = problem.batch;
+  const std::int64_t len = problem.keys / std::max<std::int64_t>(batch, 1);
+  problem.keys = len * batch;
+  const std::int64_t table = (len + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+  const bool quantised = problem.cache == DType::u8;
+  const std::int64_t key_bytes = quantised ? problem.dim : 4 * problem.dim;
+  const std::int64_t page_bytes = kIndexKeyPageTokens * (quantised ? problem.dim + 4 : key_bytes);
+  const auto cache = std::make_shared<Buffer>(Buffer::zeroed(batch * table * page_bytes));
+  const auto keys = std::make_shared<Buffer>(Buffer::zeroed(problem.keys * key_bytes));
+  const auto scales = std::make_shared<Buffer>(Buffer::zeroed(problem.keys * 4));
+  const auto tables = std::make_shared<Buffer>(batch * table * 4);
+  for (std::int64_t i = 0; i < batch * table; ++i)
+    reinterpret_cast<std::int32_t*>(tables->data())[i] = static_cast<std::int32_t>(batch * table - 1 - i);
+  const auto lens = std::make_shared<Buffer>(batch * 4);
+  std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), batch, static_cast<std::int32_t>(len));
+  return {
+      .problem = problem_string(problem),
+      .bytes = 2.0 * static_cast<double>(problem.keys * (key_bytes + (quantised ? 4 : 0))),
+      .run = [=, &context](std::int64_t) {
+        index_key_gather(
+            {.cache = quantised ? cache->view(DType::u8, {batch * table, kIndexKeyPageBytes})
+                                : cache->view(DType::f32, {batch * table, kIndexKeyPageTokens, problem.dim}),
+             .block_table = tables->view(DType::i32, {batch, table}),
+             .lens = lens->view(DType::i32, {batch}),
+             .keys = keys->view(quantised ? DType::f8e4m3 : DType::f32, {problem.keys, problem.dim}),
+             .scales = quantised ? scales->view(DType::f32, {problem.keys}) : TensorView{}},
+            context);
+      }};
+}
+
+}  // namespace fathom

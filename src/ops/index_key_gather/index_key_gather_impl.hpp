@@ -1,0 +1,8 @@
+// The implementations of index_key_gather.
+#pragma once
+#include "fathom/ops/index_key_gather.hpp"
+
+namespace fathom {
+void index_key_gather_ref(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
+                          const Context& context);
+}  // namespace fathom

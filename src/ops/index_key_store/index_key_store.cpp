@@ -1,0 +1,44 @@
+#include "fathom/ops/index_key_store.hpp"
+
+#include "ops/cache_layout.hpp"
+#include "ops/dispatch.hpp"
+#include "ops/index_key_store/index_key_store_impl.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<IndexKeyStoreProblem, IndexKeyStoreArgs>;
+
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, index_key_store_ref, /*fallback=*/true},
+};
+
+IndexKeyStoreProblem validate(const IndexKeyStoreArgs& args) {
+  const Expect expect{IndexKeyStoreProblem::op};
+  expect.rank("k", args.k, 2);
+  const IndexKeyStoreProblem problem{.tokens = args.k.size(0),
+                                     .dim = args.k.size(1),
+                                     .k = args.k.dtype,
+                                     .slots = args.slots.dtype,
+                                     .cache = args.cache.dtype,
+                                     .ue8m0 = args.ue8m0};
+  expect.tensor("k", args.k, {DType::f32, DType::bf16}, {-1, -1});
+  expect.at_least("dim", problem.dim, 1);
+  expect_index_cache(expect, args.cache, problem.dim);
+  expect.that(!problem.ue8m0 || problem.cache == DType::u8, "ue8m0", "be false with an f32 cache", "true");
+  expect.tensor("slots", args.slots, {DType::i32, DType::i64}, {problem.tokens});
+  expect_slots(expect, args.slots, args.cache.size(0) * kIndexKeyPageTokens);
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo index_key_store_info;
+const OpInfo index_key_store_info =
+    make_op_info("stores index keys in their paged cache", IndexKeyStoreProblem{}, kImplementations);
+
+void index_key_store(const IndexKeyStoreArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

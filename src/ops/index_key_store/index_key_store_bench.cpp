@@ -1,0 +1,31 @@
+#include "bench.hpp"
+#include "fathom/ops/index_key_store.hpp"
+
+namespace fathom {
+
+BenchCase index_key_store_bench(std::string_view text, const Context& context) {
+  auto problem = parse_problem<IndexKeyStoreProblem>(text);
+  problem.slots = DType::i32;
+  const std::int64_t tokens = problem.tokens;
+  const std::int64_t pages = (tokens + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+  const auto k = bench_normal(problem.k, {tokens, problem.dim});
+  const auto slots = std::make_shared<Buffer>(tokens * 4);
+  for (std::int64_t t = 0; t < tokens; ++t)
+    reinterpret_cast<std::int32_t*>(slots->data())[t] = static_cast<std::int32_t>(t);
+  const std::int64_t entry = problem.cache == DType::u8 ? problem.dim + 4 : 4 * problem.dim;
+  const auto cache = std::make_shared<Buffer>(Buffer::zeroed(pages * kIndexKeyPageTokens * entry));
+  return {.problem = problem_string(problem),
+          .bytes = static_cast<double>(k->size() + tokens * entry),
+          .run = [=, &context](std::int64_t) {
+            index_key_store(
+                {.k = k->view(problem.k, {tokens, problem.dim}),
+                 .slots = slots->view(DType::i32, {tokens}),
+                 .cache = problem.cache == DType::u8
+                              ? cache->view(DType::u8, {pages, kIndexKeyPageBytes})
+                              : cache->view(DType::f32, {pages, kIndexKeyPageTokens, problem.dim}),
+                 .ue8m0 = problem.ue8m0},
+                context);
+          }};
+}
+
+}  // namespace fathom

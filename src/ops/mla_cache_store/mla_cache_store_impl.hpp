@@ -1,0 +1,8 @@
+// The implementations of mla_cache_store.
+#pragma once
+#include "fathom/ops/mla_cache_store.hpp"
+
+namespace fathom {
+void mla_cache_store_ref(const MlaCacheStoreProblem& problem, const MlaCacheStoreArgs& args,
+                         const Context& context);
+}  // namespace fathom

@@ -1,0 +1,52 @@
+#include "fathom/ops/mqa_logits.hpp"
+
+#include "ops/dispatch.hpp"
+#include "ops/mqa_logits/mqa_logits_impl.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<MqaLogitsProblem, MqaLogitsArgs>;
+
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, mqa_logits_ref, /*fallback=*/true},
+};
+
+MqaLogitsProblem validate(const MqaLogitsArgs& args) {
+  const Expect expect{MqaLogitsProblem::op};
+  expect.rank("q", args.q, 3);
+  expect.rank("k", args.k, 2);
+  const MqaLogitsProblem problem{.tokens = args.q.size(0),
+                                 .keys = args.k.size(0),
+                                 .heads = args.q.size(1),
+                                 .head_dim = args.q.size(2),
+                                 .q = args.q.dtype};
+  expect.tensor("q", args.q, {DType::f8e4m3, DType::f32}, {-1, -1, -1});
+  expect.at_least("heads", problem.heads, 1);
+  expect.at_least("head_dim", problem.head_dim, 1);
+  expect.tensor("k", args.k, {problem.q}, {-1, problem.head_dim});
+  if (problem.q == DType::f8e4m3) {
+    expect.tensor("k_scale", args.k_scale, {DType::f32}, {problem.keys});
+    expect.contiguous("k_scale", args.k_scale);
+  } else {
+    expect.that(!args.k_scale.given(), "k_scale", "be left out with f32 keys", shape_string(args.k_scale));
+  }
+  expect.tensor("weights", args.weights, {DType::f32}, {problem.tokens, problem.heads});
+  expect.tensor("first", args.first, {DType::i32}, {problem.tokens});
+  expect.tensor("last", args.last, {DType::i32}, {problem.tokens});
+  expect.tensor("logits", args.logits, {DType::f32}, {problem.tokens, problem.keys});
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo mqa_logits_info;
+const OpInfo mqa_logits_info =
+    make_op_info("indexer scores over a ragged batch", MqaLogitsProblem{}, kImplementations);
+
+void mqa_logits(const MqaLogitsArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

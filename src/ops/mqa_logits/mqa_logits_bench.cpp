@@ -1,0 +1,33 @@
+#include "bench.hpp"
+#include "fathom/ops/mqa_logits.hpp"
+
+namespace fathom {
+
+// Every token sees every key: the flops stated are done.
+BenchCase mqa_logits_bench(std::string_view text, const Context& context) {
+  const auto p = parse_problem<MqaLogitsProblem>(text);
+  const bool quantised = p.q == DType::f8e4m3;
+  const auto q = bench_normal(p.q, {p.tokens, p.heads, p.head_dim});
+  const auto k = bench_normal(p.q, {p.keys, p.head_dim});
+  const auto k_scale = bench_normal(DType::f32, {p.keys});
+  const auto weights = bench_normal(DType::f32, {p.tokens, p.heads});
+  const auto first = std::make_shared<Buffer>(Buffer::zeroed(p.tokens * 4));
+  const auto last = std::make_shared<Buffer>(p.tokens * 4);
+  std::fill_n(reinterpret_cast<std::int32_t*>(last->data()), p.tokens, static_cast<std::int32_t>(p.keys));
+  const auto logits = std::make_shared<Buffer>(Buffer::zeroed(p.tokens * p.keys * 4));
+  return {.problem = problem_string(p),
+          .bytes = static_cast<double>(q->size() + k->size() + k_scale->size() + logits->size()),
+          .flops = 2.0 * static_cast<double>(p.tokens * p.keys) * static_cast<double>(p.heads * p.head_dim),
+          .run = [=, &context](std::int64_t) {
+            mqa_logits({.q = q->view(p.q, {p.tokens, p.heads, p.head_dim}),
+                        .k = k->view(p.q, {p.keys, p.head_dim}),
+                        .k_scale = quantised ? k_scale->view(DType::f32, {p.keys}) : TensorView{},
+                        .weights = weights->view(DType::f32, {p.tokens, p.heads}),
+                        .first = first->view(DType::i32, {p.tokens}),
+                        .last = last->view(DType::i32, {p.tokens}),
+                        .logits = logits->view(DType::f32, {p.tokens, p.keys})},
+                       context);
+          }};
+}
+
+}  // namespace fathom

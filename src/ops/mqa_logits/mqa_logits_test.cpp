@@ -1,0 +1,3 @@
+#include "fathom/ops/mqa_logits.hpp"
+
+#include "ops/op_test.hpp"

@@ -1,0 +1,54 @@
+#include <random>
+
+#include "bench.hpp"
+#include "fathom/ops/mla_cache_store.hpp"
+#include "fathom/ops/sparse_mla.hpp"
+
+namespace fathom {
+
+// Every token reads top_k random slots of a cache of 4 * top_k, ascending. The problem's flops are those of
+// both products.
+BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
+  const auto p = parse_problem<SparseMlaProblem>(text);
+  const std::int64_t slots = 4 * p.top_k;
+  const std::int64_t dim = p.lora + p.rope_dim;
+  const std::int64_t width = p.cache == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope_dim) : dim;
+  const auto q = bench_normal(p.q, {p.tokens, p.heads, dim});
+  const auto cache = std::make_shared<Buffer>(slots * width * size_of(p.cache));
+  {
+    const auto entries = bench_normal(DType::f32, {slots, dim});
+    const TensorView all = entries->view(DType::f32, {slots, dim});
+    TensorView latent = all, rope = all;
+    latent.shape[1] = p.lora;
+    rope.shape[1] = p.rope_dim;
+    rope.data = all.as<float>() + p.lora;
+    const Buffer slot(slots * 4);
+    for (std::int64_t i = 0; i < slots; ++i)
+      reinterpret_cast<std::int32_t*>(slot.data())[i] = static_cast<std::int32_t>(i);
+    mla_cache_store({.latent = latent,
+                     .rope = rope,
+                     .slots = slot.view(DType::i32, {slots}),
+                     .cache = cache->view(p.cache, {slots, width})},
+                    context);
+  }
+  const auto indices = std::make_shared<Buffer>(p.tokens * p.top_k * 4);
+  std::mt19937 engine(1);
+  for (std::int64_t i = 0; i < p.tokens * p.top_k; ++i)
+    reinterpret_cast<std::int32_t*>(indices->data())[i] =
+        static_cast<std::int32_t>(4 * (i % p.top_k) + static_cast<std::int64_t>(engine() % 4));
+  const auto out = std::make_shared<Buffer>(p.tokens * p.heads * p.lora * size_of(p.out));
+  return {
+      .problem = problem_string(p),
+      .bytes = static_cast<double>(q->size() + out->size() + p.tokens * p.top_k * width * size_of(p.cache)),
+      .flops = 2.0 * static_cast<double>(p.tokens * p.heads) * static_cast<double>(p.top_k * (dim + p.lora)),
+      .run = [=, &context](std::int64_t) {
+        sparse_mla({.q = q->view(p.q, {p.tokens, p.heads, dim}),
+                    .cache = cache->view(p.cache, {slots, width}),
+                    .indices = indices->view(DType::i32, {p.tokens, p.top_k}),
+                    .softmax_scale = 0.072f,
+                    .out = out->view(p.out, {p.tokens, p.heads, p.lora})},
+                   context);
+      }};
+}
+
+}  // namespace fathom

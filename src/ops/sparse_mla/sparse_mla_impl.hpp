@@ -1,0 +1,7 @@
+// The implementations of sparse_mla.
+#pragma once
+#include "fathom/ops/sparse_mla.hpp"
+
+namespace fathom {
+void sparse_mla_ref(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context);
+}  // namespace fathom
