@@ -1,0 +1,56 @@
+// FP8 matrix products of many groups of rows, each with its own weights.
+#pragma once
+#include <span>
+
+#include "fathom/core/context.hpp"
+#include "fathom/ops/grouped.hpp"
+
+namespace fathom {
+
+struct MGroupedFp8GemmNtProblem {
+  static constexpr std::string_view op = "m_grouped_fp8_gemm_nt";
+  std::int64_t groups = 8;
+  std::int64_t rows = 8;  // of all groups; masked: of each group's block (max_m)
+  std::int64_t n = 4096;
+  std::int64_t k = 7168;
+  GroupLayout layout = GroupLayout::offsets;
+  DType out = DType::f32;
+
+  template <class V>
+  void fields(V& visit) {
+    visit("groups", groups);
+    visit("rows", rows);
+    visit("n", n);
+    visit("k", k);
+    visit("layout", layout);
+    visit("out", out);
+  }
+  bool operator==(const MGroupedFp8GemmNtProblem&) const = default;
+};
+
+struct MGroupedFp8GemmNtArgs {
+  TensorView a;                         // [rows, k]; masked: [groups, max_m, k]
+  TensorView a_scale;                   // [rows, ceil(k/128)]; masked: [groups, max_m, ceil(k/128)]
+  std::span<const TensorView> b;        // groups of [n, k]
+  std::span<const TensorView> b_scale;  // groups of [ceil(n/128), ceil(k/128)]
+  GroupedRows rows;
+  TensorView out;  // [rows, n]; masked: [groups, max_m, n]; written
+};
+
+/// For every row r of group g:
+///
+///   out[r, j] = sum over blocks c of 128 columns of
+///               a_scale[r, c] * b_scale[g][j/128, c] * sum_{i in c} a[r, i] * b[g][j, i]
+///
+///   a        f8e4m3      unit stride on the last axis, any other strides
+///   a_scale  f32         any strides (row- or column-major)
+///   b        f8e4m3      views of single matrices: see split_groups
+///   b_scale  f32         any strides
+///   out      f32 | bf16  unit stride on the last axis: gate and up can be two halves of one buffer
+///
+/// Rows without a group, beyond the last offset, or from masked_m[g] on are neither read nor written. A row's
+/// bytes are those fp8_gemm_nt gives for this row and matrix, whatever the other rows and the thread count.
+/// Throws InvalidArgument if a shape or dtype differs or a row names a group that does not exist.
+void m_grouped_fp8_gemm_nt(const MGroupedFp8GemmNtArgs& args, const Context& context);
+
+}  // namespace fathom

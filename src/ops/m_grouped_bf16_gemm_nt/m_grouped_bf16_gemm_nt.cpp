@@ -1,0 +1,51 @@
+// m_grouped_bf16_gemm_nt: checks, and the choice of an implementation.
+#include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
+
+#include "ops/dispatch.hpp"
+#include "ops/grouped.hpp"
+#include "ops/m_grouped_bf16_gemm_nt/m_grouped_bf16_gemm_nt_impl.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<MGroupedBf16GemmNtProblem, MGroupedBf16GemmNtArgs>;
+
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, m_grouped_bf16_gemm_nt_ref, /*fallback=*/true},
+};
+
+MGroupedBf16GemmNtProblem validate(const MGroupedBf16GemmNtArgs& args) {
+  const Expect expect{MGroupedBf16GemmNtProblem::op};
+  const GroupLayout layout = group_layout(expect, args.rows);
+  const bool masked = layout == GroupLayout::masked;
+  expect.rank("a", args.a, masked ? 3 : 2);
+  expect.that(!args.b.empty(), "b", "have at least 1 group", "0");
+  expect.rank("b", args.b[0], 2);
+  const MGroupedBf16GemmNtProblem problem{.groups = static_cast<std::int64_t>(args.b.size()),
+                                          .rows = args.a.size(masked ? 1 : 0),
+                                          .n = args.b[0].size(0),
+                                          .k = args.a.size(masked ? 2 : 1),
+                                          .layout = layout,
+                                          .out = args.out.dtype};
+  const auto [groups, rows, n, k] = std::tuple(problem.groups, problem.rows, problem.n, problem.k);
+  check_row_tensor(expect, "a", args.a, {DType::bf16}, layout, groups, rows, k);
+  expect.unit_stride("a", args.a);
+  expect.at_least("k", k, 1);
+  check_group_matrices(expect, "b", args.b, {DType::bf16}, groups, n, k);
+  check_row_tensor(expect, "out", args.out, {DType::f32, DType::bf16}, layout, groups, rows, n);
+  expect.unit_stride("out", args.out);
+  check_grouped_rows(expect, layout, args.rows, groups, rows);
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo m_grouped_bf16_gemm_nt_info;
+const OpInfo m_grouped_bf16_gemm_nt_info = make_op_info(
+    "bf16 product of groups of rows with their own weights", MGroupedBf16GemmNtProblem{}, kImplementations);
+
+void m_grouped_bf16_gemm_nt(const MGroupedBf16GemmNtArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

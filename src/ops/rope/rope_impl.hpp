@@ -1,0 +1,14 @@
+// The implementations of rope.
+#pragma once
+#include "fathom/ops/rope.hpp"
+
+namespace fathom {
+void rope_ref(const RopeProblem& problem, const RopeArgs& args, const Context& context);
+
+/// Element t of positions, which is i32 or i64.
+inline std::int64_t rope_position(const TensorView& positions, std::int64_t t) {
+  const std::int64_t index = t * positions.step(0);
+  return positions.dtype == DType::i32 ? positions.as<std::int32_t>()[index]
+                                       : positions.as<std::int64_t>()[index];
+}
+}  // namespace fathom

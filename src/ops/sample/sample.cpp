@@ -1,0 +1,46 @@
+// sample: checks, and the choice of an implementation.
+#include "fathom/ops/sample.hpp"
+
+#include <limits>
+
+#include "ops/dispatch.hpp"
+#include "ops/sample/sample_impl.hpp"
+#include "ops/sampling.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<SampleProblem, SampleArgs>;
+
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, sample_ref, /*fallback=*/true},
+};
+
+SampleProblem validate(const SampleArgs& args) {
+  const Expect expect{SampleProblem::op};
+  expect.rank("logits", args.logits, 2);
+  check_sampling_params(expect, args.params);
+  const SampleProblem problem{.rows = args.logits.size(0),
+                              .vocab = args.logits.size(1),
+                              .greedy = args.params.temperature == 0,
+                              .filtered = cuts(args.params, args.logits.size(1))};
+  expect.tensor("logits", args.logits, {DType::f32}, {-1, -1});
+  expect.at_least("vocab", problem.vocab, 1);
+  expect.that(problem.vocab <= std::numeric_limits<std::int32_t>::max(), "logits",
+              "have fewer than 2^31 columns", shape_string(args.logits));
+  if (!problem.greedy) check_coins(expect, args.coins, {problem.rows});
+  expect.tensor("tokens", args.tokens, {DType::i32}, {problem.rows});
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo sample_info;
+const OpInfo sample_info =
+    make_op_info("draws one token from every row of logits", SampleProblem{}, kImplementations);
+
+void sample(const SampleArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom
