@@ -24,6 +24,3 @@ bool forced(const Context& context, std::string_view op, std::string& name) {
 }
 }  // namespace detail
 }  // namespace fathom
-namespace fathom {
-void check_linear_algorithm(std::string_view) {}
-}  // namespace fathom

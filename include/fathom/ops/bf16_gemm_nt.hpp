@@ -1,0 +1,48 @@
+// bf16 matrix product.
+#pragma once
+#include "fathom/core/context.hpp"
+#include "fathom/core/problem.hpp"
+#include "fathom/core/tensor.hpp"
+
+namespace fathom {
+
+struct Bf16GemmNtProblem {
+  static constexpr std::string_view op = "bf16_gemm_nt";
+  std::int64_t m = 1;
+  std::int64_t n = 4096;
+  std::int64_t k = 7168;
+  DType out = DType::bf16;
+  bool accumulate = false;
+
+  template <class V>
+  void fields(V& visit) {
+    visit("m", m);
+    visit("n", n);
+    visit("k", k);
+    visit("out", out);
+    visit("accumulate", accumulate);
+  }
+  bool operator==(const Bf16GemmNtProblem&) const = default;
+};
+
+struct Bf16GemmNtArgs {
+  TensorView a;    // [m, k]
+  TensorView b;    // [n, k]
+  TensorView out;  // [m, n], written; with accumulate read and written
+  bool accumulate = false;
+};
+
+/// The product of two bf16 matrices, both with k as the last axis.
+///
+///   out[i, j] = sum_k a[i, k] * b[j, k]         with accumulate, that is added to what out holds
+///
+///   a    [m, k]  bf16
+///   b    [n, k]  bf16
+///   out  [m, n]  f32 or bf16; accumulate adds in f32 and rounds once
+///
+/// Any m, n and k, 0 included; k = 0 gives zeros. Rows may be further apart than they are long. Sums are
+/// f32; subnormal bf16 inputs may count as zero. A row's bytes depend neither on the other rows nor on the
+/// thread count. Throws InvalidArgument if a shape, dtype or stride differs.
+void bf16_gemm_nt(const Bf16GemmNtArgs& args, const Context& context);
+
+}  // namespace fathom

@@ -1,0 +1,49 @@
+#include "fathom/ops/batched_gemm_nt.hpp"
+
+#include "ops/batched_gemm_nt/batched_gemm_nt_impl.hpp"
+#include "ops/dispatch.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<BatchedGemmNtProblem, BatchedGemmNtArgs>;
+
+// Best first. The reference is last and takes every valid problem.
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, batched_gemm_nt_ref, /*fallback=*/true},
+};
+
+BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args) {
+  const Expect expect{BatchedGemmNtProblem::op};
+  expect.rank("x", args.x, 3);
+  expect.rank("w", args.w, 3);
+  const BatchedGemmNtProblem problem{.tokens = args.x.size(0),
+                                     .groups = args.x.size(1),
+                                     .n = args.w.size(1),
+                                     .k = args.x.size(2),
+                                     .x = args.x.dtype,
+                                     .w = args.w.dtype,
+                                     .out = args.out.dtype};
+  expect.tensor("x", args.x, {DType::bf16, DType::f32}, {-1, -1, -1});
+  if (problem.x == DType::bf16) {
+    expect.tensor("w", args.w, {DType::bf16}, {problem.groups, -1, problem.k});
+    expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.groups, problem.n});
+  } else {
+    expect.tensor("w", args.w, {DType::f32, DType::bf16}, {problem.groups, -1, problem.k});
+    expect.tensor("out", args.out, {DType::f32}, {problem.tokens, problem.groups, problem.n});
+  }
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo batched_gemm_nt_info;
+const OpInfo batched_gemm_nt_info =
+    make_op_info("one matrix product per group", BatchedGemmNtProblem{}, kImplementations);
+
+void batched_gemm_nt(const BatchedGemmNtArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

@@ -1,0 +1,66 @@
+#include "fathom/ops/fp8_gemm_nt.hpp"
+
+#include "ops/dispatch.hpp"
+#include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
+#include "ops/gemm_scales.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<Fp8GemmNtProblem, Fp8GemmNtArgs>;
+
+// Best first. The reference is last and takes every valid problem.
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, fp8_gemm_nt_ref, /*fallback=*/true},
+};
+
+// Any strides, so Expect::tensor does not fit.
+void expect_scale(const Expect& expect, std::string_view name, const TensorView& scale, std::int64_t rows,
+                  std::int64_t groups) {
+  expect.dtype(name, scale, {DType::f32, DType::i32});
+  expect.shape(name, scale, {rows, scale.dtype == DType::i32 ? (groups + 3) / 4 : groups});
+  expect.host(name, scale);
+  expect.that(scale.data != nullptr || scale.count() == 0, name, "have data", "a null pointer");
+}
+
+Fp8GemmNtProblem validate(const Fp8GemmNtArgs& args) {
+  const Expect expect{Fp8GemmNtProblem::op};
+  expect.rank("a", args.a, 2);
+  expect.rank("b", args.b, 2);
+  expect.rank("b_scale", args.b_scale, 2);
+  Fp8GemmNtProblem problem{.m = args.a.size(0),
+                           .n = args.b.size(0),
+                           .k = args.a.size(1),
+                           .packed_a_scale = args.a_scale.dtype == DType::i32,
+                           .packed_b_scale = args.b_scale.dtype == DType::i32,
+                           .out = args.out.dtype,
+                           .accumulate = args.accumulate};
+  expect.tensor("a", args.a, {DType::f8e4m3}, {-1, -1});
+  expect.tensor("b", args.b, {DType::f8e4m3}, {-1, problem.k});
+  const std::int64_t groups = scale_groups(problem.k);
+  const std::int64_t block_rows = scale_groups(problem.n);
+  expect_scale(expect, "a_scale", args.a_scale, problem.m, groups);
+  // The row count tells the two forms apart; they agree where both have one row.
+  problem.row_b_scale =
+      problem.packed_b_scale || (args.b_scale.size(0) == problem.n && problem.n != block_rows);
+  expect_scale(expect, "b_scale", args.b_scale, problem.row_b_scale ? problem.n : block_rows, groups);
+  if (problem.accumulate) {
+    expect.tensor("out", args.out, {DType::f32}, {problem.m, problem.n});
+  } else {
+    expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.m, problem.n});
+  }
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo fp8_gemm_nt_info;
+const OpInfo fp8_gemm_nt_info =
+    make_op_info("FP8 matrix product with 128-element scales", Fp8GemmNtProblem{}, kImplementations);
+
+void fp8_gemm_nt(const Fp8GemmNtArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

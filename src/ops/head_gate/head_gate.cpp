@@ -1,0 +1,47 @@
+#include "fathom/ops/head_gate.hpp"
+
+#include <cmath>
+
+#include "ops/dispatch.hpp"
+#include "ops/head_gate/head_gate_impl.hpp"
+#include "ops/validate.hpp"
+
+namespace fathom {
+namespace {
+
+using Impl = Implementation<HeadGateProblem, HeadGateArgs>;
+
+// Best first. The reference is last and takes every valid problem.
+constexpr Impl kImplementations[] = {
+    {"ref:any", always, head_gate_ref, /*fallback=*/true},
+};
+
+HeadGateProblem validate(const HeadGateArgs& args) {
+  const Expect expect{HeadGateProblem::op};
+  expect.rank("x", args.x, 2);
+  expect.rank("w", args.w, 2);
+  const HeadGateProblem problem{.tokens = args.x.size(0),
+                                .heads = args.w.size(0),
+                                .hidden = args.x.size(1),
+                                .x = args.x.dtype,
+                                .q_scale = args.q_scale.given()};
+  expect.tensor("x", args.x, {DType::bf16, DType::f32}, {-1, -1});
+  expect.tensor("w", args.w, {DType::bf16}, {-1, problem.hidden});
+  if (problem.q_scale) expect.tensor("q_scale", args.q_scale, {DType::f32}, {problem.tokens, problem.heads});
+  expect.tensor("out", args.out, {DType::f32}, {problem.tokens, problem.heads});
+  expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite",
+              std::to_string(args.softmax_scale));
+  return problem;
+}
+
+}  // namespace
+
+extern const OpInfo head_gate_info;
+const OpInfo head_gate_info =
+    make_op_info("weights of the indexer's heads", HeadGateProblem{}, kImplementations);
+
+void head_gate(const HeadGateArgs& args, const Context& context) {
+  dispatch(kImplementations, validate(args), args, context);
+}
+
+}  // namespace fathom

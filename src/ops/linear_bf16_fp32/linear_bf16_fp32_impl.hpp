@@ -1,0 +1,8 @@
+// The implementations of linear_bf16_fp32.
+#pragma once
+#include "fathom/ops/linear_bf16_fp32.hpp"
+
+namespace fathom {
+void linear_bf16_fp32_ref(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
+                          const Context& context);
+}  // namespace fathom
