@@ -1,7 +1,67 @@
+// The fathom program: hands the arguments to a command and turns failures into one line and an exit code.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <cstdio>
+#include <string>
 
-#include "fathom/core/op_info.hpp"
+#include "commands.hpp"
+#include "fathom/core/context.hpp"
+#include "fathom/core/error.hpp"
 
-int main() {
-  for (const fathom::OpInfo* info : fathom::all_ops()) std::printf("%s\n", info->example.c_str());
+namespace {
+
+constexpr int kFailure = 1;   // the machine's fault: memory, a disk, a driver
+constexpr int kBadInput = 2;  // the caller's: an argument, an environment variable, a file
+
+constexpr const char* kFooter =
+    "Text and JSON go to standard output, everything else to standard error.\n"
+    "Exit code: 0 done, 1 this machine failed (memory, disk), 2 bad arguments or files.\n"
+    "Environment variables are listed with their values by `fathom info`.";
+
+int fail(int code, const std::string& message) {
+  std::fflush(stdout);
+  fmt::print(stderr, "fathom: {}\n", message);
+  return code;
+}
+
+int run(int argc, char** argv) {
+  CLI::App program("Runs DeepSeek-V3.2-style models.", "fathom");
+  program.set_version_flag("--version", std::string(fathom::version()));
+  program.require_subcommand(0, 1);  // none at all is refused below: with words that say more
+  program.footer(kFooter);
+  fathom::cli::Action action;
+  fathom::cli::add_info(program, action);
+  fathom::cli::add_bench(program, action);
+  fathom::cli::add_ops(program, action);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
+    std::string command = "fathom";
+    for (const CLI::App* chosen : program.get_subcommands()) command += " " + chosen->get_name();
+    return fail(kBadInput, fmt::format("{}; see `{} --help`", error.what(), command));
+  }
+  if (!action) return fail(kBadInput, "a command is needed; see `fathom --help`");
+  const int code = action();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return fail(kFailure, "standard output cannot be written");
+  }
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const fathom::EnvironmentError& error) {
+    return fail(kFailure, error.what());
+  } catch (const fathom::Error& error) {
+    return fail(kBadInput, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(kFailure, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(kFailure, fmt::format("internal error: {}", error.what()));
+  }
 }

@@ -33,7 +33,9 @@ struct Implementation {
 template <class Problem, class Args, std::size_t kCount>
 OpInfo make_op_info(std::string_view summary, const Problem& example,
                     const Implementation<Problem, Args> (&list)[kCount]) {
-  OpInfo info{Problem::op, summary, problem_string(example), {}};
+  OpInfo info{Problem::op, summary, problem_string(example), {}, [](std::string_view text) {
+                return problem_string(parse_problem<Problem>(text));
+              }};
   for (const auto& implementation : list) info.implementations.push_back(implementation.name);
   return info;
 }

@@ -12,6 +12,8 @@ struct OpInfo {
   std::string_view summary;  // one line
   std::string example;       // a problem string
   std::vector<std::string_view> implementations;
+  /// The one spelling of a problem of this op. Throws InvalidArgument if the text is none.
+  std::string (*canonical)(std::string_view problem) = nullptr;
 };
 
 /// Every op, in the order of src/ops/CMakeLists.txt. The build generates the table.
