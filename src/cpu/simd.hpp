@@ -48,6 +48,18 @@ HWY_INLINE void StoreFloats(D d, hn::Vec<D> value, void* data, DType dtype, std:
     hn::StoreU(value, d, static_cast<float*>(data) + index);
     return;
   }
+  if (HWY_LIKELY(remaining >= lanes && dtype == DType::bf16)) {  // as float_to_bf16
+    const hn::Rebind<std::uint16_t, D> d16;
+    const hn::RebindToUnsigned<D> d32;
+    const auto bits = hn::BitCast(d32, value);
+    const auto upper = hn::ShiftRight<16>(bits);
+    const auto odd = hn::And(upper, hn::Set(d32, 1u));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd));
+    const auto nan = hn::RebindMask(d32, hn::IsNaN(value));
+    const auto result = hn::IfThenElse(nan, hn::Or(upper, hn::Set(d32, 0x40u)), rounded);
+    hn::StoreU(hn::TruncateTo(d16, result), d16, static_cast<std::uint16_t*>(data) + index);
+    return;
+  }
   HWY_ALIGN float lane[HWY_MAX_BYTES / sizeof(float)];
   hn::Store(value, d, lane);
   for (std::int64_t i = 0; i < std::min(lanes, remaining); ++i)

@@ -4,6 +4,16 @@
 
 namespace fathom {
 
+float quantize_group_of(QuantRule rule, ScaleFormat format, const float* x, std::uint8_t* q) {
+  return quantize_group(
+      rule, format, kQuantGroup, [x](std::int64_t i) { return x[i]; }, q);
+}
+
+float quantize_group_of(QuantRule rule, ScaleFormat format, const std::uint16_t* x, std::uint8_t* q) {
+  return quantize_group(
+      rule, format, kQuantGroup, [x](std::int64_t i) { return bf16_to_float(x[i]); }, q);
+}
+
 void expect_scale(const Expect& expect, const TensorView& scale, ScaleFormat format, ScaleLayout layout,
                   std::int64_t rows, std::int64_t groups, std::int64_t batch) {
   const bool packed = layout == ScaleLayout::packed_ue8m0;

@@ -58,6 +58,10 @@ float quantize_group(QuantRule rule, ScaleFormat format, std::int64_t n, const L
   return group.scale;
 }
 
+/// The same for a whole group of 128 f32 or bf16 values: what vector code falls back to for NaN and infinity.
+float quantize_group_of(QuantRule rule, ScaleFormat format, const float* x, std::uint8_t* q);
+float quantize_group_of(QuantRule rule, ScaleFormat format, const std::uint16_t* x, std::uint8_t* q);
+
 /// Writes scales of a [rows, groups] matrix in any layout.
 class ScaleWriter {
  public:

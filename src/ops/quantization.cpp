@@ -72,14 +72,6 @@ TensorView with_aligned_stride(TensorView scale) {
   return scale;
 }
 
-float ceil_to_ue8m0(float x) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
-  std::uint32_t exponent = (bits >> 23) + ((bits & 0x7fffffu) != 0 ? 1 : 0);
-  if (exponent < 1) exponent = 1;
-  if (exponent > 254) exponent = 254;
-  return std::bit_cast<float>(exponent << 23);
-}
-
 std::uint8_t round_up_to_e8m0(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
   const std::uint32_t mantissa = bits & 0x7fffffu;

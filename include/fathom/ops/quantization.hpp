@@ -1,5 +1,7 @@
 // FP8 scales: the rules that make them, the layouts they are kept in, and views of those layouts.
 #pragma once
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <string_view>
 
@@ -61,7 +63,11 @@ TensorView scale_view(void* data, ScaleLayout layout, std::int64_t batch, std::i
 TensorView with_aligned_stride(TensorView scale);
 
 /// The power of two that is not below |x|, kept in [2^-126, 2^127]. Zero and denormals give 2^-126.
-float ceil_to_ue8m0(float x);
+inline float ceil_to_ue8m0(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x) & 0x7fffffffu;
+  const std::uint32_t exponent = (bits >> 23) + ((bits & 0x7fffffu) != 0 ? 1 : 0);
+  return std::bit_cast<float>(std::clamp(exponent, 1u, 254u) << 23);
+}
 /// The exponent byte (value 2^(byte-127)) of x rounded up; denormals up to 2^-127 and zero give byte 0, inf
 /// and NaN give 255 (NaN in UE8M0). The sign is dropped.
 std::uint8_t round_up_to_e8m0(float x);

@@ -13,6 +13,7 @@ using Impl = Implementation<HadamardProblem, HadamardArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, hadamard_cpu},
     {"ref:any", always, hadamard_ref, /*fallback=*/true},
 };
 

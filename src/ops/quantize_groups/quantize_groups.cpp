@@ -12,6 +12,7 @@ using Impl = Implementation<QuantizeGroupsProblem, QuantizeGroupsArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, quantize_groups_cpu},
     {"ref:any", always, quantize_groups_ref, /*fallback=*/true},
 };
 

@@ -13,6 +13,7 @@ using Impl = Implementation<SiluMulProblem, SiluMulArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, silu_mul_cpu},
     {"ref:any", always, silu_mul_ref, /*fallback=*/true},
 };
 

@@ -14,6 +14,7 @@ using Impl = Implementation<SiluMulQuantProblem, SiluMulQuantArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, silu_mul_quant_cpu},
     {"ref:any", always, silu_mul_quant_ref, /*fallback=*/true},
 };
 
