@@ -11,6 +11,7 @@ using Impl = Implementation<BatchedGemmNtProblem, BatchedGemmNtArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, batched_gemm_nt_cpu},
     {"ref:any", always, batched_gemm_nt_ref, /*fallback=*/true},
 };
 

@@ -5,4 +5,6 @@
 namespace fathom {
 void batched_gemm_nt_ref(const BatchedGemmNtProblem& problem, const BatchedGemmNtArgs& args,
                          const Context& context);
+void batched_gemm_nt_cpu(const BatchedGemmNtProblem& problem, const BatchedGemmNtArgs& args,
+                         const Context& context);
 }  // namespace fathom

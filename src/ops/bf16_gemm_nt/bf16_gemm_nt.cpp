@@ -11,6 +11,7 @@ using Impl = Implementation<Bf16GemmNtProblem, Bf16GemmNtArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, bf16_gemm_nt_cpu},
     {"ref:any", always, bf16_gemm_nt_ref, /*fallback=*/true},
 };
 

@@ -12,6 +12,7 @@ using Impl = Implementation<Fp8GemmNtProblem, Fp8GemmNtArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, fp8_gemm_nt_cpu},
     {"ref:any", always, fp8_gemm_nt_ref, /*fallback=*/true},
 };
 

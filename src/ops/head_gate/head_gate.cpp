@@ -13,6 +13,7 @@ using Impl = Implementation<HeadGateProblem, HeadGateArgs>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, head_gate_cpu},
     {"ref:any", always, head_gate_ref, /*fallback=*/true},
 };
 

@@ -18,6 +18,7 @@ Verdict host_tensors(const LinearBf16Fp32Problem&, const Context& context) {
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", host_tensors, linear_bf16_fp32_cpu},
     {"ref:any", host_tensors, linear_bf16_fp32_ref, /*fallback=*/true},
 };
 

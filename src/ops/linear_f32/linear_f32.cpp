@@ -12,6 +12,7 @@ using Impl = Implementation<LinearF32Problem, LinearF32Args>;
 
 // Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, linear_f32_cpu},
     {"ref:any", always, linear_f32_ref, /*fallback=*/true},
 };
 

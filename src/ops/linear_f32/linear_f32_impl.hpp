@@ -4,4 +4,5 @@
 
 namespace fathom {
 void linear_f32_ref(const LinearF32Problem& problem, const LinearF32Args& args, const Context& context);
+void linear_f32_cpu(const LinearF32Problem& problem, const LinearF32Args& args, const Context& context);
 }  // namespace fathom
