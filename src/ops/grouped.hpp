@@ -26,9 +26,19 @@ void check_group_matrices(const Expect& expect, std::string_view name, std::span
                           std::initializer_list<DType> dtypes, std::int64_t groups, std::int64_t n,
                           std::int64_t k);
 
-/// Element index of row (block, row) of a tensor as check_row_tensor admits it; block is 0 unless masked.
-inline std::int64_t row_index(const TensorView& t, std::int64_t block, std::int64_t row) {
-  return t.rank == 3 ? block * t.step(0) + row * t.step(1) : row * t.step(0);
+/// Rows [begin, end) of a tensor as check_row_tensor admits it, as a matrix; block is 0 unless masked.
+inline TensorView row_block(const TensorView& t, std::int64_t block, std::int64_t begin, std::int64_t end) {
+  TensorView rows = t;
+  std::int64_t index = begin * t.step(0);
+  if (t.rank == 3) {
+    index = block * t.step(0) + begin * t.step(1);
+    rows.rank = 2;
+    rows.shape = {end - begin, t.size(2)};
+    rows.stride = {t.step(1), t.step(2)};
+  }
+  rows.shape[0] = end - begin;
+  rows.data = t.as<std::byte>() + index * size_of(t.dtype);
+  return rows;
 }
 
 /// Calls run(group, block, begin, end) for every maximal run of neighbouring rows of one group, in the order

@@ -14,6 +14,7 @@ struct MGroupedFp8GemmNtProblem {
   std::int64_t n = 4096;
   std::int64_t k = 7168;
   GroupLayout layout = GroupLayout::offsets;
+  bool packed_a_scale = false;  // a_scale is UE8M0, four to an i32
   DType out = DType::f32;
 
   template <class V>
@@ -23,6 +24,7 @@ struct MGroupedFp8GemmNtProblem {
     visit("n", n);
     visit("k", k);
     visit("layout", layout);
+    visit("packed_a_scale", packed_a_scale);
     visit("out", out);
   }
   bool operator==(const MGroupedFp8GemmNtProblem&) const = default;
@@ -30,7 +32,7 @@ struct MGroupedFp8GemmNtProblem {
 
 struct MGroupedFp8GemmNtArgs {
   TensorView a;                         // [rows, k]; masked: [groups, max_m, k]
-  TensorView a_scale;                   // [rows, ceil(k/128)]; masked: [groups, max_m, ceil(k/128)]
+  TensorView a_scale;                   // [rows, ceil(k/128)] or packed; masked: [groups, max_m, ...]
   std::span<const TensorView> b;        // groups of [n, k]
   std::span<const TensorView> b_scale;  // groups of [ceil(n/128), ceil(k/128)]
   GroupedRows rows;
@@ -43,9 +45,10 @@ struct MGroupedFp8GemmNtArgs {
 ///               a_scale[r, c] * b_scale[g][j/128, c] * sum_{i in c} a[r, i] * b[g][j, i]
 ///
 ///   a        f8e4m3      unit stride on the last axis, any other strides
-///   a_scale  f32         any strides (row- or column-major)
+///   a_scale  f32         any strides (row- or column-major), or
+///            i32         packed UE8M0 [.., ceil(k/512)]: byte j of word c is the exponent of group 4c+j
 ///   b        f8e4m3      views of single matrices: see split_groups
-///   b_scale  f32         any strides
+///   b_scale  f32         unit stride on the last axis
 ///   out      f32 | bf16  unit stride on the last axis: gate and up can be two halves of one buffer
 ///
 /// Rows without a group, beyond the last offset, or from masked_m[g] on are neither read nor written. A row's

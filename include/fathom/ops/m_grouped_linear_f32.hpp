@@ -42,7 +42,7 @@ struct MGroupedLinearF32Args {
 ///
 ///   a        f32                   unit stride on the last axis, any other strides
 ///   b        f32 | bf16 | f8e4m3   all groups the same; views of single matrices: see split_groups
-///   b_scale  f32                   any strides
+///   b_scale  f32                   unit stride on the last axis
 ///   out      f32                   unit stride on the last axis
 ///
 /// Rows without a group, beyond the last offset, or from masked_m[g] on are neither read nor written. A row's

@@ -30,7 +30,6 @@ MGroupedBf16GemmNtProblem validate(const MGroupedBf16GemmNtArgs& args) {
   const auto [groups, rows, n, k] = std::tuple(problem.groups, problem.rows, problem.n, problem.k);
   check_row_tensor(expect, "a", args.a, {DType::bf16}, layout, groups, rows, k);
   expect.unit_stride("a", args.a);
-  expect.at_least("k", k, 1);
   check_group_matrices(expect, "b", args.b, {DType::bf16}, groups, n, k);
   check_row_tensor(expect, "out", args.out, {DType::f32, DType::bf16}, layout, groups, rows, n);
   expect.unit_stride("out", args.out);

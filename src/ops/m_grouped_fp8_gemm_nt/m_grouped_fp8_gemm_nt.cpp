@@ -2,6 +2,7 @@
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 
 #include "ops/dispatch.hpp"
+#include "ops/gemm_scales.hpp"
 #include "ops/grouped.hpp"
 #include "ops/m_grouped_fp8_gemm_nt/m_grouped_fp8_gemm_nt_impl.hpp"
 
@@ -26,13 +27,15 @@ MGroupedFp8GemmNtProblem validate(const MGroupedFp8GemmNtArgs& args) {
                                          .n = args.b[0].size(0),
                                          .k = args.a.size(masked ? 2 : 1),
                                          .layout = layout,
+                                         .packed_a_scale = args.a_scale.dtype == DType::i32,
                                          .out = args.out.dtype};
   const auto [groups, rows, n, k] = std::tuple(problem.groups, problem.rows, problem.n, problem.k);
   check_row_tensor(expect, "a", args.a, {DType::f8e4m3}, layout, groups, rows, k);
   expect.unit_stride("a", args.a);
-  expect.at_least("k", k, 1);
   check_group_matrices(expect, "b", args.b, {DType::f8e4m3}, groups, n, k);
-  check_row_tensor(expect, "a_scale", args.a_scale, {DType::f32}, layout, groups, rows, (k + 127) / 128);
+  const std::int64_t groups_k = scale_groups(k);
+  check_row_tensor(expect, "a_scale", args.a_scale, {DType::f32, DType::i32}, layout, groups, rows,
+                   problem.packed_a_scale ? (groups_k + 3) / 4 : groups_k);
   check_group_matrices(expect, "b_scale", args.b_scale, {DType::f32}, groups, (n + 127) / 128,
                        (k + 127) / 128);
   check_row_tensor(expect, "out", args.out, {DType::f32, DType::bf16}, layout, groups, rows, n);
