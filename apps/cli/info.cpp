@@ -2,16 +2,21 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "commands.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/op_info.hpp"
 #include "fathom/cuda/probe.hpp"
+#include "fathom/engine/checkpoint.hpp"
+#include "fathom/engine/plan.hpp"
 
 namespace fathom::cli {
 namespace {
@@ -91,11 +96,57 @@ void print_ops() {
   }
 }
 
-int info(const std::string&) {
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) * 1e-6);
+}
+
+void print_list(std::string_view title, const std::vector<std::string>& lines, bool all) {
+  if (lines.empty()) return;
+  constexpr std::size_t kShown = 20;
+  const std::size_t shown = all ? lines.size() : std::min(kShown, lines.size());
+  fmt::print("\n{}, {}\n", title, lines.size());
+  for (std::size_t i = 0; i < shown; ++i) fmt::print("  {}\n", lines[i]);
+  if (shown < lines.size()) fmt::print("  and {} more; --all lists them\n", lines.size() - shown);
+}
+
+void print_model(const std::string& directory, bool all) {
+  const Checkpoint checkpoint = Checkpoint::open(directory, {.allow_missing = true});
+  const ModelPlan plan = plan_model(checkpoint);
+  const std::int64_t positions = checkpoint.config().max_position_embeddings;
+  fmt::print("\nmodel {}\n", directory);
+  for (const auto& [name, value] : plan.architecture) fmt::print("  {:<26} {}\n", name, value);
+  fmt::print("  {:<26} {}, of which {} are in the MTP layer and {} are used for one token\n", "parameters",
+             plan.parameters, plan.mtp_parameters, plan.active_parameters);
+  fmt::print("  {:<26} {} of {} the config asks for\n", "tensors", plan.expected - std::ssize(plan.missing),
+             plan.expected);
+  fmt::print("\nmemory\n");
+  fmt::print("  {:<26} {}, mapped from the files\n", "weights", megabytes(plan.weight_bytes));
+  fmt::print("  {:<26} {} with --precision fp8, {} with fp32\n", "absorbed attention weights",
+             megabytes(plan.absorbed_bytes_fp8), megabytes(plan.absorbed_bytes_fp32));
+  for (const CacheBytes& cache : plan.cache) {
+    for (const auto& [precision, index] :
+         {std::pair("fp8", cache.index_fp8), std::pair("fp32", cache.index_f32)}) {
+      fmt::print("  {:<26} {} bytes per token, {} for {} tokens (--precision {})\n",
+                 fmt::format("caches, --kv-cache {}", cache.name), cache.kv + index,
+                 megabytes((cache.kv + index) * positions), positions, precision);
+    }
+  }
+  print_list("missing files", plan.missing_files, all);
+  print_list("missing tensors", plan.missing, all);
+  print_list("tensors of another dtype or shape than the config asks for", plan.wrong, all);
+}
+
+struct InfoArguments {
+  std::string model;
+  bool all = false;
+};
+
+int info(const InfoArguments& arguments) {
   const Context context;
   print_machine(context);
   print_environment();
   print_ops();
+  if (!arguments.model.empty()) print_model(arguments.model, arguments.all);
   return 0;
 }
 
@@ -104,9 +155,13 @@ int info(const std::string&) {
 void add_info(CLI::App& program, Action& action) {
   CLI::App* command =
       program.add_subcommand("info", "Show the build, the machine, the ops, and what a model needs");
-  const auto model = std::make_shared<std::string>();
-  command->add_option("--model", *model, "Also describe the model in this folder")->type_name("DIR");
-  command->callback([&action, model] { action = [model] { return info(*model); }; });
+  const auto arguments = std::make_shared<InfoArguments>();
+  CLI::Option* model =
+      command->add_option("--model", arguments->model, "Also describe the model in this folder");
+  model->type_name("DIR");
+  command->add_flag("--all", arguments->all, "List every missing tensor, not only the first ones")
+      ->needs(model);
+  command->callback([&action, arguments] { action = [arguments] { return info(*arguments); }; });
 }
 
 }  // namespace fathom::cli
