@@ -3,6 +3,10 @@
 # A missing file stops the configuration: an op without a test or a bench does not exist.
 function(fathom_add_op name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "CPU" "" "")
+  get_property(ops GLOBAL PROPERTY FATHOM_OPS)
+  if(name IN_LIST ops)
+    message(FATAL_ERROR "op ${name} is added twice")
+  endif()
   set(stem "${PROJECT_SOURCE_DIR}/src/ops/${name}/${name}")
   set(header "${PROJECT_SOURCE_DIR}/include/fathom/ops/${name}.hpp")
   set(sources "${stem}.cpp" "${stem}_ref.cpp")
