@@ -10,7 +10,9 @@ namespace {
 
 using Impl = Implementation<MGroupedBf16GemmNtProblem, MGroupedBf16GemmNtArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, m_grouped_bf16_gemm_nt_cpu},
     {"ref:any", always, m_grouped_bf16_gemm_nt_ref, /*fallback=*/true},
 };
 

@@ -5,4 +5,6 @@
 namespace fathom {
 void m_grouped_bf16_gemm_nt_ref(const MGroupedBf16GemmNtProblem& problem, const MGroupedBf16GemmNtArgs& args,
                                 const Context& context);
+void m_grouped_bf16_gemm_nt_cpu(const MGroupedBf16GemmNtProblem& problem, const MGroupedBf16GemmNtArgs& args,
+                                const Context& context);
 }  // namespace fathom

@@ -11,7 +11,9 @@ namespace {
 
 using Impl = Implementation<MGroupedFp8GemmNtProblem, MGroupedFp8GemmNtArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, m_grouped_fp8_gemm_nt_cpu},
     {"ref:any", always, m_grouped_fp8_gemm_nt_ref, /*fallback=*/true},
 };
 

@@ -5,4 +5,6 @@
 namespace fathom {
 void m_grouped_fp8_gemm_nt_ref(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
                                const Context& context);
+void m_grouped_fp8_gemm_nt_cpu(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
+                               const Context& context);
 }  // namespace fathom

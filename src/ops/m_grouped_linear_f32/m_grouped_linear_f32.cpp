@@ -10,7 +10,9 @@ namespace {
 
 using Impl = Implementation<MGroupedLinearF32Problem, MGroupedLinearF32Args>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, m_grouped_linear_f32_cpu},
     {"ref:any", always, m_grouped_linear_f32_ref, /*fallback=*/true},
 };
 

@@ -5,4 +5,6 @@
 namespace fathom {
 void m_grouped_linear_f32_ref(const MGroupedLinearF32Problem& problem, const MGroupedLinearF32Args& args,
                               const Context& context);
+void m_grouped_linear_f32_cpu(const MGroupedLinearF32Problem& problem, const MGroupedLinearF32Args& args,
+                              const Context& context);
 }  // namespace fathom
