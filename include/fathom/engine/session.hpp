@@ -17,7 +17,7 @@ inline constexpr std::int64_t kMaxDraftTokens = 7;
 inline constexpr std::int64_t kDefaultDraftTokens = 3;
 
 struct SessionOptions {
-  std::int64_t prefill_chunk = 256;  ///< prompt tokens per step; the results do not depend on it
+  std::int64_t prefill_chunk = 256;  ///< prompt tokens per step, 0: all; the results do not depend on it
 };
 
 struct SamplingOptions {
