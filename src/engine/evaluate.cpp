@@ -72,15 +72,16 @@ Perplexity Session::perplexity(std::span<const std::int32_t> ids, std::int64_t w
       if (on_progress) on_progress(start + done, total);
     };
     s.prefill(sequence.id(), part, progress, nullptr, [&](std::int64_t begin, const TensorView& hidden) {
-      const std::int64_t rows = std::min(hidden.size(0), size - 1 - begin);  // the last one predicts nothing here
+      const std::int64_t rows =
+          std::min(hidden.size(0), size - 1 - begin);  // the last one predicts nothing here
       for (std::int64_t row = 0; row < rows; row += kLogitRows) {
         const std::int64_t count = std::min(kLogitRows, rows - row);
         const TensorView logits = s.logits(count);
         s.runner.logits(hidden.rows(row, row + count), logits);
         for (std::int64_t i = 0; i < count; ++i) {
           const std::int32_t target = part[static_cast<std::size_t>(begin + row + i + 1)];
-          window_sum += negative_log_likelihood(logits.as<float>() + i * config.vocab_size, config.vocab_size,
-                                                target);
+          window_sum +=
+              negative_log_likelihood(logits.as<float>() + i * config.vocab_size, config.vocab_size, target);
         }
       }
     });

@@ -132,11 +132,11 @@ Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
 MemoryUse Session::memory() const {
-  return {.weights_mapped = impl_->model.mapped_bytes(),
-          .weights_derived = impl_->model.derived_bytes(),
-          .caches = impl_->cache ? impl_->cache->bytes() : 0,
-          .workspace = impl_->runner.workspace_bytes() + impl_->state_memory.size() +
-                       impl_->logit_memory.size()};
+  return {
+      .weights_mapped = impl_->model.mapped_bytes(),
+      .weights_derived = impl_->model.derived_bytes(),
+      .caches = impl_->cache ? impl_->cache->bytes() : 0,
+      .workspace = impl_->runner.workspace_bytes() + impl_->state_memory.size() + impl_->logit_memory.size()};
 }
 
 namespace {
@@ -209,9 +209,11 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
       [&](std::int64_t begin, const TensorView& hidden) {
         const std::int64_t end = begin + hidden.size(0);
         if (max_drafts > 0) {
-          const std::int64_t first = std::max<std::int64_t>(begin, 1);  // the first token that has a state before it
-          drafter.store(s.states(begin == 0 ? 1 : 0, hidden.size(0)),
-                        prompt.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first)));
+          const std::int64_t first =
+              std::max<std::int64_t>(begin, 1);  // the first token that has a state before it
+          drafter.store(
+              s.states(begin == 0 ? 1 : 0, hidden.size(0)),
+              prompt.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first)));
         }
         std::memcpy(s.states(0, 1).data, hidden.rows(hidden.size(0) - 1, hidden.size(0)).data,
                     static_cast<std::size_t>(hidden.size(1)) * sizeof(float));
@@ -239,11 +241,12 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
     const auto tokens = std::span(fed).first(static_cast<std::size_t>(1 + drafts));
     cache.reserve(sequence.id(), length + 1 + drafts);
     if (drafts > 0) {
-      drafter.propose(fresh_states, std::span(fresh_tokens).first(static_cast<std::size_t>(fresh_states.size(0))),
+      drafter.propose(fresh_states,
+                      std::span(fresh_tokens).first(static_cast<std::size_t>(fresh_states.size(0))),
                       tokens.subspan(1));
     }
-    const TensorView hidden = s.step(drafts > 0 ? ForwardMode::target_verify : ForwardMode::decode,
-                                     sequence.id(), length, tokens);
+    const TensorView hidden =
+        s.step(drafts > 0 ? ForwardMode::target_verify : ForwardMode::decode, sequence.id(), length, tokens);
     const TensorView logits = s.logits(1 + drafts);
     s.runner.logits(hidden, logits);
     const Verdicts verdicts = drafts > 0 ? sampler.verify(logits, tokens.subspan(1), length + 1)

@@ -1,4 +1,5 @@
-// Arena: the memory of intermediate results. A step takes what it needs from the front and gives it back at once.
+// Arena: the memory of intermediate results. A step takes what it needs from the front and gives it back at
+// once.
 #pragma once
 #include <initializer_list>
 #include <vector>

@@ -71,8 +71,8 @@ void DecoderLayer::store(const TensorView& x) {
   store_index_key(in);
 }
 
-// Multi-head latent attention in its absorbed form: queries are taken into the latent space of the cache (W_uk),
-// attend there to the selected positions, and the sums of latents are taken out of it (W_uv).
+// Multi-head latent attention in its absorbed form: queries are taken into the latent space of the cache
+// (W_uk), attend there to the selected positions, and the sums of latents are taken out of it (W_uv).
 //   c_q = RMSNorm(W_qa x)   q = W_qb c_q = [q_nope, RoPE(q_rope)]   c_kv, k_rope = W_kva x
 //   o = softmax(scale * [W_uk^T q_nope, q_rope] [c_kv, k_rope]^T) c_kv       x += W_o W_uv o
 void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
@@ -89,8 +89,8 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
 
   Activation in = normed(x, w_.input_norm);
   store_latent(in);
-  Activation q_latent = normed(linear_(w.q_a, in), w.q_a_norm);         // [rows, q_lora]
-  const TensorView q = heads_of(linear_(w.q_b, q_latent), heads);       // [rows, heads, nope + rope]
+  Activation q_latent = normed(linear_(w.q_a, in), w.q_a_norm);    // [rows, q_lora]
+  const TensorView q = heads_of(linear_(w.q_b, q_latent), heads);  // [rows, heads, nope + rope]
   rotate(q, nope, /*half_split=*/false);
   store_index_key(in);
   const TensorView selected = batch_.sparse ? select(in, q_latent) : visible;  // [rows, k]
@@ -187,7 +187,8 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
   const TensorView requests = BatchMetadata::view(batch_.requests);
   const Arena::Scope scope(arena_);
 
-  // Prefill gathers the keys of all requests once and scores them in blocks of rows; the other modes read pages.
+  // Prefill gathers the keys of all requests once and scores them in blocks of rows; the other modes read
+  // pages.
   TensorView all_keys, key_scales, starts, ends;
   if (ragged) {
     all_keys = arena_.take(q.dtype, {keys, q.size(2)});
@@ -221,8 +222,7 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
                                        {batch_.paged_batch, batch_.next_n, q.size(1), q.size(2)}),
            .cache = cache_.index_keys(index_),
            .weights = gate,
-           .context_lens =
-               BatchMetadata::view(batch_.context_lens, {batch_.paged_batch, batch_.next_n}),
+           .context_lens = BatchMetadata::view(batch_.context_lens, {batch_.paged_batch, batch_.next_n}),
            .block_table = batch_.paged_block_table_view(),
            .schedule = BatchMetadata::view(batch_.schedule, {context_.threads() + 1, 2}),
            .logits = part},

@@ -14,9 +14,9 @@ namespace fathom {
 struct LayerObserver {
   /// The residual stream [rows, hidden] behind a layer.
   std::function<void(std::int64_t layer, const TensorView& x)> on_hidden;
-  /// The slots [rows, k] that rows [first, first + rows) attend to, and the scores [rows, keys] they come from:
-  /// of the keys of all requests laid end to end in mode extend, else of the row's own request. Not given if
-  /// every row sees all.
+  /// The slots [rows, k] that rows [first, first + rows) attend to, and the scores [rows, keys] they come
+  /// from: of the keys of all requests laid end to end in mode extend, else of the row's own request. Not
+  /// given if every row sees all.
   std::function<void(std::int64_t layer, std::int64_t first, const TensorView& scores,
                      const TensorView& selected)>
       on_selection;

@@ -67,8 +67,8 @@ void Linear::operator()(const Weight& w, Activation& x, const TensorView& out, b
   prepare(w.values, x);
   switch (arithmetic(w.values)) {
     case Arithmetic::f32:
-      return linear_f32(
-          {.x = x.f32, .w = w.values, .w_scale = w.scale, .out = out, .accumulate = accumulate}, context_);
+      return linear_f32({.x = x.f32, .w = w.values, .w_scale = w.scale, .out = out, .accumulate = accumulate},
+                        context_);
     case Arithmetic::bf16:
       if (accumulate)
         return bf16_gemm_nt({.a = x.bf16, .b = w.values, .out = out, .accumulate = true}, context_);
@@ -99,13 +99,9 @@ void Linear::grouped(const ExpertWeights& w, const Activation& x, const GroupedR
     case Arithmetic::bf16:
       return m_grouped_bf16_gemm_nt({.a = x.bf16, .b = w.values, .rows = rows, .out = out}, context_);
     case Arithmetic::fp8:
-      return m_grouped_fp8_gemm_nt({.a = x.fp8,
-                                    .a_scale = x.scale,
-                                    .b = w.values,
-                                    .b_scale = w.scales,
-                                    .rows = rows,
-                                    .out = out},
-                                   context_);
+      return m_grouped_fp8_gemm_nt(
+          {.a = x.fp8, .a_scale = x.scale, .b = w.values, .b_scale = w.scales, .rows = rows, .out = out},
+          context_);
   }
 }
 

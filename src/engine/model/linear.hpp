@@ -33,8 +33,8 @@ class Linear {
   /// Makes sure that `x` has the format that `w` reads, and returns it.
   const TensorView& prepare(const TensorView& w, Activation& x) const;
   /// The rows of `x`, in the format that `w` reads, brought together expert by expert: see moe_permute.
-  Activation permuted(const TensorView& w, Activation& x, const TensorView& ids, const TensorView& slot_to_row,
-                      const TensorView& offsets) const;
+  Activation permuted(const TensorView& w, Activation& x, const TensorView& ids,
+                      const TensorView& slot_to_row, const TensorView& offsets) const;
 
  private:
   enum class Arithmetic { f32, bf16, fp8 };

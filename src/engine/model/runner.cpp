@@ -75,8 +75,8 @@ TensorView Runner::embed(std::span<const std::int32_t> tokens, const TensorView&
   return x;
 }
 
-/// The slots of every position that a row sees, if that is at most index_topk for all rows: the same for every
-/// layer, and no score is needed.
+/// The slots of every position that a row sees, if that is at most index_topk for all rows: the same for
+/// every layer, and no score is needed.
 TensorView Runner::visible_slots(const BatchMetadata& batch) {
   if (batch.sparse) return {};
   const TensorView slots = arena_.take(DType::i32, {batch.rows, batch.max_seqlen_k});

@@ -19,10 +19,10 @@ class Runner {
   /// gets the states behind model.norm.
   void forward(const BatchMetadata& batch, std::span<const std::int32_t> tokens, const KvCache& cache,
                const TensorView& hidden);
-  /// The MTP layer: row r is fed states[r], the main model's hidden state of its position (or, for drafts that
-  /// follow drafts, what this function gave for the position before), and tokens[r], the token one position
-  /// further. `hidden` [rows, hidden] gets the states behind the shared head's norm; if it is not given the
-  /// layer's caches are written and nothing else happens.
+  /// The MTP layer: row r is fed states[r], the main model's hidden state of its position (or, for drafts
+  /// that follow drafts, what this function gave for the position before), and tokens[r], the token one
+  /// position further. `hidden` [rows, hidden] gets the states behind the shared head's norm; if it is not
+  /// given the layer's caches are written and nothing else happens.
   void forward_mtp(const BatchMetadata& batch, std::span<const std::int32_t> tokens, const TensorView& states,
                    const KvCache& cache, const TensorView& hidden);
   /// logits [rows, vocab] of hidden states of forward() or forward_mtp().

@@ -125,8 +125,8 @@ class Loader {
     w.k = file_.weight(name + "wk.weight", dim, config_.hidden_size);
     w.k_norm = vector(name + "k_norm.weight", dim);
     w.k_norm_bias = vector(name + "k_norm.bias", dim);
-    w.head_gate = file_.tensor(name + "weights_proj.weight", {DType::bf16, DType::f32},
-                               {heads, config_.hidden_size});
+    w.head_gate =
+        file_.tensor(name + "weights_proj.weight", {DType::bf16, DType::f32}, {heads, config_.hidden_size});
     return w;
   }
 
@@ -150,7 +150,8 @@ class Loader {
       add_expert(w.up, expert + "up_proj.weight", width, config_.hidden_size);
       add_expert(w.down, expert + "down_proj.weight", config_.hidden_size, width);
     }
-    if (config_.n_shared_experts > 0) w.shared = mlp(name + "shared_experts.", config_.n_shared_experts * width);
+    if (config_.n_shared_experts > 0)
+      w.shared = mlp(name + "shared_experts.", config_.n_shared_experts * width);
     return w;
   }
 

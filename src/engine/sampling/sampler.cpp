@@ -41,8 +41,8 @@ Sampler::Sampler(const SamplingOptions& options, const Context& context)
 }
 
 float Sampler::coin(std::uint64_t seed, std::int64_t position, int stream) {
-  const std::uint64_t bits = mix(mix(seed) ^ mix(2 * static_cast<std::uint64_t>(position) +
-                                                 static_cast<std::uint64_t>(stream)));
+  const std::uint64_t bits =
+      mix(mix(seed) ^ mix(2 * static_cast<std::uint64_t>(position) + static_cast<std::uint64_t>(stream)));
   return static_cast<float>(bits >> 40) * 0x1p-24f;
 }
 
@@ -70,14 +70,14 @@ Verdicts Sampler::verify(const TensorView& logits, std::span<const std::int32_t>
   chain.stride = {logits.size(0) * logits.step(0), logits.step(0), 1};
   std::int32_t accepted = 0;
   Verdicts result;
-  verify_drafts({.logits = chain,
-                 .drafts = TensorView::contiguous(const_cast<std::int32_t*>(drafts.data()), DType::i32,
-                                                  {1, count}),
-                 .params = params_,
-                 .coins = TensorView::contiguous(coins_.data(), DType::f32, {1, count + 1}),
-                 .accepted = ints({&accepted, 1}, {1}),
-                 .next_token = ints({&result.next_token, 1}, {1})},
-                context_);
+  verify_drafts(
+      {.logits = chain,
+       .drafts = TensorView::contiguous(const_cast<std::int32_t*>(drafts.data()), DType::i32, {1, count}),
+       .params = params_,
+       .coins = TensorView::contiguous(coins_.data(), DType::f32, {1, count + 1}),
+       .accepted = ints({&accepted, 1}, {1}),
+       .next_token = ints({&result.next_token, 1}, {1})},
+      context_);
   result.accepted = accepted;
   return result;
 }

@@ -9,9 +9,9 @@
 
 namespace fathom {
 
-/// The MTP layer's row i takes the main model's hidden state of position i and token i + 1. So the last state of
-/// what the main model has seen waits until the token after it is known. Rows [0, rows()) of the MTP caches are
-/// valid; what drafting writes beyond is overwritten by the next commit.
+/// The MTP layer's row i takes the main model's hidden state of position i and token i + 1. So the last state
+/// of what the main model has seen waits until the token after it is known. Rows [0, rows()) of the MTP
+/// caches are valid; what drafting writes beyond is overwritten by the next commit.
 class Drafter {
  public:
   Drafter(Runner& runner, KvCache& cache, SequenceId sequence)
@@ -20,8 +20,8 @@ class Drafter {
   std::int64_t rows() const { return rows_; }
   /// Prefill: rows [rows(), rows() + tokens) get their cache entries. states [tokens, hidden].
   void store(const TensorView& states, std::span<const std::int32_t> tokens);
-  /// After verification: refreshes the caches of the committed rows and proposes drafts.size() tokens that may
-  /// follow the last of `tokens`. The sequence must have pages for rows() + tokens + drafts.size().
+  /// After verification: refreshes the caches of the committed rows and proposes drafts.size() tokens that
+  /// may follow the last of `tokens`. The sequence must have pages for rows() + tokens + drafts.size().
   void propose(const TensorView& states, std::span<const std::int32_t> tokens,
                std::span<std::int32_t> drafts);
 
