@@ -4,7 +4,7 @@
 #include <string>
 
 #include "fathom/core/error.hpp"
-#include "ops/elements.hpp"
+#include "fathom/ops/mla_absorb.hpp"
 
 namespace fathom {
 namespace {
@@ -83,7 +83,7 @@ class Loader {
     return w;
   }
 
-  /// Splits kv_b [heads * (nope + value), lora] into w_uk, transposed, and w_uv, dequantised to bf16 or f32.
+  /// The absorbed form of kv_b, as bf16 or f32; the file's pages are not needed any more.
   void absorb(const std::string& name, AttentionWeights& w) {
     const std::int64_t heads = config_.num_attention_heads;
     const std::int64_t nope = config_.qk_nope_head_dim;
@@ -93,23 +93,7 @@ class Loader {
     const DType dtype = precision_ == Precision::fp8 ? DType::bf16 : DType::f32;
     w.w_uk = derive(dtype, heads, lora, nope);
     w.w_uv = derive(dtype, heads, value, lora);
-    const auto element = [&kv_b](std::int64_t row, std::int64_t column) {
-      const float stored = at(kv_b.values, row, column);
-      return kv_b.scale.given() ? stored * at(kv_b.scale, row / 128, column / 128) : stored;
-    };
-    context_.parallel_for(heads, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t h = begin; h < end; ++h) {
-        const std::int64_t first = h * (nope + value);
-        for (std::int64_t n = 0; n < nope; ++n) {
-          for (std::int64_t l = 0; l < lora; ++l)
-            store_element(w.w_uk.data, dtype, (h * lora + l) * nope + n, element(first + n, l));
-        }
-        for (std::int64_t v = 0; v < value; ++v) {
-          for (std::int64_t l = 0; l < lora; ++l)
-            store_element(w.w_uv.data, dtype, (h * value + v) * lora + l, element(first + nope + v, l));
-        }
-      }
-    });
+    mla_absorb({.kv_b = kv_b.values, .kv_b_scale = kv_b.scale, .w_uk = w.w_uk, .w_uv = w.w_uv}, context_);
     file_.release_pages(kv_b.values);
   }
 
