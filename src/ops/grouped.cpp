@@ -52,7 +52,8 @@ std::vector<TensorView> split_groups(const TensorView& stacked) {
 GroupLayout group_layout(const Expect& expect, const GroupedRows& rows) {
   const int given = static_cast<int>(rows.row_to_group.given()) + static_cast<int>(rows.offsets.given()) +
                     static_cast<int>(rows.masked_m.given());
-  expect.that(given == 1, "rows", "give one of row_to_group, offsets and masked_m", std::to_string(given));
+  if (given != 1)
+    expect.fail("rows", "give one of row_to_group, offsets and masked_m", std::to_string(given));
   if (rows.masked_m.given()) return GroupLayout::masked;
   return rows.offsets.given() ? GroupLayout::offsets : GroupLayout::contiguous;
 }
@@ -109,8 +110,9 @@ void check_row_tensor(const Expect& expect, std::string_view name, const TensorV
 void check_group_matrices(const Expect& expect, std::string_view name, std::span<const TensorView> matrices,
                           std::initializer_list<DType> dtypes, std::int64_t groups, std::int64_t n,
                           std::int64_t k) {
-  expect.that(static_cast<std::int64_t>(matrices.size()) == groups, name,
-              "have " + std::to_string(groups) + " groups", std::to_string(matrices.size()));
+  if (static_cast<std::int64_t>(matrices.size()) != groups) {
+    expect.fail(name, "have " + std::to_string(groups) + " groups", std::to_string(matrices.size()));
+  }
   for (const TensorView& matrix : matrices) {
     expect.tensor(name, matrix, dtypes, {n, k});
     expect.dtype(name, matrix, {matrices[0].dtype});

@@ -10,7 +10,9 @@ namespace {
 
 using Impl = Implementation<MoeCombineProblem, MoeCombineArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, moe_combine_cpu},
     {"ref:any", always, moe_combine_ref, /*fallback=*/true},
 };
 

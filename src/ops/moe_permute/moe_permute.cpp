@@ -13,7 +13,9 @@ namespace {
 
 using Impl = Implementation<MoePermuteProblem, MoePermuteArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:copy", always, moe_permute_cpu},
     {"ref:any", always, moe_permute_ref, /*fallback=*/true},
 };
 
@@ -52,7 +54,8 @@ MoePermuteProblem validate(const MoePermuteArgs& args) {
   const Expect expect{MoePermuteProblem::op};
   expect.rank("ids", args.ids, 2);
   expect.rank("x", args.x, 2);
-  expect.that(args.out.rank == 2 || args.out.rank == 3, "out", "have 2 or 3 axes", shape_string(args.out));
+  if (args.out.rank != 2 && args.out.rank != 3)
+    expect.fail("out", "have 2 or 3 axes", shape_string(args.out));
   const bool masked = args.out.rank == 3;
   const MoePermuteProblem problem{.tokens = args.ids.size(0),
                                   .top_k = args.ids.size(1),
@@ -65,8 +68,9 @@ MoePermuteProblem validate(const MoePermuteArgs& args) {
                                   .x = args.x.dtype};
   expect.at_least("groups", problem.groups, 1);
   expect.at_least("alignment", problem.alignment, 1);
-  expect.that(!masked || problem.alignment == 1, "alignment", "be 1 in the masked layout",
-              std::to_string(problem.alignment));
+  if (masked && problem.alignment != 1) {
+    expect.fail("alignment", "be 1 in the masked layout", std::to_string(problem.alignment));
+  }
   expect.tensor("ids", args.ids, {DType::i32}, {-1, -1});
   expect.tensor("x", args.x, {args.x.dtype}, {problem.tokens, -1});
   expect.tensor("slot_to_row", args.slot_to_row, {DType::i32}, {problem.tokens, problem.top_k});
@@ -87,12 +91,14 @@ MoePermuteProblem validate(const MoePermuteArgs& args) {
     rows_of("out_scale", args.out_scale, args.x_scale.dtype, problem.scales);
   }
   const std::int64_t all_rows = masked ? problem.groups * problem.rows : problem.rows;
-  expect.that(all_rows <= std::numeric_limits<std::int32_t>::max(), "out", "have fewer than 2^31 rows",
-              shape_string(args.out));
-  expect.that(!masked || !args.row_to_group.given(), "row_to_group", "be left out in the masked layout",
-              shape_string(args.row_to_group));
-  expect.that(!masked || !args.offsets.given(), "offsets", "be left out in the masked layout",
-              shape_string(args.offsets));
+  if (all_rows > std::numeric_limits<std::int32_t>::max()) {
+    expect.fail("out", "have fewer than 2^31 rows", shape_string(args.out));
+  }
+  for (const auto& [name, tensor] :
+       {std::pair("row_to_group", &args.row_to_group), {"offsets", &args.offsets}}) {
+    if (masked && tensor->given())
+      expect.fail(name, "be left out in the masked layout", shape_string(*tensor));
+  }
   expect.that(!masked || args.masked_m.given(), "masked_m", "be given in the masked layout", "nothing");
   check_index(expect, "row_to_group", args.row_to_group, problem.rows);
   check_index(expect, "offsets", args.offsets, problem.groups + 1);

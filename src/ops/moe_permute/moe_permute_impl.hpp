@@ -4,4 +4,5 @@
 
 namespace fathom {
 void moe_permute_ref(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context);
+void moe_permute_cpu(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context);
 }  // namespace fathom

@@ -10,7 +10,9 @@ namespace {
 
 using Impl = Implementation<MoeRouteProblem, MoeRouteArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", moe_route_cpu_can_run, moe_route_cpu},
     {"ref:any", always, moe_route_ref, /*fallback=*/true},
 };
 
@@ -33,14 +35,19 @@ MoeRouteProblem validate(const MoeRouteArgs& args) {
   expect.tensor("weights", args.weights, {DType::f32}, {problem.tokens, problem.top_k});
   expect.at_least("top_k", problem.top_k, 1);
   expect.at_least("n_group", problem.n_group, 1);
-  expect.that(problem.experts % problem.n_group == 0, "n_group",
-              "divide the " + std::to_string(problem.experts) + " experts", std::to_string(problem.n_group));
-  expect.that(problem.topk_group >= 1 && problem.topk_group <= problem.n_group, "topk_group",
-              "be in [1," + std::to_string(problem.n_group) + "]", std::to_string(problem.topk_group));
+  if (problem.experts % problem.n_group != 0) {
+    expect.fail("n_group", "divide the " + std::to_string(problem.experts) + " experts",
+                std::to_string(problem.n_group));
+  }
+  if (problem.topk_group < 1 || problem.topk_group > problem.n_group) {
+    expect.fail("topk_group", "be in [1," + std::to_string(problem.n_group) + "]",
+                std::to_string(problem.topk_group));
+  }
   const std::int64_t candidates = problem.experts / problem.n_group * problem.topk_group;
-  expect.that(problem.top_k <= candidates, "top_k",
-              "be at most the " + std::to_string(candidates) + " experts of the chosen groups",
-              std::to_string(problem.top_k));
+  if (problem.top_k > candidates) {
+    expect.fail("top_k", "be at most the " + std::to_string(candidates) + " experts of the chosen groups",
+                std::to_string(problem.top_k));
+  }
   return problem;
 }
 

@@ -15,7 +15,9 @@ namespace {
 
 using Impl = Implementation<RopeProblem, RopeArgs>;
 
+// Best first. The reference is last and takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, rope_cpu},
     {"ref:any", always, rope_ref, /*fallback=*/true},
 };
 
@@ -33,12 +35,15 @@ RopeProblem validate(const RopeArgs& args) {
   expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1, -1});
   expect.tensor("positions", args.positions, {DType::i32, DType::i64}, {problem.tokens});
   expect.tensor("cos_sin", args.cos_sin, {DType::f32}, {-1, -1});
-  expect.that(problem.rope_dim % 2 == 0, "cos_sin", "have an even number of columns",
-              shape_string(args.cos_sin));
-  expect.that(args.offset >= 0 && args.offset <= problem.dim - problem.rope_dim, "offset",
-              "leave room for " + std::to_string(problem.rope_dim) + " of " + std::to_string(problem.dim) +
-                  " elements",
-              std::to_string(args.offset));
+  if (problem.rope_dim % 2 != 0) {
+    expect.fail("cos_sin", "have an even number of columns", shape_string(args.cos_sin));
+  }
+  if (args.offset < 0 || args.offset > problem.dim - problem.rope_dim) {
+    expect.fail("offset",
+                "leave room for " + std::to_string(problem.rope_dim) + " of " + std::to_string(problem.dim) +
+                    " elements",
+                std::to_string(args.offset));
+  }
   const std::int64_t limit = args.cos_sin.size(0);
   for (std::int64_t t = 0; t < problem.tokens; ++t) {
     const std::int64_t position = rope_position(args.positions, t);
