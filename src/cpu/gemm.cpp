@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/cpu_target.hpp"
 #include "cpu/gemm_impl.hpp"
 #include "fathom/core/buffer.hpp"
 
@@ -35,6 +36,7 @@ std::byte* gemm_scratch(std::int64_t bytes) {
 }
 
 void gemm_columns(const Gemm& gemm, std::int64_t begin, std::int64_t end) {
+  if (gemm.a_dtype != DType::f32 && has_avx512_bf16()) return gemm_columns_avx512_bf16(gemm, begin, end);
   gemm_columns_simd(gemm, begin, end);
 }
 

@@ -8,6 +8,9 @@ namespace fathom::cpu {
 /// Highway version: every dtype, every instruction set.
 void gemm_columns_simd(const Gemm& gemm, std::int64_t begin, std::int64_t end);
 
+/// AVX-512 BF16 version: (f8e4m3, f8e4m3) and (bf16, bf16), only where has_avx512_bf16().
+void gemm_columns_avx512_bf16(const Gemm& gemm, std::int64_t begin, std::int64_t end);
+
 /// Memory of this thread that grows and is kept; 64-byte aligned. Valid until the thread's next call.
 std::byte* gemm_scratch(std::int64_t bytes);
 
