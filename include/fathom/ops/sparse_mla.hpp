@@ -47,13 +47,12 @@ struct SparseMlaArgs {
 ///
 ///   q        [tokens, heads, lora + rope_dim]  f32 or bf16
 ///   cache    [slots, width]                    f32 or bf16 (width = lora + rope_dim), or u8 as
-///                                              mla_cache_store writes it; its latent part reads as
-///                                              bf16(q * scale)
+///                                              mla_cache_store writes it
 ///   indices  [tokens, top_k]                   i32 slots; -1, anywhere, is no entry; any top_k
 ///   out      [tokens, heads, lora]             f32 or bf16; `lora` is out's width
 ///
 /// A row without any entry gives zeros. With an f32 cache everything is f32; with a bf16 or u8 cache q is
-/// rounded to bf16 and the softmax weights may be (relative error 2^-9), sums are f32.
+/// rounded to bf16, and the softmax weights may be (relative error 2^-8); sums are f32.
 /// Entries are summed in list order in blocks of fixed size, so dense attention is this op over slots in
 /// ascending position, and a row's bytes depend on its q and its list of valid entries alone: not on the
 /// other rows, on padding or on the thread count. Slots that are not listed are never read. Throws

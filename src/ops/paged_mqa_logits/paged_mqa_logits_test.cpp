@@ -1,3 +1,268 @@
 #include "fathom/ops/paged_mqa_logits.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "fathom/ops/index_key_gather.hpp"
+#include "fathom/ops/mqa_logits.hpp"
+#include "fathom/ops/paged_mqa_schedule.hpp"
 #include "ops/op_test.hpp"
+#include "ops/paged_mqa_logits/paged_mqa_logits_impl.hpp"
+
+namespace fathom {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// A cache with shuffled pages in which every entry that no request uses is NaN, and every block table entry
+// that no request needs is no page.
+struct Case {
+  PagedMqaLogitsProblem problem;
+  std::vector<std::int64_t> lens;  // of requests; query i of next_n sees next_n - 1 - i fewer
+  Random random{problem.heads * 100 + problem.next_n};
+  std::int64_t pages = 0;
+  std::int64_t table = 0;
+  Tensor q = random.normal(problem.q, {problem.batch, problem.next_n, problem.heads, problem.head_dim}, 2);
+  Tensor weights = random.normal(DType::f32, {problem.batch * problem.next_n, problem.heads});
+  Tensor context_lens{DType::i32, {problem.batch, problem.next_n}};
+  Tensor block_table = shuffled_table();
+  Tensor keys = random.normal(DType::f32,
+                              {std::accumulate(lens.begin(), lens.end(), std::int64_t{0}), problem.head_dim});
+  Tensor cache = filled_cache();
+
+  Case(PagedMqaLogitsProblem given, std::vector<std::int64_t> request_lens)
+      : problem(given), lens(std::move(request_lens)) {}
+
+  Tensor shuffled_table() {
+    for (const std::int64_t len : lens) {
+      pages += (len + 63) / 64;
+      table = std::max(table, (len + 63) / 64 + 1);
+    }
+    pages += 2;
+    std::vector<double> order(static_cast<std::size_t>(pages));
+    std::iota(order.begin(), order.end(), 0.0);
+    std::shuffle(order.begin(), order.end(), random.engine());
+    Tensor result(DType::i32, {problem.batch, table});
+    for (std::int64_t b = 0; b < problem.batch; ++b) {
+      const std::int64_t len = lens[static_cast<std::size_t>(b)];
+      for (std::int64_t i = 0; i < problem.next_n; ++i)
+        context_lens.set(b * problem.next_n + i, static_cast<double>(len - (problem.next_n - 1 - i)));
+      for (std::int64_t i = 0; i < table; ++i) {
+        result.set(b * table + i, i * 64 < len ? order.back() : -1000);
+        if (i * 64 < len) order.pop_back();
+      }
+    }
+    return result;
+  }
+
+  Tensor filled_cache() {
+    const bool quantised = problem.q == DType::f8e4m3;
+    Tensor result = quantised ? poisoned(DType::u8, {pages, kIndexKeyPageBytes})
+                              : poisoned(DType::f32, {pages, kIndexKeyPageTokens, problem.head_dim});
+    if (quantised)
+      std::memset(result.view().data, 0xff, static_cast<std::size_t>(result.count()));  // NaN in both formats
+    Tensor slots(DType::i32, {keys.view().size(0)});
+    std::int64_t row = 0;
+    for (std::int64_t b = 0; b < problem.batch; ++b)
+      for (std::int64_t j = 0; j < lens[static_cast<std::size_t>(b)]; ++j)
+        slots.set(row++, block_table[b * table + j / 64] * 64 + static_cast<double>(j % 64));
+    index_key_store({.k = keys, .slots = slots, .cache = result}, test_context());
+    return result;
+  }
+
+  PagedMqaLogitsArgs args(const TensorView& logits) const {
+    return {.q = q,
+            .cache = cache,
+            .weights = weights,
+            .context_lens = context_lens,
+            .block_table = block_table,
+            .logits = logits};
+  }
+  Tensor run(int threads = 2, const TensorView& schedule = {}) const {
+    Tensor logits = poisoned(DType::f32, {problem.batch * problem.next_n, problem.max_len});
+    PagedMqaLogitsArgs a = args(logits);
+    a.schedule = schedule;
+    paged_mqa_logits(a, test_context(threads));
+    return logits;
+  }
+  Tensor scheduled(std::int64_t workers) const {
+    Tensor schedule = poisoned(DType::i32, {workers + 1, 2});
+    paged_mqa_schedule({.context_lens = context_lens, .schedule = schedule}, test_context());
+    return schedule;
+  }
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const DType type : {DType::f8e4m3, DType::f32}) {
+    for (std::int64_t next_n = 1; next_n <= 8; ++next_n)
+      all.emplace_back(
+          PagedMqaLogitsProblem{.batch = 4, .next_n = next_n, .heads = 5, .max_len = 150, .q = type},
+          std::vector<std::int64_t>{next_n - 1, 63 + next_n, 64, 140});
+    for (const std::int64_t heads : {1, 2, 31, 64, 128})
+      all.emplace_back(PagedMqaLogitsProblem{.batch = 2, .heads = heads, .max_len = 131, .q = type},
+                       std::vector<std::int64_t>{65, 128});
+    all.emplace_back(PagedMqaLogitsProblem{.batch = 8, .heads = 2, .max_len = 2100, .q = type},
+                     std::vector<std::int64_t>{0, 1, 63, 64, 65, 2047, 2048, 2049});
+    all.emplace_back(PagedMqaLogitsProblem{.batch = 0, .heads = 2, .max_len = 10, .q = type},
+                     std::vector<std::int64_t>{});
+  }
+  all.emplace_back(
+      PagedMqaLogitsProblem{.batch = 2, .heads = 3, .head_dim = 20, .max_len = 70, .q = DType::f32},
+      std::vector<std::int64_t>{10, 70});
+  return all;
+}
+
+// The reference, and the sum of magnitudes that bounds the rounding.
+TEST(PagedMqaLogits, AgreesWithReference) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(problem_string(c.problem));
+    const Tensor got = c.run();
+    const Tensor expected = poisoned(DType::f32, {c.problem.batch * c.problem.next_n, c.problem.max_len});
+    paged_mqa_logits_ref(c.problem, c.args(expected), test_context());
+    Tensor bound(DType::f32, {c.problem.batch * c.problem.next_n, c.problem.max_len});
+    const auto n = static_cast<double>(c.problem.head_dim);
+    // |q| and |k| are below 10 and 5.5 standard deviations: a bound for every product.
+    for (std::int64_t r = 0; r < c.problem.batch * c.problem.next_n; ++r) {
+      double weight = 0;
+      double q = 0;
+      for (std::int64_t h = 0; h < c.problem.heads; ++h) {
+        weight += std::abs(c.weights[r * c.problem.heads + h]);
+        double sum = 0;
+        for (std::int64_t d = 0; d < c.problem.head_dim; ++d)
+          sum += std::abs(c.q[(r * c.problem.heads + h) * c.problem.head_dim + d]);
+        q = std::max(q, sum);
+      }
+      for (std::int64_t j = 0; j < c.problem.max_len; ++j)
+        bound.set(r * c.problem.max_len + j,
+                  (n + static_cast<double>(c.problem.heads) + 4) * 0x1p-24 * weight * q * 5.5);
+    }
+    expect_within(got, expected, bound);
+  }
+}
+
+// Ragged and paged, whatever next_n: the same bytes.
+TEST(PagedMqaLogits, SameBytesAsRagged) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(problem_string(c.problem));
+    const PagedMqaLogitsProblem& p = c.problem;
+    const std::int64_t total = c.keys.view().size(0);
+    const bool quantised = p.q == DType::f8e4m3;
+    const Tensor keys = poisoned(p.q, {total, p.head_dim});
+    const Tensor scales = poisoned(DType::f32, {total});
+    index_key_gather({.cache = c.cache,
+                      .block_table = c.block_table,
+                      .lens = tensor_of<std::int64_t>(DType::i32, {p.batch}, c.lens),
+                      .keys = keys,
+                      .scales = quantised ? scales.view() : TensorView{}},
+                     test_context());
+    const std::int64_t rows = p.batch * p.next_n;
+    Tensor first(DType::i32, {rows}), last(DType::i32, {rows});
+    std::int64_t offset = 0;
+    for (std::int64_t b = 0; b < p.batch; ++b) {
+      for (std::int64_t i = 0; i < p.next_n; ++i) {
+        first.set(b * p.next_n + i, static_cast<double>(offset));
+        last.set(b * p.next_n + i, static_cast<double>(offset) + c.context_lens[b * p.next_n + i]);
+      }
+      offset += c.lens[static_cast<std::size_t>(b)];
+    }
+    const Tensor ragged = poisoned(DType::f32, {rows, total});
+    TensorView q = TensorView::contiguous(c.q.view().data, p.q, {rows, p.heads, p.head_dim});
+    mqa_logits({.q = q,
+                .k = keys,
+                .k_scale = quantised ? scales.view() : TensorView{},
+                .weights = c.weights,
+                .first = first,
+                .last = last,
+                .logits = ragged},
+               test_context());
+    const Tensor paged = c.run();
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const auto len = static_cast<std::int64_t>(c.context_lens[r]);
+      for (std::int64_t j = 0; j < p.max_len; ++j) {
+        const auto got = paged.as<std::uint32_t>()[r * p.max_len + j];
+        const auto expected =
+            j < len ? ragged.as<std::uint32_t>()[r * total + static_cast<std::int64_t>(first[r]) + j]
+                    : 0xff800000u;
+        ASSERT_EQ(got, expected) << r << " " << j;
+      }
+    }
+  }
+}
+
+TEST(PagedMqaLogits, BytesDoNotDependOnBatchThreadsOrSchedule) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(problem_string(c.problem));
+    const PagedMqaLogitsProblem& p = c.problem;
+    const Tensor together = c.run(2);
+    expect_same_bytes(c.run(1), together);
+    for (const std::int64_t workers : {1, 3, 100})
+      expect_same_bytes(c.run(2, c.scheduled(workers)), together);
+    const Tensor alone = poisoned(DType::f32, {p.batch * p.next_n, p.max_len});
+    for (std::int64_t b = 0; b < p.batch; ++b) {
+      for (std::int64_t i = 0; i < p.next_n; ++i) {
+        const std::int64_t row = b * p.next_n + i;
+        TensorView q = c.q.view().rows(b, b + 1);
+        q.shape[1] = 1;
+        q.data = static_cast<std::byte*>(q.data) + i * q.step(1) * size_of(q.dtype);
+        TensorView lens = c.context_lens.view().rows(b, b + 1);
+        lens.shape[1] = 1;
+        lens.data = lens.as<std::int32_t>() + i;
+        paged_mqa_logits({.q = q,
+                          .cache = c.cache,
+                          .weights = c.weights.view().rows(row, row + 1),
+                          .context_lens = lens,
+                          .block_table = c.block_table.view().rows(b, b + 1),
+                          .logits = alone.view().rows(row, row + 1)},
+                         test_context(1));
+      }
+    }
+    expect_same_bytes(alone, together);
+  }
+}
+
+TEST(PagedMqaLogits, AScheduleOfOtherLengthsIsRefused) {
+  const Case c({.batch = 3, .heads = 2, .max_len = 1000}, {1000, 300, 700});
+  const Case other({.batch = 3, .heads = 2, .max_len = 1000}, {1000, 900, 20});
+  EXPECT_ERROR(InvalidArgument,
+               "paged_mqa_logits: 'schedule' must be paged_mqa_schedule's for these context_lens: row 2 "
+               "(2,0), got (1,2)",
+               c.run(2, other.scheduled(3)));
+  Tensor schedule = poisoned(DType::i32, {4, 2});
+  EXPECT_ERROR(InvalidArgument, "'schedule' must be", c.run(2, schedule));
+  for (std::int64_t i = 0; i < 8; ++i) schedule.set(i, 0);  // workers without an end
+  EXPECT_ERROR(InvalidArgument, "'schedule' must be", c.run(2, schedule));
+}
+
+TEST(PagedMqaLogits, RejectsBadArguments) {
+  Case c({.batch = 2, .heads = 2, .max_len = 130}, {130, 64});
+  EXPECT_ERROR(
+      InvalidArgument,
+      "paged_mqa_logits: 'context_lens' must be at most 129, the columns of logits, got 130 in row 0", [&] {
+        const Tensor logits = poisoned(DType::f32, {2, 129});
+        paged_mqa_logits(c.args(logits), test_context());
+      }());
+  const double page = c.block_table[2];
+  for (const double bad : {-1.0, 6.0, 2e9}) {
+    c.block_table.set(2, bad);
+    EXPECT_ERROR(InvalidArgument, "'block_table' must hold pages from 0 to", c.run());
+  }
+  c.block_table.set(2, page);
+  c.context_lens.set(1, 65);  // one more than the page it has
+  EXPECT_ERROR(InvalidArgument, "at [1,1]", c.run());
+  c.context_lens.set(1, -5);
+  const Tensor logits = c.run();
+  for (std::int64_t j = 0; j < 130; ++j) EXPECT_EQ(logits[130 + j], -kInf);
+  c.context_lens.set(1, 1000000);
+  EXPECT_ERROR(InvalidArgument, "'context_lens' must be at most 130", c.run());
+  const Tensor wide = poisoned(DType::f32, {2, 1000});
+  c.context_lens.set(1, 300);
+  EXPECT_ERROR(InvalidArgument, "'context_lens' must be at most 64 * max_pages = 256, got 300 in row 1",
+               paged_mqa_logits(c.args(wide), test_context()));
+}
+
+}  // namespace
+}  // namespace fathom

@@ -19,8 +19,8 @@ std::vector<double> entry_at(const SparseMlaProblem& problem, const TensorView& 
     if (problem.cache != DType::u8) {
       value = static_cast<double>(at(cache, slot, i));
     } else if (i < lora) {
-      const float product = f8e4m3_to_float(bytes[i]) * load_f32(bytes + lora + i / 128 * 4);
-      value = static_cast<double>(bf16_to_float(float_to_bf16(product)));
+      value = static_cast<double>(f8e4m3_to_float(bytes[i])) *
+              static_cast<double>(load_f32(bytes + lora + i / 128 * 4));
     } else {
       std::uint16_t bits = 0;
       std::memcpy(&bits, bytes + lora + lora / 128 * 4 + 2 * (i - lora), sizeof bits);
