@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyStoreProblem, IndexKeyStoreArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, index_key_store_cpu},
     {"ref:any", always, index_key_store_ref, /*fallback=*/true},
 };
 

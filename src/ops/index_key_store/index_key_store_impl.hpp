@@ -5,4 +5,6 @@
 namespace fathom {
 void index_key_store_ref(const IndexKeyStoreProblem& problem, const IndexKeyStoreArgs& args,
                          const Context& context);
+void index_key_store_cpu(const IndexKeyStoreProblem& problem, const IndexKeyStoreArgs& args,
+                         const Context& context);
 }  // namespace fathom

@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<MlaCacheStoreProblem, MlaCacheStoreArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, mla_cache_store_cpu},
     {"ref:any", always, mla_cache_store_ref, /*fallback=*/true},
 };
 

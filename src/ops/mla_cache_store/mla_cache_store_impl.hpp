@@ -5,4 +5,6 @@
 namespace fathom {
 void mla_cache_store_ref(const MlaCacheStoreProblem& problem, const MlaCacheStoreArgs& args,
                          const Context& context);
+void mla_cache_store_cpu(const MlaCacheStoreProblem& problem, const MlaCacheStoreArgs& args,
+                         const Context& context);
 }  // namespace fathom

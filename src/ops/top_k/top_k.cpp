@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<TopKProblem, TopKArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, top_k_cpu},
     {"ref:any", always, top_k_ref, /*fallback=*/true},
 };
 
