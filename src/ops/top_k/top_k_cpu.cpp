@@ -60,7 +60,9 @@ std::int64_t Between(std::int64_t n, const Load& load, std::uint32_t low, std::u
     const auto over = hn::Gt(ordered, high_v);
     const auto in = hn::AndNot(over, hn::Not(hn::Lt(ordered, low_v)));
     above += static_cast<std::int64_t>(hn::CountTrue(di, over));
-    kept += static_cast<std::int64_t>(hn::CompressStore(key, hn::RebindMask(du, in), du, to + kept));
+    // Not CompressStore: compressing to memory is many times slower on some CPUs.
+    hn::StoreU(hn::Compress(key, hn::RebindMask(du, in)), du, to + kept);
+    kept += static_cast<std::int64_t>(hn::CountTrue(di, in));
   }
   for (; i < n; ++i) {
     const std::uint32_t key = load.One(i);
@@ -87,78 +89,108 @@ struct FromKeys {
   std::uint32_t One(std::int64_t i) const { return keys[i]; }
 };
 
-// Two keys of `n` that enclose the rank-th largest (from 1) of them, very likely and closely.
-template <class Load>
-std::pair<std::uint32_t, std::uint32_t> Pivots(std::int64_t n, const Load& load, std::int64_t rank) {
-  constexpr std::int64_t kSample = 256;
-  std::uint32_t sample[kSample];
-  for (std::int64_t i = 0; i < kSample; ++i) sample[i] = load.One((2 * i + 1) * n / (2 * kSample));
-  std::sort(sample, sample + kSample, std::greater<>());
-  const double share = static_cast<double>(rank) / static_cast<double>(n);
-  const double middle = share * kSample;
-  const double margin = 1.5 + 2.5 * std::sqrt(kSample * share * (1 - share));
-  const auto at = [&](double place) {
-    return sample[static_cast<std::int64_t>(std::clamp(place, 0.0, kSample - 1.0))];
-  };
-  return {middle + margin >= kSample - 1 ? 0 : at(middle + margin),
-          middle - margin <= 0 ? 0xffffffffu : at(middle - margin)};
-}
+constexpr std::int64_t kFew = 128;
+
+// The rank-th largest (from 1) of at most kFew keys, by bisection: a fixed number of steps and no branch that
+// depends on data, which sorting would mispredict.
+class Few {
+ public:
+  template <class Load>
+  Few(std::int64_t n, const Load& load) {
+    for (std::int64_t i = 0; i < n; ++i) keys_[i] = load(i);
+    std::fill(keys_ + n, keys_ + kFew, 0);  // counted by no step
+  }
+  std::uint32_t Largest(std::int64_t rank, std::int64_t& larger) const {
+    std::uint32_t threshold = 0;
+    larger = 0;
+    std::int64_t not_taken = 0;
+    for (int bit = 31; bit >= 0; --bit) {
+      const std::uint32_t next = threshold | (1u << bit);
+      const std::int64_t count = CountFrom(next);
+      threshold = count >= rank ? next : threshold;
+      not_taken = count >= rank ? not_taken : count;
+    }
+    larger = not_taken;  // of the smallest bound that was too high, threshold + 1
+    return threshold;
+  }
+
+ private:
+  std::int64_t CountFrom(std::uint32_t least) const {  // least is not 0
+    const hn::ScalableTag<std::uint32_t> du;
+    const hn::RebindToSigned<decltype(du)> di;
+    const auto bound = Ordered(du, hn::Set(du, least - 1));
+    std::size_t count = 0;
+    for (std::size_t j = 0; j < kFew; j += hn::Lanes(du))
+      count += hn::CountTrue(di, hn::Gt(Ordered(du, hn::Load(du, keys_ + j)), bound));
+    return static_cast<std::int64_t>(count);
+  }
+  HWY_ALIGN std::uint32_t keys_[kFew];
+};
+
+// A search for the rank-th largest key of a row, which lies in [low, high].
+struct Search {
+  std::int64_t rank;        // among the keys in [low, high], from 1
+  std::int64_t larger = 0;  // keys above `high`
+  std::uint32_t low = 0;
+  std::uint32_t high = 0xffffffffu;
+
+  // Narrows [low, high] by two pivots out of a sample of the n keys that lie in it, and moves those that
+  // still do to `to`, which is not where they are. Returns their number.
+  template <class Load>
+  std::int64_t Narrow(std::int64_t n, const Load& load, std::uint32_t* to) {
+    const Few sample(kFew, [&](std::int64_t i) { return load.One((2 * i + 1) * n / (2 * kFew)); });
+    const double share = static_cast<double>(rank) / static_cast<double>(n);
+    const double margin = 1.5 + 2.5 * std::sqrt(kFew * share * (1 - share));
+    const auto before = static_cast<std::int64_t>(share * kFew - margin);
+    const auto after = static_cast<std::int64_t>(share * kFew + margin) + 1;
+    std::int64_t above = 0;
+    const std::uint32_t lower = after > kFew ? low : std::max(low, sample.Largest(after, above));
+    const std::uint32_t upper = before < 1 ? high : std::min(high, sample.Largest(before, above));
+    std::int64_t kept = Between(n, load, lower, upper, to, above);
+    if (rank <= above) {
+      low = upper + 1;
+      kept = Between(n, load, low, high, to, above);
+    } else if (rank > above + kept) {
+      high = lower - 1;
+      kept = Between(n, load, low, high, to, above);
+    } else {
+      low = lower;
+      high = upper;
+    }
+    larger += above;
+    rank -= above;
+    return kept;
+  }
+};
 
 // The rank-th largest key of the row (from 1), and how many keys are larger than it.
 std::uint32_t Threshold(const float* scores, std::int64_t n, std::int64_t rank,
                         std::vector<std::uint32_t>& buffer, std::int64_t& larger) {
-  constexpr std::int64_t kFew = 128;
-  const auto room = static_cast<std::size_t>(n) + HWY_MAX_BYTES / sizeof(std::uint32_t);
-  if (buffer.size() < room) buffer.resize(room);
+  const std::int64_t room = n + static_cast<std::int64_t>(HWY_MAX_BYTES / sizeof(std::uint32_t));
+  if (static_cast<std::int64_t>(buffer.size()) < 2 * room) buffer.resize(static_cast<std::size_t>(2 * room));
   std::uint32_t* keys = buffer.data();
-  larger = 0;
+  std::uint32_t* other = keys + room;
+  Search search{.rank = rank};
   std::int64_t above = 0;
-
-  // The first pass reads scores; if its pivots miss, all keys on their right side are taken.
-  const FromScores from{scores};
-  auto [low, high] = n > kFew ? Pivots(n, from, rank) : std::pair(0u, 0xffffffffu);
-  std::int64_t count = Between(n, from, low, high, keys, above);
-  if (rank <= above) {
-    low = high + 1;
-    high = 0xffffffffu;
-    count = Between(n, from, low, high, keys, above);
-  } else if (rank > above + count) {
-    high = low - 1;
-    low = 0;
-    count = Between(n, from, low, high, keys, above);
+  std::int64_t count = n > kFew ? search.Narrow(n, FromScores{scores}, keys)
+                                : Between(n, FromScores{scores}, 0, 0xffffffffu, keys, above);
+  while (count > kFew && search.low != search.high) {
+    const std::int64_t before = count;
+    count = search.Narrow(count, FromKeys{keys}, other);
+    std::swap(keys, other);
+    if (count == before) break;  // the sample does not help: a few values, nearly flat
   }
-  larger += above;
-  rank -= above;
-
-  while (count > kFew && low != high) {
-    const FromKeys kept{keys};
-    auto [next_low, next_high] = Pivots(count, kept, rank);
-    next_low = std::max(next_low, low);
-    next_high = std::min(next_high, high);
-    if (next_low == low && next_high == high) break;  // the sample does not help: nearly flat
-    std::int64_t in = 0;  // counted first: compressing in place would lose the others if the pivots miss
-    above = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-      above += keys[i] > next_high;
-      in += keys[i] >= next_low && keys[i] <= next_high;
-    }
-    if (rank <= above) {
-      next_low = next_high + 1;
-      next_high = high;
-    } else if (rank > above + in) {
-      next_high = next_low - 1;
-      next_low = low;
-    }
-    low = next_low;
-    high = next_high;
-    count = Between(count, kept, low, high, keys, above);
+  larger = search.larger;
+  if (search.low == search.high) return search.low;
+  if (count <= kFew) {
+    const std::uint32_t threshold =
+        Few(count, [&](std::int64_t i) { return keys[i]; }).Largest(search.rank, above);
     larger += above;
-    rank -= above;
+    return threshold;
   }
-  if (low == high) return low;
-  std::nth_element(keys, keys + rank - 1, keys + count, std::greater<>());
-  const std::uint32_t threshold = keys[rank - 1];
-  for (std::int64_t i = 0; i < rank - 1; ++i) larger += keys[i] > threshold;
+  std::nth_element(keys, keys + search.rank - 1, keys + count, std::greater<>());
+  const std::uint32_t threshold = keys[search.rank - 1];
+  for (std::int64_t i = 0; i < search.rank - 1; ++i) larger += keys[i] > threshold;
   return threshold;
 }
 
@@ -183,7 +215,8 @@ void Emit(const float* scores, std::int64_t n, std::uint32_t threshold, std::int
       take = hn::Or(take, equal);
     }
     const auto position = hn::Iota(di, static_cast<std::int32_t>(i));
-    written += static_cast<std::int64_t>(hn::CompressStore(position, take, di, out + written));
+    hn::StoreU(hn::Compress(position, take), di, out + written);
+    written += static_cast<std::int64_t>(hn::CountTrue(di, take));
   }
   for (; i < n && written < k; ++i) {
     const std::uint32_t key = top_k_key(scores[i]);
