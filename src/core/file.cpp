@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -90,13 +89,13 @@ AtomicFile::AtomicFile(std::filesystem::path file) : file_(std::move(file)) {
     if (S_ISDIR(status.st_mode)) fail(file_, "must be a file, is a directory");
     if (!S_ISREG(status.st_mode)) fail(file_, "must be a regular file");
   }
-  temporary_ = file_.string() + ".XXXXXX";
-  descriptor_ = ::mkostemp(temporary_.data(), O_CLOEXEC);
+  // The process's number keeps two writers of one file apart; the counter passes what a killed one left.
+  for (int attempt = 0; descriptor_ < 0 && attempt < 100; ++attempt) {
+    temporary_ = fmt::format("{}.{}-{}.tmp", file_.string(), ::getpid(), attempt);
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor_ < 0 && errno != EEXIST) break;
+  }
   if (descriptor_ < 0) fail_errno(file_, "cannot be written");
-  // mkostemp makes the file private; a new file gets what the umask leaves, as with open().
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  ::fchmod(descriptor_, 0666 & ~mask);
 }
 
 AtomicFile::~AtomicFile() {

@@ -1,7 +1,9 @@
 #include "core/json.hpp"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -137,6 +139,25 @@ TEST_F(FileTest, AtomicFileShowsAllOrNothing) {
       << "a temporary file stayed";
   EXPECT_ERROR(FileError, "is a directory", AtomicFile(directory_.string()));
   EXPECT_ERROR(FileError, "cannot be written: No such file", AtomicFile(directory_ / "missing" / "out"));
+}
+
+TEST_F(FileTest, AtomicFileLeavesNothingWhenTheDiskIsFull) {
+  std::ofstream(directory_ / "out") << "old";
+  rlimit usual{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &usual), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);  // then write() fails as on a full disk
+  const rlimit limit{.rlim_cur = 4096, .rlim_max = usual.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  EXPECT_ERROR(FileError, (directory_ / "out").string() + ": cannot be written: ", {
+    AtomicFile file(directory_ / "out");
+    file.write(std::string(10000, 'x'));
+    file.commit();
+  });
+  ::setrlimit(RLIMIT_FSIZE, &usual);
+  ::signal(SIGXFSZ, handler);
+  EXPECT_EQ(read_file(directory_ / "out", 9), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}), 1)
+      << "a temporary file stayed";
 }
 
 }  // namespace

@@ -173,7 +173,16 @@ TEST(ModelConfig, RefusesAbsurdTotalsBeforeAllocating) {
   json["hidden_size"] = 131072;
   json["moe_intermediate_size"] = 131072;
   EXPECT_ERROR(FileError, "c.json: asks for 7.82e+14", parse(json));
-  EXPECT_ERROR(FileError, "parameters; the most this library takes is 8e+12", parse(json));
+  EXPECT_ERROR(FileError, "parameters; the most this library takes is 4e+12", parse(json));
+}
+
+TEST(ModelConfig, RefusesMoreExpertsThanCanBePlanned) {
+  Json json = official();
+  json["n_routed_experts"] = 1024;
+  json["num_hidden_layers"] = 500;
+  EXPECT_ERROR(FileError,
+               "c.json: asks for 509952 routed experts in all layers; the most this library takes is 65536",
+               parse(json));
 }
 
 TEST(ModelConfig, NamesTheFileThatIsMissing) {

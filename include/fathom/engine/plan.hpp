@@ -19,7 +19,7 @@ enum class TensorKind : std::uint8_t {
   matrix,    ///< f8e4m3 with a scale, bf16 or f32
   scale,     ///< f32, of the matrix before it
   plain,     ///< bf16 or f32: norms, embedding, head, router
-  bias,      ///< as plain, but set by balancing, not trained: no parameter
+  bias,      ///< f32, of the router; set by balancing, not trained: no parameter
   optional,  ///< as plain, and equal to another tensor if it is absent: the MTP layer's embedding and head
 };
 

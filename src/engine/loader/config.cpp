@@ -19,7 +19,8 @@ constexpr std::int64_t kMaxHeadDim = 1024;
 constexpr std::int64_t kMaxExperts = 1024;
 constexpr std::int64_t kMaxVocabulary = 1 << 22;
 constexpr std::int64_t kMaxPositions = 1 << 22;
-constexpr double kMaxParameters = 8e12;
+constexpr double kMaxParameters = 4e12;
+constexpr std::int64_t kMaxExpertsOfAllLayers = 1 << 16;  // each is six tensors to plan
 
 constexpr JsonLimits kConfigLimits{.max_bytes = 1 << 20, .max_depth = 16};
 
@@ -159,6 +160,15 @@ ModelConfig read_config(const JsonObject& json) {
   }
   config.quantization_config = read_quantization(json);
   read_special_ids(json, config);
+  std::int64_t experts = 0;
+  for (std::int64_t layer = 0; layer < config.layer_count(); ++layer) {
+    if (config.is_moe_layer(layer)) experts += config.n_routed_experts;
+  }
+  if (experts > kMaxExpertsOfAllLayers) {
+    throw FileError(
+        fmt::format("{}: asks for {} routed experts in all layers; the most this library takes is {}",
+                    json.origin(), experts, kMaxExpertsOfAllLayers));
+  }
   if (const double parameters = parameter_estimate(config); parameters > kMaxParameters) {
     throw FileError(fmt::format("{}: asks for {:.3g} parameters; the most this library takes is {:.3g}",
                                 json.origin(), parameters, kMaxParameters));

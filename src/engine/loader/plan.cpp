@@ -166,13 +166,13 @@ void count_parameters(ModelPlan& plan, const ModelConfig& c) {
 }  // namespace
 
 bool ExpectedTensor::allows(DType dtype) const {
-  if (kind == TensorKind::scale) return dtype == DType::f32;
+  if (kind == TensorKind::scale || kind == TensorKind::bias) return dtype == DType::f32;
   return dtype == DType::bf16 || dtype == DType::f32 ||
          (kind == TensorKind::matrix && dtype == DType::f8e4m3);
 }
 
 std::string_view ExpectedTensor::dtypes() const {
-  if (kind == TensorKind::scale) return "f32";
+  if (kind == TensorKind::scale || kind == TensorKind::bias) return "f32";
   return kind == TensorKind::matrix ? "f8e4m3, bf16 or f32" : "bf16 or f32";
 }
 
