@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ops/elements.hpp"
+#include "cpu/simd.hpp"
 #include "ops/group_quant.hpp"
 
 #if defined(FATHOM_CPU_GROUP_QUANT_TARGET) == defined(HWY_TARGET_TOGGLE)
@@ -19,17 +19,6 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class D>
-HWY_INLINE hn::Vec<D> LoadGroup(D d, const float* x) {
-  return hn::LoadU(d, x);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> LoadGroup(D d, const std::uint16_t* x) {  // bf16
-  const hn::Rebind<std::uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, x))));
-}
-
 /// The bits of max |x| over 128 values; at least 0x7f800000 if one is infinite or NaN.
 template <class D, class T>
 HWY_INLINE std::int32_t GroupAmaxBits(D d, const T* HWY_RESTRICT x) {
@@ -37,7 +26,7 @@ HWY_INLINE std::int32_t GroupAmaxBits(D d, const T* HWY_RESTRICT x) {
   const auto magnitude_mask = hn::Set(di, 0x7fffffff);
   auto amax = hn::Zero(di);
   for (std::size_t i = 0; i < kQuantGroup; i += hn::Lanes(d)) {
-    amax = hn::Max(amax, hn::And(hn::BitCast(di, LoadGroup(d, x + i)), magnitude_mask));
+    amax = hn::Max(amax, hn::And(hn::BitCast(di, LoadWhole(d, x + i)), magnitude_mask));
   }
   return hn::GetLane(hn::MaxOfLanes(di, amax));
 }
@@ -69,12 +58,12 @@ HWY_INLINE void EncodeGroup(D d, const T* HWY_RESTRICT x, const GroupScale& grou
   const auto factor = hn::Set(d, group.factor);
   if (group.divide) {
     for (std::size_t i = 0; i < kQuantGroup; i += hn::Lanes(d)) {
-      hn::StoreU(E4m3Codes(d, hn::Div(LoadGroup(d, x + i), factor)), d8, q + i);
+      hn::StoreU(E4m3Codes(d, hn::Div(LoadWhole(d, x + i), factor)), d8, q + i);
     }
     return;
   }
   for (std::size_t i = 0; i < kQuantGroup; i += hn::Lanes(d)) {
-    hn::StoreU(E4m3Codes(d, hn::Mul(LoadGroup(d, x + i), factor)), d8, q + i);
+    hn::StoreU(E4m3Codes(d, hn::Mul(LoadWhole(d, x + i), factor)), d8, q + i);
   }
 }
 
@@ -89,13 +78,14 @@ HWY_INLINE float QuantizeGroup(D d, QuantRule rule, ScaleFormat format, const T*
   return group.scale;
 }
 
-/// Quantises a row of k values, and writes its scales as row `row` of `scales`.
+/// Quantises k neighbouring values of row `row`, whose first group is number `first`.
 template <class D, class T>
 HWY_INLINE void QuantizeRow(D d, QuantRule rule, ScaleFormat format, const T* HWY_RESTRICT x, std::int64_t k,
-                            std::uint8_t* HWY_RESTRICT q, const ScaleWriter& scales, std::int64_t row) {
+                            std::uint8_t* HWY_RESTRICT q, const ScaleWriter& scales, std::int64_t row,
+                            std::int64_t first = 0) {
   std::int64_t begin = 0;
-  for (; begin + kQuantGroup <= k; begin += kQuantGroup) {
-    scales.write(row, begin / kQuantGroup, QuantizeGroup(d, rule, format, x + begin, q + begin));
+  for (; begin + kQuantGroup <= k; begin += kQuantGroup, ++first) {
+    scales.write(row, first, QuantizeGroup(d, rule, format, x + begin, q + begin));
   }
   if (begin == k) return;
   // The short last group: zeros do not change its amax.
@@ -103,7 +93,7 @@ HWY_INLINE void QuantizeRow(D d, QuantRule rule, ScaleFormat format, const T* HW
   HWY_ALIGN T padded[kQuantGroup] = {};
   HWY_ALIGN std::uint8_t codes[kQuantGroup];
   std::memcpy(padded, x + begin, n * sizeof(T));
-  scales.write(row, begin / kQuantGroup, QuantizeGroup(d, rule, format, padded, codes));
+  scales.write(row, first, QuantizeGroup(d, rule, format, padded, codes));
   std::memcpy(q + begin, codes, n);
 }
 

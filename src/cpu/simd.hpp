@@ -18,6 +18,18 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+/// Lanes whole elements of f32 or bf16, as f32.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWhole(D d, const float* x) {
+  return hn::LoadU(d, x);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWhole(D d, const std::uint16_t* x) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, x))));
+}
+
 /// Elements [index, index + Lanes) of `data` as f32; elements at and beyond `remaining` read as zero and are
 /// not touched.
 template <class D>
@@ -25,13 +37,8 @@ HWY_INLINE hn::Vec<D> LoadFloats(D d, const void* data, DType dtype, std::int64_
                                  std::int64_t remaining) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   if (HWY_LIKELY(remaining >= lanes)) {
-    if (dtype == DType::f32) return hn::LoadU(d, static_cast<const float*>(data) + index);
-    if (dtype == DType::bf16) {
-      const hn::Rebind<std::uint16_t, D> d16;
-      const hn::RebindToUnsigned<D> d32;
-      const auto bits = hn::LoadU(d16, static_cast<const std::uint16_t*>(data) + index);
-      return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-    }
+    if (dtype == DType::f32) return LoadWhole(d, static_cast<const float*>(data) + index);
+    if (dtype == DType::bf16) return LoadWhole(d, static_cast<const std::uint16_t*>(data) + index);
   }
   HWY_ALIGN float lane[HWY_MAX_BYTES / sizeof(float)] = {};
   for (std::int64_t i = 0; i < std::min(lanes, remaining); ++i)

@@ -12,10 +12,14 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Outputs that are activated before they are quantised: a division and a maximum over one group alone would
+// stall on their latency.
+constexpr std::int64_t kChunk = 8 * kQuantGroup;
+
 // v[0, n) = silu(gate) * up for outputs [begin, begin + n) of the row that starts at element `row`.
 template <bool kClamp, class D>
-HWY_INLINE void ActivateGroup(D d, const SiluMulQuantProblem& problem, const void* gate_up, std::int64_t row,
-                              std::int64_t begin, std::int64_t n, float clamp_limit, float* HWY_RESTRICT v) {
+HWY_INLINE void Activate(D d, const SiluMulQuantProblem& problem, const void* gate_up, std::int64_t row,
+                         std::int64_t begin, std::int64_t n, float clamp_limit, float* HWY_RESTRICT v) {
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto limit = hn::Set(d, clamp_limit);
   for (std::int64_t i = 0; i < n; i += lanes) {
@@ -37,29 +41,24 @@ void SiluMulQuantRows(const SiluMulQuantProblem& problem, const SiluMulQuantArgs
   const TensorView gate_up = expert_matrix(args.gate_up, expert);
   const TensorView q = expert_matrix(args.q, expert);
   const ScaleWriter scales(args.scale, problem.scale_layout, scale_groups(problem.dim), expert);
-  HWY_ALIGN float v[kQuantGroup];
-  HWY_ALIGN std::uint8_t codes[kQuantGroup];
+  HWY_ALIGN float v[kChunk];
   for (std::int64_t r = begin; r < end; ++r) {
-    for (std::int64_t at = 0; at < problem.dim; at += kQuantGroup) {
-      const std::int64_t n = std::min(kQuantGroup, problem.dim - at);
-      const std::int64_t row = r * gate_up.step(0);
+    const std::int64_t row = r * gate_up.step(0);
+    for (std::int64_t at = 0; at < problem.dim; at += kChunk) {
+      const std::int64_t n = std::min(kChunk, problem.dim - at);
       if (problem.swizzled) {
         if (problem.clamp) {
-          ActivateGroup<true>(RunTag(), problem, gate_up.data, row, at, n, limit, v);
+          Activate<true>(RunTag(), problem, gate_up.data, row, at, n, limit, v);
         } else {
-          ActivateGroup<false>(RunTag(), problem, gate_up.data, row, at, n, limit, v);
+          Activate<false>(RunTag(), problem, gate_up.data, row, at, n, limit, v);
         }
       } else if (problem.clamp) {
-        ActivateGroup<true>(d, problem, gate_up.data, row, at, n, limit, v);
+        Activate<true>(d, problem, gate_up.data, row, at, n, limit, v);
       } else {
-        ActivateGroup<false>(d, problem, gate_up.data, row, at, n, limit, v);
+        Activate<false>(d, problem, gate_up.data, row, at, n, limit, v);
       }
-      const bool whole = n == kQuantGroup;
-      if (!whole) std::fill(v + n, v + kQuantGroup, 0.0f);  // zeros do not change amax
-      std::uint8_t* out = q.as<std::uint8_t>() + r * q.step(0) + at;
-      const float scale = QuantizeGroup(d, QuantRule::silu_mul, problem.scale_format, v, whole ? out : codes);
-      if (!whole) std::memcpy(out, codes, static_cast<std::size_t>(n));
-      scales.write(r, at / kQuantGroup, scale);
+      QuantizeRow(d, QuantRule::silu_mul, problem.scale_format, v, n,
+                  q.as<std::uint8_t>() + r * q.step(0) + at, scales, r, at / kQuantGroup);
     }
   }
 }
