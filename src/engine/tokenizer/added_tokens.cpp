@@ -16,7 +16,7 @@ std::size_t character_before(std::string_view text, std::size_t end) {
 }
 
 bool is_word(std::string_view character) {
-  static const Regex pattern = Regex::compile("[\\w\\x{200c}\\x{200d}]");
+  static const Regex pattern = Regex::compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200c}\x{200d}])");
   SearchScratch scratch;
   std::vector<Piece> pieces;
   pattern.split(character, scratch, pieces);

@@ -50,7 +50,7 @@ struct Regex::Code {
   CodePointer code;
   std::string pattern;
 
-  Code(std::string_view source, std::string_view shown, std::uint32_t options) : pattern(shown) {
+  Code(std::string_view source, std::string_view shown, std::uint32_t options, bool jit) : pattern(shown) {
     const CompileContext context(allocated(pcre2_compile_context_create(nullptr)));
     pcre2_set_newline(context.get(),
                       PCRE2_NEWLINE_LF);  // what '.' does not match, whatever the system's build says
@@ -59,17 +59,20 @@ struct Regex::Code {
     code.reset(
         pcre2_compile(units(source), source.size(), options | PCRE2_UTF, &error, &offset, context.get()));
     if (code == nullptr) throw PatternError(message(error));
-    // Without JIT (a platform or a build that lacks it) the interpreter gives the same matches, slower.
-    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
+    // Without JIT (a platform or a build that lacks it) the interpreter gives the same matches, slower. With
+    // lazy repeats the JIT of 10.42 does not always: "(?>.+?\\w[\\n ])X" in "Kqs .q\\nX" begins at byte 3,
+    // not 2.
+    if (jit) pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   }
 };
 
 Regex Regex::compile(std::string_view pattern) {
-  return Regex(std::make_unique<const Code>(to_pcre2(pattern), pattern, PCRE2_UCP | PCRE2_MULTILINE));
+  const Pcre2Pattern ours = to_pcre2(pattern);
+  return Regex(std::make_unique<const Code>(ours.text, pattern, PCRE2_UCP | PCRE2_MULTILINE, !ours.lazy));
 }
 
 Regex Regex::literal(std::string_view text) {
-  return Regex(std::make_unique<const Code>(text, text, PCRE2_LITERAL));
+  return Regex(std::make_unique<const Code>(text, text, PCRE2_LITERAL, true));
 }
 
 Regex::Regex(std::unique_ptr<const Code> code) : code_(std::move(code)) {}

@@ -57,11 +57,11 @@ class Translator {
  public:
   explicit Translator(std::string_view pattern) : in_(pattern) {}
 
-  std::string run() {
+  Pcre2Pattern run() {
     groups_.push_back({.begin = 0, .body = 0, .caseless = false, .repeatable = false});
     while (at_ < in_.size()) term();
     if (groups_.size() > 1) throw PatternError("a ')' is missing");
-    return std::move(out_);
+    return {std::move(out_), lazy_};
   }
 
  private:
@@ -239,6 +239,7 @@ class Translator {
       out_ += '+';
     } else if (accept("?")) {
       out_ += '?';
+      lazy_ = true;
     }
     after_repeat();
   }
@@ -256,6 +257,7 @@ class Translator {
                         comma && high ? std::to_string(*high) : std::string());
     if (comma && accept("?")) {
       out_ += '?';
+      lazy_ = true;
     } else if (peek("+") || peek("?")) {  // repeats what was repeated
       out_.insert(atom_, "(?:");
       out_ += ')';
@@ -273,7 +275,7 @@ class Translator {
   }
 
   void escape() {
-    const std::string word = escape_set('w')->items;
+    const std::string word = escape_set('w', false)->items;
     if (accept("b")) {
       return assertion(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", word));
     }
@@ -286,13 +288,13 @@ class Translator {
     if (accept("R")) return atom("(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])");
     if (accept("N")) return atom("[^\\n]");
     if (accept("O")) return atom("(?s:.)");
-    const Escape what = escaped_item();
+    const Escape what = escaped_item(false);
     if (const auto* point = std::get_if<char32_t>(&what)) return literal(*point);
     atom(outside_class(std::get<CharSet>(what)));
   }
 
   // After the backslash: what may stand inside and outside a class.
-  Escape escaped_item() {
+  Escape escaped_item(bool in_class) {
     const char32_t c = next();
     switch (c) {
       case 'n':
@@ -321,7 +323,7 @@ class Translator {
     }
     if (c > 0x7f || (!is_ascii_letter(c) && !is_ascii_digit(c))) return c;
     const char letter = static_cast<char>(lower(c));
-    auto set = escape_set(letter);
+    auto set = escape_set(letter, in_class);
     if (!set || is_ascii_digit(c)) refuse(fmt::format("'\\{}'", static_cast<char>(c)));
     if (caseless() && letter == 'w') refuse("'\\w' with case ignored");
     set->negated = c < 'a';
@@ -368,6 +370,8 @@ class Translator {
   std::string char_class(int depth) {
     if (depth > kMaxDepth) refuse("nesting classes deeper than 32");
     const bool negated = accept("^");
+    // Such a set holds ß, and then Oniguruma lets the class match "ss", too.
+    if (negated && caseless()) refuse("a negated class with case ignored");
     if (peek("]")) refuse("an empty class or a ']' in front of a class");
     Union current;
     std::vector<std::string> parts;  // the left sides of '&&'
@@ -394,9 +398,10 @@ class Translator {
     if (accept("[:")) return current.add(posix());
     if (accept("[")) return current.others.push_back(char_class(depth + 1));
     if (peek("-") && !first && !peek("-]")) refuse("a '-' in the middle of a class (write '\\-')");
-    const Escape low = accept("\\") ? escaped_item() : Escape(next());
+    const Escape low = accept("\\") ? escaped_item(true) : Escape(next());
     if (const auto* set = std::get_if<CharSet>(&low)) {
       if (peek("-") && !peek("-]")) refuse("a '-' after a set of characters (write '\\-')");
+      if (set->negated && caseless()) refuse("a negated set with case ignored");
       return current.add(*set);
     }
     const char32_t begin = std::get<char32_t>(low);
@@ -405,7 +410,7 @@ class Translator {
     if (!peek("-") || peek("-]")) return;
     at_ += 1;
     if (peek("[") || peek("-") || peek("&&")) refuse("a '-' before a set of characters (write '\\-')");
-    const Escape high = accept("\\") ? escaped_item() : Escape(next());
+    const Escape high = accept("\\") ? escaped_item(true) : Escape(next());
     const auto* end = std::get_if<char32_t>(&high);
     if (end == nullptr || *end < begin)
       throw PatternError("a range of characters has no end or runs backwards");
@@ -427,11 +432,12 @@ class Translator {
   std::string out_;
   std::size_t atom_ = kNone;  // where in out_ the thing begins that a quantifier would repeat
   char32_t previous_ = 0;     // the literal just before, if case is ignored
+  bool lazy_ = false;
   std::vector<Group> groups_;
 };
 
 }  // namespace
 
-std::string to_pcre2(std::string_view pattern) { return Translator(pattern).run(); }
+Pcre2Pattern to_pcre2(std::string_view pattern) { return Translator(pattern).run(); }
 
 }  // namespace fathom::text

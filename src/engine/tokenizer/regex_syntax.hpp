@@ -21,6 +21,10 @@ class PatternError : public std::runtime_error {
 ///   (?i:ss)                    also matches one letter (ß)       refused, as is whatever is not known here
 ///
 /// Groups become non-capturing; back references are refused. Throws PatternError.
-std::string to_pcre2(std::string_view pattern);
+struct Pcre2Pattern {
+  std::string text;
+  bool lazy = false;  // has a lazy repeat ("x+?")
+};
+Pcre2Pattern to_pcre2(std::string_view pattern);
 
 }  // namespace fathom::text

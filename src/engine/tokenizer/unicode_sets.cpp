@@ -60,6 +60,9 @@ constexpr std::pair<std::string_view, std::string_view> kLongNames[] = {
 constexpr std::string_view kWhiteSpace =
     "\\x{9}-\\x{d} \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 
+// Oniguruma counts these among \w outside of classes, not inside.
+constexpr const char* kLatin1Numbers = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+
 std::string items(std::initializer_list<std::string_view> names) {
   std::string all;
   for (const std::string_view name : names) {
@@ -90,14 +93,14 @@ std::optional<CharSet> unicode_property(std::string_view name) {
   return CharSet{std::move(found)};
 }
 
-std::optional<CharSet> escape_set(char letter) {
+std::optional<CharSet> escape_set(char letter, bool in_class) {
   switch (letter) {
     case 's':
       return CharSet{std::string(kWhiteSpace)};
     case 'd':
       return CharSet{items({"nd"})};
     case 'w':
-      return CharSet{items({"alphabetic", "m", "nd", "pc"})};
+      return CharSet{items({"alphabetic", "m", "nd", "pc"}) + (in_class ? "" : kLatin1Numbers)};
     case 'h':
       return CharSet{"0-9a-fA-F"};
     default:
@@ -107,14 +110,14 @@ std::optional<CharSet> escape_set(char letter) {
 
 std::optional<CharSet> posix_set(std::string_view name) {
   if (name == "alpha") return CharSet{items({"alphabetic"})};
-  if (name == "digit") return escape_set('d');
+  if (name == "digit") return escape_set('d', true);
   if (name == "alnum") return CharSet{items({"alphabetic", "nd"})};
   if (name == "upper") return CharSet{items({"uppercase"})};
   if (name == "lower") return CharSet{items({"lowercase"})};
   if (name == "punct") return CharSet{items({"p", "s"})};
-  if (name == "space") return escape_set('s');
-  if (name == "word") return escape_set('w');
-  if (name == "xdigit") return escape_set('h');
+  if (name == "space") return escape_set('s', true);
+  if (name == "word") return escape_set('w', true);
+  if (name == "xdigit") return escape_set('h', true);
   return std::nullopt;
 }
 

@@ -20,7 +20,8 @@ struct CharSet {
 std::optional<CharSet> unicode_property(std::string_view name);
 
 /// The sets of \s \w \d \h in Oniguruma's syntax (\h is a hexadecimal digit); nothing for other letters.
-std::optional<CharSet> escape_set(char letter);
+/// `in_class`: between brackets, where \w means slightly less.
+std::optional<CharSet> escape_set(char letter, bool in_class);
 
 /// The set of [:name:]. Nothing if the name is not known.
 std::optional<CharSet> posix_set(std::string_view name);
