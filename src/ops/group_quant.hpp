@@ -48,7 +48,14 @@ inline GroupScale group_scale(QuantRule rule, ScaleFormat format, float amax) {
   return {scale, factor};
 }
 
-/// Quantises one group that may be strided nowhere: `load(i)` gives element i of n. Returns the stored scale.
+/// The same for a 128 x 128 block of a weight: floor 1e-4, x * (1/s).
+inline GroupScale block_scale(ScaleFormat format, float amax) {
+  const float scale = (amax < 1e-4f ? 1e-4f : amax) / 448.0f;
+  const float stored = format == ScaleFormat::ue8m0 ? ceil_to_ue8m0(scale) : scale;
+  return {stored, 1.0f / stored};
+}
+
+/// Quantises one group of n values, `load(i)` gives value i. Returns the stored scale.
 template <class Load>
 float quantize_group(QuantRule rule, ScaleFormat format, std::int64_t n, const Load& load, std::uint8_t* q) {
   float amax = 0;
@@ -95,9 +102,20 @@ class ScaleWriter {
   std::int64_t column_step_;
 };
 
+/// Matrix `index` of [batch, rows, columns], or the 2-D tensor itself.
+inline TensorView matrix_of(TensorView tensor, std::int64_t index) {
+  if (tensor.rank == 2) return tensor;
+  tensor.data = static_cast<std::byte*>(tensor.data) + index * tensor.step(0) * size_of(tensor.dtype);
+  tensor.rank = 2;
+  tensor.shape = {tensor.size(1), tensor.size(2)};
+  tensor.stride = {tensor.step(1), tensor.step(2)};
+  return tensor;
+}
+
 /// Checks a scale argument of [rows, groups], or [batch, rows, groups] if batch is not negative, against its
 /// layout and format.
-void expect_scale(const Expect& expect, const TensorView& scale, ScaleFormat format, ScaleLayout layout,
-                  std::int64_t rows, std::int64_t groups, std::int64_t batch = -1);
+void expect_scale(const Expect& expect, std::string_view argument, const TensorView& scale,
+                  ScaleFormat format, ScaleLayout layout, std::int64_t rows, std::int64_t groups,
+                  std::int64_t batch = -1);
 
 }  // namespace fathom

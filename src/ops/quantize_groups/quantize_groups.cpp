@@ -28,7 +28,7 @@ QuantizeGroupsProblem validate(const QuantizeGroupsArgs& args) {
   expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1});
   expect.at_least("k", problem.k, 1);
   expect.tensor("q", args.q, {DType::f8e4m3}, {problem.tokens, problem.k});
-  expect_scale(expect, args.scale, args.scale_format, args.scale_layout, problem.tokens,
+  expect_scale(expect, "scale", args.scale, args.scale_format, args.scale_layout, problem.tokens,
                scale_groups(problem.k));
   return problem;
 }

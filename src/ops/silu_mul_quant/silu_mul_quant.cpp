@@ -46,14 +46,14 @@ SiluMulQuantProblem validate(const SiluMulQuantArgs& args) {
     expect.tensor("q", args.q, {DType::f8e4m3}, {-1, -1, -1});
     expect.tensor("gate_up", args.gate_up, {DType::f32, DType::bf16},
                   {problem.experts, problem.rows, 2 * problem.dim});
-    expect_scale(expect, args.scale, args.scale_format, args.scale_layout, problem.rows, groups,
+    expect_scale(expect, "scale", args.scale, args.scale_format, args.scale_layout, problem.rows, groups,
                  problem.experts);
     expect.tensor("masked_m", args.masked_m, {DType::i32}, {problem.experts});
     check_masked_m(expect, args.masked_m, problem.rows);
   } else {
     expect.tensor("q", args.q, {DType::f8e4m3}, {-1, -1});
     expect.tensor("gate_up", args.gate_up, {DType::f32, DType::bf16}, {problem.rows, 2 * problem.dim});
-    expect_scale(expect, args.scale, args.scale_format, args.scale_layout, problem.rows, groups);
+    expect_scale(expect, "scale", args.scale, args.scale_format, args.scale_layout, problem.rows, groups);
   }
   if (problem.swizzled && problem.dim % 8 != 0) {
     expect.fail("dim", "be a multiple of 8 if swizzled", std::to_string(problem.dim));

@@ -38,8 +38,8 @@ using RunTag = hn::CappedTag<float, 8>;
 void SiluMulQuantRows(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args, std::int64_t expert,
                       float limit, std::int64_t begin, std::int64_t end) {
   const hn::ScalableTag<float> d;
-  const TensorView gate_up = expert_matrix(args.gate_up, expert);
-  const TensorView q = expert_matrix(args.q, expert);
+  const TensorView gate_up = matrix_of(args.gate_up, expert);
+  const TensorView q = matrix_of(args.q, expert);
   const ScaleWriter scales(args.scale, problem.scale_layout, scale_groups(problem.dim), expert);
   HWY_ALIGN float v[kChunk];
   for (std::int64_t r = begin; r < end; ++r) {

@@ -41,8 +41,8 @@ void silu_mul_quant_ref(const SiluMulQuantProblem& problem, const SiluMulQuantAr
   const bool masked = args.masked_m.given();
   for (std::int64_t e = 0; e < (masked ? problem.experts : 1); ++e) {
     const ScaleWriter scales(args.scale, problem.scale_layout, scale_groups(problem.dim), e);
-    const TensorView gate_up = expert_matrix(args.gate_up, e);
-    const TensorView q = expert_matrix(args.q, e);
+    const TensorView gate_up = matrix_of(args.gate_up, e);
+    const TensorView q = matrix_of(args.q, e);
     const std::int64_t rows = masked ? args.masked_m.as<std::int32_t>()[e] : problem.rows;
     for (std::int64_t r = 0; r < rows; ++r) quantize_row(problem, gate_up, q, scales, r, limit);
   }

@@ -5,6 +5,7 @@
 
 #include "fathom/ops/quantize_groups.hpp"
 #include "fathom/ops/silu_mul.hpp"
+#include "ops/group_quant.hpp"
 #include "ops/op_test.hpp"
 #include "ops/silu_mul_quant/silu_mul_quant_impl.hpp"
 
@@ -32,7 +33,7 @@ struct Output {
       args.q = q;
       args.scale = scale_view(words, problem.scale_layout, problem.experts, problem.rows, groups);
     } else {
-      args.q = expert_matrix(q, 0);
+      args.q = matrix_of(q, 0);
       args.scale = scale_view(words, problem.scale_layout, problem.rows, groups);
     }
     args.scale_format = problem.scale_format;
@@ -94,7 +95,7 @@ TEST(SiluMulQuant, EveryImplementationGivesTheSameBytes) {
           gate_up.set(i, std::nan(""));
       }
     }
-    SiluMulQuantArgs args{.gate_up = problem.experts > 0 ? gate_up.view() : expert_matrix(gate_up, 0)};
+    SiluMulQuantArgs args{.gate_up = problem.experts > 0 ? gate_up.view() : matrix_of(gate_up, 0)};
     if (problem.experts > 0) args.masked_m = masked_m;
     const Output got(problem);
     const Output expected(problem);
@@ -193,11 +194,11 @@ TEST(SiluMulQuant, TakesAnyShape) {
       alone_problem.experts = 0;
       alone_problem.rows = m;
       const Output alone(alone_problem);
-      SiluMulQuantArgs alone_args{.gate_up = expert_matrix(gate_up, e).rows(0, m)};
+      SiluMulQuantArgs alone_args{.gate_up = matrix_of(gate_up, e).rows(0, m)};
       alone.bind(alone_problem, alone_args);
       silu_mul_quant(alone_args, test_context(1));
-      expect_same_bytes(expert_matrix(args.q, e).rows(0, m), alone_args.q);
-      expect_same_bytes(expert_matrix(args.scale, e).rows(0, m), alone_args.scale);
+      expect_same_bytes(matrix_of(args.q, e).rows(0, m), alone_args.q);
+      expect_same_bytes(matrix_of(args.scale, e).rows(0, m), alone_args.scale);
     }
   }
 }
