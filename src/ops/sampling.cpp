@@ -10,10 +10,13 @@
 namespace fathom {
 
 void check_sampling_params(const Expect& expect, const SamplingParams& params) {
-  expect.that(std::isfinite(params.temperature) && params.temperature >= 0, "temperature", "be at least 0",
-              std::to_string(params.temperature));
+  if (!std::isfinite(params.temperature) || params.temperature < 0) {
+    expect.fail("temperature", "be at least 0", std::to_string(params.temperature));
+  }
   expect.at_least("top_k", params.top_k, 0);
-  expect.that(params.top_p > 0 && params.top_p <= 1, "top_p", "be in (0,1]", std::to_string(params.top_p));
+  if (!(params.top_p > 0 && params.top_p <= 1)) {
+    expect.fail("top_p", "be in (0,1]", std::to_string(params.top_p));
+  }
 }
 
 void check_coins(const Expect& expect, const TensorView& coins, std::initializer_list<std::int64_t> shape) {
@@ -23,12 +26,16 @@ void check_coins(const Expect& expect, const TensorView& coins, std::initializer
     const std::int64_t index =
         coins.rank == 2 ? i / width * coins.step(0) + i % width * coins.step(1) : i * coins.step(0);
     const float coin = coins.as<float>()[index];
-    expect.that(coin >= 0 && coin < 1, "coins", "be in [0,1)", std::to_string(coin));
+    if (!(coin >= 0 && coin < 1)) expect.fail("coins", "be in [0,1)", std::to_string(coin));
   }
 }
 
 bool cuts(const SamplingParams& params, std::int64_t vocab) {
   return params.top_p < 1 || (params.top_k > 0 && params.top_k < vocab);
+}
+
+void fail_without_logit(const Expect& expect, std::int64_t row) {
+  expect.fail("logits", "have a value above -inf in every row", "none in row " + std::to_string(row));
 }
 
 std::int64_t argmax_ref(const Expect& expect, const float* logits, std::int64_t vocab, std::int64_t row) {
@@ -40,9 +47,7 @@ std::int64_t argmax_ref(const Expect& expect, const float* logits, std::int64_t 
       best = v;
     }
   }
-  if (best < 0) {
-    expect.fail("logits", "have a value above -inf in every row", "none in row " + std::to_string(row));
-  }
+  if (best < 0) fail_without_logit(expect, row);
   return best;
 }
 

@@ -13,6 +13,9 @@ void check_coins(const Expect& expect, const TensorView& coins, std::initializer
 /// True if top_k or top_p removes anything of a vocabulary of this size.
 bool cuts(const SamplingParams& params, std::int64_t vocab);
 
+/// What a row without any logit above -inf is answered with.
+[[noreturn]] void fail_without_logit(const Expect& expect, std::int64_t row);
+
 /// The largest logit, ties to the lowest token. Throws InvalidArgument if there is none above -inf.
 std::int64_t argmax_ref(const Expect& expect, const float* logits, std::int64_t vocab, std::int64_t row);
 /// p of every token, zero where top_k or top_p cut it. Throws as argmax_ref.

@@ -4,4 +4,5 @@
 
 namespace fathom {
 void sample_ref(const SampleProblem& problem, const SampleArgs& args, const Context& context);
+void sample_cpu(const SampleProblem& problem, const SampleArgs& args, const Context& context);
 }  // namespace fathom

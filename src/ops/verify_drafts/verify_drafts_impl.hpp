@@ -5,4 +5,6 @@
 namespace fathom {
 void verify_drafts_ref(const VerifyDraftsProblem& problem, const VerifyDraftsArgs& args,
                        const Context& context);
+void verify_drafts_cpu(const VerifyDraftsProblem& problem, const VerifyDraftsArgs& args,
+                       const Context& context);
 }  // namespace fathom
