@@ -189,7 +189,7 @@ TensorView Checkpoint::Impl::view(const Stored& stored) const {
     view.stride[static_cast<std::size_t>(axis)] = step;
     step *= view.size(axis);
   }
-  if (stored.entry.begin % size_of(view.dtype) == 0) return view;
+  if (stored.entry.begin % size_of(view.dtype) == 0 || view.count() == 0) return view;
   const std::scoped_lock lock(aligned_mutex);
   const auto [place, is_new] = aligned.try_emplace(static_cast<std::size_t>(&stored - tensors.data()));
   if (is_new) {
