@@ -21,9 +21,8 @@ struct GroupScale {
 /// The largest |x| with NaN passed over: a NaN spoils its own element (code 0x7f), not its group.
 inline float update_amax(float amax, float x) { return std::abs(x) > amax ? std::abs(x) : amax; }
 
-/// The scale of a group whose largest |x| is amax (>= 0, not NaN). Never gives a factor that is NaN or
-/// infinite; an amax of infinity gives the f32 scale infinity (finite x: q = 0, infinite x: NaN) or the ue8m0
-/// scale 2^127.
+/// The scale of a group whose largest |x| is amax (>= 0, not NaN). A finite amax gives a finite scale and
+/// factor; infinity gives the f32 scale infinity (finite x: q = 0, infinite x: NaN) or the ue8m0 scale 2^127.
 inline GroupScale group_scale(QuantRule rule, ScaleFormat format, float amax) {
   const float floor = rule == QuantRule::kv_cache                                         ? 0.0f
                       : rule == QuantRule::per_token_group || rule == QuantRule::silu_mul ? 1e-10f
@@ -79,7 +78,7 @@ class ScaleWriter {
         groups_(groups),
         row_step_(scale.step(scale.rank - 2)),
         column_step_(scale.step(scale.rank - 1)) {
-    if (scale.rank == 3) data_ += matrix * scale.step(0) * 4;
+    if (scale.rank == 3 && data_ != nullptr) data_ += matrix * scale.step(0) * 4;
   }
 
   void write(std::int64_t row, std::int64_t group, float scale) const {
@@ -105,7 +104,9 @@ class ScaleWriter {
 /// Matrix `index` of [batch, rows, columns], or the 2-D tensor itself.
 inline TensorView matrix_of(TensorView tensor, std::int64_t index) {
   if (tensor.rank == 2) return tensor;
-  tensor.data = static_cast<std::byte*>(tensor.data) + index * tensor.step(0) * size_of(tensor.dtype);
+  if (tensor.data != nullptr) {  // null if empty
+    tensor.data = static_cast<std::byte*>(tensor.data) + index * tensor.step(0) * size_of(tensor.dtype);
+  }
   tensor.rank = 2;
   tensor.shape = {tensor.size(1), tensor.size(2)};
   tensor.stride = {tensor.step(1), tensor.step(2)};
