@@ -25,8 +25,10 @@ struct BenchCase {
 /// A buffer of normal random values, shared with the closure of the bench.
 std::shared_ptr<Buffer> bench_normal(DType dtype, std::initializer_list<std::int64_t> shape,
                                      double deviation = 1);
-/// How many copies of `bytes` no cache of this machine holds together (at least 1).
+/// How many copies of `bytes` no cache of this machine holds together (at least 1). Always 1 after
+/// use_hot_weights().
 std::int64_t cold_copies(std::int64_t bytes);
+void use_hot_weights();
 
 /// The bench of a problem string. Throws InvalidArgument if no op has that name.
 BenchCase make_bench(std::string_view problem, const Context& context);

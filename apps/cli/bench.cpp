@@ -30,6 +30,8 @@ struct BenchArguments {
   std::string json;
   std::string filter;
   int repetitions = 7;
+  bool hot = false;
+  bool list = false;
   ThreadArgument threads;
 };
 
@@ -148,6 +150,12 @@ int bench(const BenchArguments& arguments) {
   if (problems.empty()) throw FileError(arguments.what + ": has no problem");
   if (!arguments.filter.empty()) keep_matching(problems, arguments.filter);
 
+  if (arguments.list) {
+    fmt::print("{}\n", fmt::join(problems, "\n"));
+    return 0;
+  }
+
+  if (arguments.hot) use_hot_weights();
   const fathom::Context context(arguments.threads.options());
   const Roof roof = measure_roof(context);
   fmt::print(stderr, "{} threads, {}: reads {:.1f} GB/s, {} {:.0f} GFLOP/s\n", context.threads(),
@@ -221,6 +229,10 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str()
       ->type_name("N");
+  command->add_flag("--hot", arguments->hot,
+                    "Let weights stay in the caches; by default they come from memory");
+  command->add_flag("--list", arguments->list,
+                    "Print the problems, each with all of its keys, and time nothing");
   arguments->threads.add_to(*command);
   command->footer(
       "Spread is the median distance of the timings from their median. `of roof` sets the bytes and flops\n"
