@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/core/op_info.hpp"
@@ -226,7 +227,7 @@ void add_bench(CLI::App& program, Action& action) {
                    "Only problems that contain a match of this regular expression")
       ->type_name("REGEX");
   command->add_option("--repetitions", arguments->repetitions, "Timings per problem; the median is shown")
-      ->check(CLI::Range(1, 1000))
+      ->check(whole_number(1, 1000))
       ->capture_default_str()
       ->type_name("N");
   command->add_flag("--hot", arguments->hot,

@@ -31,6 +31,9 @@ int run(int argc, char** argv) {
   program.require_subcommand(0, 1);  // none at all is refused below: with words that say more
   program.footer(kFooter);
   fathom::cli::Action action;
+  fathom::cli::add_generate(program, action);
+  fathom::cli::add_logits(program, action);
+  fathom::cli::add_perplexity(program, action);
   fathom::cli::add_info(program, action);
   fathom::cli::add_bench(program, action);
   fathom::cli::add_ops(program, action);

@@ -94,4 +94,19 @@ Perplexity Session::perplexity(std::span<const std::int32_t> ids, std::int64_t w
   return result;
 }
 
+Perplexity pooled(std::span<const Perplexity> parts) {
+  Perplexity result;
+  double sum = 0;
+  for (const Perplexity& part : parts) {
+    sum += part.mean_nll * static_cast<double>(part.predicted);
+    result.predicted += part.predicted;
+    result.nll_per_window.insert(result.nll_per_window.end(), part.nll_per_window.begin(),
+                                 part.nll_per_window.end());
+  }
+  if (result.predicted == 0) throw InvalidArgument("perplexity: no token is predicted");
+  result.mean_nll = sum / static_cast<double>(result.predicted);
+  result.perplexity = std::exp(result.mean_nll);
+  return result;
+}
+
 }  // namespace fathom

@@ -66,6 +66,9 @@ struct Perplexity {
   std::vector<double> nll_per_window;  // mean of each
 };
 
+/// Of several texts taken together: every predicted token counts the same.
+Perplexity pooled(std::span<const Perplexity> parts);
+
 /// Bytes held by a session and its model.
 struct MemoryUse {
   std::int64_t weights_mapped = 0;
