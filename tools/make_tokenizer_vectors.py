@@ -6,6 +6,9 @@
 tests/engine/data/second/tokenizer.json   a small tokenizer with other rules than the bundled model's
 tests/engine/data/tokenizer_fuzz.jsonl    ["text", ids by the bundled tokenizer, ids by the second] a line
 tests/engine/data/split_cases.jsonl       ["pattern", "Behavior", invert, "text", pieces] a line
+tests/engine/data/variants.jsonl          [parts to replace in the second, [["text", ids, decoded], ...]] a line
+tests/engine/data/long_texts.jsonl        ["text", times, digest by the bundled, digest by the second] a line: number
+                                          and hash of the ids of the repeated text
 
 With a COUNT other than 10000 the fuzz lines go to standard output and no file is written.
 """
@@ -140,6 +143,56 @@ def split_cases(rng, words):
                 yield [pattern, name, invert, text, [piece for piece, _ in pieces]]
 
 
+def variants(rng, words):
+    def split(pattern, behavior="Isolated", invert=False):
+        return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+    def byte_level(prefix, regex):
+        return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
+
+    def sequence(*steps):
+        return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": list(steps)}}
+
+    def model(**options):
+        vocab = {"a": 0, "b": 1, "ab": 2, "?": 3, "abab": 7, "Ġ": 5, "?a": 6}
+        return {"model": {"type": "BPE", "vocab": vocab, "merges": ["a b", "ab ab", "? a"], **options},
+                "added_tokens": [], "post_processor": None}
+
+    digits = {"type": "Digits", "individual_digits": True}
+    return [
+        {"pre_tokenizer": byte_level(True, True), "post_processor": None},
+        {"pre_tokenizer": byte_level(False, True), "post_processor": byte_level(True, True)},
+        sequence(split({"Regex": "[\r\n]"}), split({"Regex": "\\s?\\p{L}+"}), split({"Regex": "\\s?\\p{P}+"}),
+                 split({"Regex": "[一-龥ࠀ-一가-퟿]+"}), digits, byte_level(False, False)),
+        sequence({"type": "Digits", "individual_digits": False}, split({"String": " "}, "MergedWithNext"), byte_level(False, False)),
+        sequence(split({"String": "a"}, "Removed"), byte_level(True, False)),
+        sequence(split({"Regex": "[^\\s]+"}, "Removed", True), byte_level(False, True)),
+        sequence(split({"String": "."}, "Contiguous"), sequence(digits)["pre_tokenizer"], byte_level(True, True)),
+        model(unk_token="?"), model(unk_token="?", fuse_unk=True), model(unk_token="?", fuse_unk=True, ignore_merges=True),
+    ]
+
+
+def variant_line(parts, base, rng, words):
+    tokenizer = Tokenizer.from_str(json.dumps(base | parts))
+    texts = [fuzz_text(rng, words) for _ in range(30)] + ["", "abab", "abacabb ab", "aé ba", "éé", " ab 12345 a.b..c"]
+    rows = []
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        rows.append([text, ids, tokenizer.decode(ids, skip_special_tokens=False)])
+    return [parts, rows]
+
+
+def digest(ids):
+    value = 0xCBF29CE484222325  # FNV-1a over 32-bit words
+    for one in ids:
+        value = (value ^ one) * 0x100000001B3 % 2**64
+    return [len(ids), value]
+
+
+LONG = [(" ", 1 << 20), ("a", 1 << 20), ("\n", 1 << 20), ("7", 1 << 20), ("é", 1 << 19), ("龥", 350000), ("\u3000", 350000),
+        (" a", 1 << 19), ("-", 1 << 20), ("\n ", 1 << 19), ("<", 1 << 20), ("<|begin", 150000), ("'S", 1 << 19), ("e\u0301", 350000)]
+
+
 def main():
     count, seed = (int(a) for a in (sys.argv[1:] + ["10000", "1"][len(sys.argv) - 1:]))
     bundled = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
@@ -159,6 +212,12 @@ def main():
     (DATA / "tokenizer_fuzz.jsonl").write_text("\n".join(lines) + "\n")
     cases = (json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in split_cases(rng, words))
     (DATA / "split_cases.jsonl").write_text("\n".join(cases) + "\n")
+    base = json.loads((DATA / "second/tokenizer.json").read_text())
+    rows = [json.dumps(variant_line(parts, base, rng, words), ensure_ascii=False) for parts in variants(rng, words)]
+    (DATA / "variants.jsonl").write_text("\n".join(rows) + "\n")
+    rows = [json.dumps([text, times] + [digest(t.encode(text * times, add_special_tokens=False).ids) for t in (bundled, second)])
+            for text, times in LONG]
+    (DATA / "long_texts.jsonl").write_text("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":

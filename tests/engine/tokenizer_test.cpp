@@ -1,103 +1,151 @@
-// The tokenizer against recorded answers of Hugging Face tokenizers, and against its own contract.
-#include "fathom/engine/tokenizer.hpp"
+// The tokenizer against its contract: merges, streaming, threads, the text it takes.
+#include <atomic>
+#include <thread>
 
-#include <algorithm>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
-
-#include "engine/tokenizer/pre_tokenizer.hpp"
-#include "ops/op_test.hpp"
+#include "engine/tokenizer/bpe.hpp"
+#include "engine/tokenizer/utf8.hpp"
+#include "engine/tokenizer_data.hpp"
 
 namespace fathom {
 namespace {
 
-std::string slurp(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  EXPECT_TRUE(stream.good()) << file;
-  return (std::ostringstream() << stream.rdbuf()).str();
-}
-
-const std::filesystem::path kRoot = FATHOM_SOURCE_DIR;
-const std::filesystem::path kModel = kRoot / "models/tiny-dsv32";
-const std::filesystem::path kData = kRoot / "tests/engine/data";
-
-const Tokenizer& bundled() {
-  static const Tokenizer tokenizer = Tokenizer::load(kModel);
-  return tokenizer;
-}
-
-TEST(Tokenizer, AgreesWithTheGoldens) {
-  const auto cases = nlohmann::json::parse(slurp(kModel / "goldens/tokenizer_cases.json"));
-  ASSERT_GT(cases.size(), 10u);
-  for (const auto& item : cases) {
-    const auto text = item["text"].get<std::string>();
-    const auto ids = item["ids"].get<std::vector<std::int32_t>>();
-    const auto plain = item["ids_without_bos"].get<std::vector<std::int32_t>>();
-    EXPECT_EQ(bundled().encode(text, true), ids) << text;
-    EXPECT_EQ(bundled().encode(text, false), plain) << text;
-    EXPECT_EQ(bundled().decode(plain, false), item["decoded"].get<std::string>());
-    EXPECT_EQ(bundled().decode(plain, false), text);
-  }
-}
-
-const Tokenizer& second() {
-  static const Tokenizer tokenizer = Tokenizer::load(kData / "second");
-  return tokenizer;
-}
-
-std::vector<nlohmann::json> lines(const std::string& name) {
-  std::istringstream stream(slurp(kData / name));
-  std::vector<nlohmann::json> all;
-  for (std::string line; std::getline(stream, line);) all.push_back(nlohmann::json::parse(line));
-  return all;
-}
-
-// ["text", ids by the bundled tokenizer, ids by the second]: see tools/make_tokenizer_vectors.py.
-TEST(Tokenizer, AgreesWithRecordedFuzz) {
-  const auto all = lines("tokenizer_fuzz.jsonl");
-  ASSERT_EQ(all.size(), 10000u);
-  int wrong = 0;
-  for (const auto& line : all) {
-    const auto text = line[0].get<std::string>();
-    for (const auto& [tokenizer, ids] : {std::pair(&bundled(), &line[1]), {&second(), &line[2]}}) {
-      const auto got = tokenizer->encode(text, false);
-      if (got == ids->get<std::vector<std::int32_t>>() || ++wrong > 20) continue;
-      ADD_FAILURE() << line[0] << " gives " << nlohmann::json(got) << " instead of " << *ids;
+// The textbook: scan all pairs, merge the leftmost of the lowest rank, start again.
+std::vector<std::int32_t> merged_slowly(const text::Bpe& bpe, std::string_view piece) {
+  std::vector<std::int32_t> tokens;
+  for (const char c : piece) tokens.push_back(bpe.byte_tokens[static_cast<std::uint8_t>(c)]);
+  while (true) {
+    const text::Merge* best = nullptr;
+    std::size_t place = 0;
+    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
+      const text::Merge* merge = bpe.merges.find(tokens[i], tokens[i + 1]);
+      if (merge == nullptr || (best != nullptr && merge->rank >= best->rank)) continue;
+      best = merge;
+      place = i;
     }
-    EXPECT_EQ(bundled().decode(bundled().encode(text, false), false), text);
+    if (best == nullptr) return tokens;
+    tokens[place] = best->token;
+    tokens.erase(tokens.begin() + static_cast<std::ptrdiff_t>(place) + 1);
   }
+}
+
+TEST(Bpe, MergesInTheOrderOfTheRanks) {
+  Random random(7);
+  for (int round = 0; round < 200; ++round) {
+    text::Bpe bpe;
+    bpe.byte_tokens.fill(-1);
+    for (int i = 0; i < 3; ++i) bpe.byte_tokens[static_cast<std::size_t>('a' + i)] = i;
+    std::int32_t tokens = 3;
+    for (std::uint32_t rank = 0; rank < 60; ++rank) {
+      const auto left = static_cast<std::int32_t>(random.integer(0, tokens - 1));
+      const auto right = static_cast<std::int32_t>(random.integer(0, tokens - 1));
+      if (bpe.merges.find(left, right) == nullptr) bpe.merges.insert(left, right, {rank, tokens++});
+    }
+    for (const std::int64_t size : {1, 2, 7, 47, 48, 49, 64, 65, 300}) {
+      std::string piece;
+      for (std::int64_t i = 0; i < size; ++i) piece += static_cast<char>('a' + random.integer(0, round % 3));
+      const auto expected = merged_slowly(bpe, piece);
+      text::PieceCache cache;
+      for (int time = 0; time < 2; ++time) {  // the second from the cache
+        std::vector<std::int32_t> got{-5};
+        bpe.encode(piece, cache, got);
+        ASSERT_EQ(got.front(), -5);
+        got.erase(got.begin());
+        ASSERT_EQ(got, expected) << piece;
+      }
+    }
+  }
+}
+
+// One piece of a million bytes in which every byte takes part in twenty merges.
+TEST(Bpe, MergesALongPiece) {
+  text::Bpe bpe;
+  bpe.byte_tokens.fill(0);
+  for (std::int32_t i = 0; i < 20; ++i) bpe.merges.insert(i, i, {static_cast<std::uint32_t>(i), i + 1});
+  text::PieceCache cache;
+  std::vector<std::int32_t> got;
+  bpe.encode(std::string((1 << 20) + 5, 'a'), cache, got);
+  EXPECT_EQ(got, (std::vector<std::int32_t>{20, 2, 0}));
+}
+
+TEST(TokenStream, GivesWholeCharacters) {
+  Random random(3);
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<std::int32_t> tokens;
+    for (int i = 0; i < 12; ++i) {  // mostly bytes, so that characters break in every way
+      tokens.push_back(
+          static_cast<std::int32_t>(random.integer(0, i % 4 == 0 ? bundled().vocab_size() + 3 : 260)));
+    }
+    for (const bool skip : {false, true}) {
+      TokenStream stream(bundled(), skip);
+      std::string joined;
+      for (const std::int32_t token : tokens) {
+        const std::string piece = stream.push(token);
+        EXPECT_FALSE(find_broken_utf8(piece).has_value());
+        joined += piece;
+      }
+      joined += stream.finish();
+      EXPECT_EQ(joined, bundled().decode(tokens, skip));
+      EXPECT_EQ(stream.finish(), "");
+    }
+  }
+}
+
+TEST(TokenStream, WaitsForTheRestOfACharacter) {
+  const auto tokens = bundled().encode("🙂", false);
+  ASSERT_EQ(tokens.size(), 4u);  // no merges: a token a byte
+  TokenStream stream(bundled());
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(stream.push(tokens[static_cast<std::size_t>(i)]), "");
+  EXPECT_EQ(stream.push(tokens[3]), "🙂");
+  EXPECT_EQ(stream.push(tokens[0]), "");
+  EXPECT_EQ(stream.push(*bundled().find_token("a")), "\ufffda");  // it cannot become a character any more
+  EXPECT_EQ(stream.push(tokens[0]), "");
+  EXPECT_EQ(stream.push(tokens[1]), "");
+  EXPECT_EQ(stream.finish(), "\ufffd");
+}
+
+TEST(Tokenizer, NamesTheByteThatIsNotUtf8) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"ab\xff", "byte 0xff at offset 2"},    {"\x80", "byte 0x80 at offset 0"},
+      {"é\xc3", "byte 0xc3 at offset 2"},     {"12345678\xed\xa0\x80", "byte 0xed at offset 8"},
+      {"a\xc0\x80", "byte 0xc0 at offset 1"}, {"\xf4\x90\x80\x80", "byte 0xf4 at offset 0"}};
+  for (const auto& [text, message] : cases) {
+    EXPECT_ERROR(InvalidArgument, message, static_cast<void>(bundled().encode(text, true)));
+  }
+}
+
+TEST(Tokenizer, ServesSeveralThreads) {
+  const auto all = lines("tokenizer_fuzz.jsonl");
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (std::size_t i = static_cast<std::size_t>(thread); i < all.size(); i += 3) {
+        const auto ids = all[i][2].get<std::vector<std::int32_t>>();
+        wrong += second().encode(all[i][0].get<std::string>(), false) != ids;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
 }
 
-// ["pattern", "Behavior", invert, "text", pieces]
-TEST(Tokenizer, SplitsLikeOniguruma) {
-  constexpr std::pair<std::string_view, text::SplitBehavior> kBehaviors[] = {
-      {"Removed", text::SplitBehavior::removed},
-      {"Isolated", text::SplitBehavior::isolated},
-      {"MergedWithPrevious", text::SplitBehavior::merged_with_previous},
-      {"MergedWithNext", text::SplitBehavior::merged_with_next},
-      {"Contiguous", text::SplitBehavior::contiguous}};
-  const auto all = lines("split_cases.jsonl");
-  ASSERT_GT(all.size(), 400u);
-  for (const auto& line : all) {
-    const auto* behavior = std::find_if(std::begin(kBehaviors), std::end(kBehaviors),
-                                        [&](const auto& known) { return known.first == line[1]; });
-    std::vector<text::SplitRule> rules;
-    try {
-      rules.push_back({.pattern = text::Regex::compile(line[0].get<std::string>()),
-                       .behavior = behavior->second,
-                       .invert = line[2].get<bool>()});
-    } catch (const text::PatternError& error) {
-      ADD_FAILURE() << line[0] << ": " << error.what();
-      continue;
-    }
-    text::SplitScratch scratch;
-    std::vector<std::string> pieces;
-    text::split_text(rules, line[3].get<std::string>(), scratch,
-                     [&](std::string_view piece) { pieces.emplace_back(piece); });
-    EXPECT_EQ(nlohmann::json(pieces), line[4]) << line;
-  }
+TEST(Tokenizer, KnowsItsTokens) {
+  EXPECT_EQ(bundled().vocab_size(), 4096);
+  EXPECT_EQ(bundled().begin_token(), 0);
+  EXPECT_EQ(bundled().end_token(), 1);
+  EXPECT_EQ(bundled().find_token("Ġthe"), bundled().encode(" the", false).at(0));
+  EXPECT_EQ(bundled().find_token("no such token"), std::nullopt);
+  EXPECT_EQ(bundled().token_bytes(*bundled().find_token("Ġthe")), " the");
+  EXPECT_TRUE(bundled().is_special(1));
+  EXPECT_FALSE(bundled().is_special(2));
+  EXPECT_FALSE(bundled().is_special(5000));
+  EXPECT_EQ(bundled().decode(std::vector<std::int32_t>{0, 4096, 1 << 30}, false), "<|begin_of_text|>");
+  EXPECT_EQ(bundled().decode(std::vector<std::int32_t>{0, 1}, true), "");
+  EXPECT_ERROR(InvalidArgument, "negative",
+               static_cast<void>(bundled().decode(std::vector<std::int32_t>{-1}, true)));
+  EXPECT_EQ(second().end_token(), std::nullopt);
+  EXPECT_EQ(second().begin_token(), second().find_token("<|begin|>"));
+  EXPECT_EQ(second().encode("", true), std::vector<std::int32_t>{*second().begin_token()});
 }
 
 }  // namespace

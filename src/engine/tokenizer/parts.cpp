@@ -155,8 +155,9 @@ class Reader {
       if (left.empty() || right.empty()) {
         fail(element("model.merges", rank), fmt::format("must be two tokens, got {}", describe_json(&merge)));
       }
-      parts_.bpe.merges.insert(merge_token(left, rank), merge_token(right, rank),
-                               {rank, merge_token(left + right, rank)});
+      const std::int32_t first = merge_token(left, rank);
+      const std::int32_t second = merge_token(right, rank);
+      parts_.bpe.merges.insert(first, second, {rank, merge_token(left + right, rank)});
       ++rank;
     }
   }

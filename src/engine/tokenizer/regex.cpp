@@ -59,16 +59,15 @@ struct Regex::Code {
     code.reset(
         pcre2_compile(units(source), source.size(), options | PCRE2_UTF, &error, &offset, context.get()));
     if (code == nullptr) throw PatternError(message(error));
-    // Without JIT (a platform or a build that lacks it) the interpreter gives the same matches, slower. With
-    // lazy repeats the JIT of 10.42 does not always: "(?>.+?\\w[\\n ])X" in "Kqs .q\\nX" begins at byte 3,
-    // not 2.
+    // Without JIT (a platform or a build that lacks it) the interpreter gives the same matches, slower.
     if (jit) pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   }
 };
 
 Regex Regex::compile(std::string_view pattern) {
   const Pcre2Pattern ours = to_pcre2(pattern);
-  return Regex(std::make_unique<const Code>(ours.text, pattern, PCRE2_UCP | PCRE2_MULTILINE, !ours.lazy));
+  return Regex(
+      std::make_unique<const Code>(ours.text, pattern, PCRE2_UCP | PCRE2_MULTILINE, !ours.needs_interpreter));
 }
 
 Regex Regex::literal(std::string_view text) {

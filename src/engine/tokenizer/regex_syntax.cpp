@@ -61,7 +61,7 @@ class Translator {
     groups_.push_back({.begin = 0, .body = 0, .caseless = false, .repeatable = false});
     while (at_ < in_.size()) term();
     if (groups_.size() > 1) throw PatternError("a ')' is missing");
-    return {std::move(out_), lazy_};
+    return {std::move(out_), interpreted_};
   }
 
  private:
@@ -181,6 +181,7 @@ class Translator {
         repeatable = false;
       } else if (accept(">")) {
         head = "(?>";
+        interpreted_ = true;
       } else if (accept("<")) {
         until(">");  // a name
       } else if (!accept(":")) {
@@ -237,9 +238,10 @@ class Translator {
     out_ += sign;
     if (accept("+")) {
       out_ += '+';
+      interpreted_ |= out_[atom_] == '(';
     } else if (accept("?")) {
       out_ += '?';
-      lazy_ = true;
+      interpreted_ = true;
     }
     after_repeat();
   }
@@ -257,7 +259,7 @@ class Translator {
                         comma && high ? std::to_string(*high) : std::string());
     if (comma && accept("?")) {
       out_ += '?';
-      lazy_ = true;
+      interpreted_ = true;
     } else if (peek("+") || peek("?")) {  // repeats what was repeated
       out_.insert(atom_, "(?:");
       out_ += ')';
@@ -285,7 +287,10 @@ class Translator {
     for (const std::string_view anchor : {"A", "z", "Z"}) {
       if (accept(anchor)) return assertion("\\" + std::string(anchor));
     }
-    if (accept("R")) return atom("(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])");
+    if (accept("R")) {
+      interpreted_ = true;
+      return atom("(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])");
+    }
     if (accept("N")) return atom("[^\\n]");
     if (accept("O")) return atom("(?s:.)");
     const Escape what = escaped_item(false);
@@ -432,7 +437,7 @@ class Translator {
   std::string out_;
   std::size_t atom_ = kNone;  // where in out_ the thing begins that a quantifier would repeat
   char32_t previous_ = 0;     // the literal just before, if case is ignored
-  bool lazy_ = false;
+  bool interpreted_ = false;
   std::vector<Group> groups_;
 };
 

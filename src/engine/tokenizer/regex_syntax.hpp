@@ -23,7 +23,9 @@ class PatternError : public std::runtime_error {
 /// Groups become non-capturing; back references are refused. Throws PatternError.
 struct Pcre2Pattern {
   std::string text;
-  bool lazy = false;  // has a lazy repeat ("x+?")
+  /// Has a lazy repeat or an atomic group, which the JIT compiler of PCRE2 10.42 gets wrong in rare cases:
+  /// "(?>.+?\w[\n ])X" in "Kqs .q\nX" begins at byte 3 instead of 2, "(?>[^s].*|B)\D" finds "BB" in "c0BB".
+  bool needs_interpreter = false;
 };
 Pcre2Pattern to_pcre2(std::string_view pattern);
 
