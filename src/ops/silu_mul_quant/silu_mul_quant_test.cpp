@@ -227,6 +227,17 @@ TEST(SiluMulQuant, IsNearTheActivationThatRoundsToBf16) {
   expect_within(back, rounded, bound);
 }
 
+TEST(SiluMulQuant, TakesEmptyTensorsWithoutData) {
+  const Tensor masked_m = tensor_of<int>(DType::i32, {3}, {0, 0, 0});
+  for (const std::string implementation : {"ref:any", "cpu:simd"}) {
+    silu_mul_quant({.gate_up = TensorView::contiguous(nullptr, DType::bf16, {3, 0, 64}),
+                    .q = TensorView::contiguous(nullptr, DType::f8e4m3, {3, 0, 32}),
+                    .scale = scale_view(nullptr, ScaleLayout::row_major, 3, 0, 1),
+                    .masked_m = masked_m},
+                   forced_context(implementation));
+  }
+}
+
 TEST(SiluMulQuant, RejectsBadArguments) {
   const SiluMulQuantProblem problem{.experts = 2, .rows = 4, .dim = 12};
   const Output output(problem);
