@@ -130,10 +130,13 @@ TEST(Safetensors, IndexNamesFilesOfItsFolderOnly) {
       parse_index(R"({"metadata":{"x":[{"y":1}]},"weight_map":{"b":"2.st","a":"1.st","c":"2.st"}})", "i");
   EXPECT_EQ(index.shards, (std::vector<std::string>{"2.st", "1.st"}));
   EXPECT_EQ(index.tensors[2], (std::pair<std::string, std::int32_t>{"c", 0}));
-  for (const std::string name : {"../x", "/etc/passwd", "a/b", "..", ".", "", "a\\\\b", "a\\u0000b"}) {
+  for (const std::string name :
+       {"../x", "/etc/passwd", "a/b", "..", ".", "", "a\\\\b", "a\\u0000b", "a\\nb"}) {
     EXPECT_ERROR(FileError, "i: 'weight_map.a' must name a file of the same directory, got '",
                  parse_index(R"({"weight_map":{"a":")" + name + "\"}}", "i"));
   }
+  EXPECT_ERROR(FileError, "must name a file of the same directory",
+               parse_index(R"({"weight_map":{"a":")" + std::string(256, 'x') + "\"}}", "i"));
   EXPECT_ERROR(FileError, "i: 'weight_map' must be an object, got nothing", parse_index("{}", "i"));
   EXPECT_ERROR(FileError, "'weight_map' must be an object, got a list",
                parse_index(R"({"weight_map":[]})", "i"));

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,14 @@ struct CheckpointOptions {
   /// Open what there is although shards are missing or the index names tensors that their shard lacks;
   /// missing() lists the tensors. For reporting, not for running.
   bool allow_missing = false;
+};
+
+struct ExpectedTensor;  // fathom/engine/plan.hpp
+
+/// How a checkpoint differs from what its config asks for.
+struct Comparison {
+  std::vector<std::string> missing;  ///< names
+  std::vector<std::string> wrong;    ///< one line for each tensor with another dtype or shape
 };
 
 /// A directory with config.json and either model.safetensors or model.safetensors.index.json and its shards.
@@ -52,8 +61,8 @@ class Checkpoint {
 
   /// Names of the tensors the config asks for that are not here, in the order of expected_tensors().
   std::vector<std::string> missing() const;
-  /// One line for each tensor whose dtype or shape is not what the config asks for.
-  std::vector<std::string> wrong() const;
+  /// Holds the tensors against a list, expected_tensors(config()) as a rule. Reads no weights.
+  Comparison compare(std::span<const ExpectedTensor> expected) const;
   /// Shards that the index names and that are not here (only with allow_missing).
   const std::vector<std::string>& missing_files() const;
   /// Throws FileError naming the first tensor that is missing or has a wrong dtype or shape, and the number

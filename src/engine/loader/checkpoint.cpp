@@ -115,7 +115,7 @@ struct Checkpoint::Impl {
   void check_scales(const Stored& stored, const TensorView& scale) const;
   std::optional<std::string> problem(const ExpectedTensor& expected) const;
   template <class Visit>
-  void visit_expected(Visit visit) const;
+  void visit(std::span<const ExpectedTensor> list, Visit visit_one) const;
 };
 
 void Checkpoint::Impl::open_files(bool allow_missing) {
@@ -225,17 +225,18 @@ std::optional<std::string> Checkpoint::Impl::problem(const ExpectedTensor& expec
                   std::span(expected.shape).first(static_cast<std::size_t>(expected.rank)));
 }
 
-// visit(expected tensor, whether the checkpoint must have it). A matrix that is not f8e4m3 needs no scale.
+// visit_one(expected tensor, whether the checkpoint must have it). A matrix that is not f8e4m3 needs no
+// scale.
 template <class Visit>
-void Checkpoint::Impl::visit_expected(Visit visit) const {
+void Checkpoint::Impl::visit(std::span<const ExpectedTensor> list, Visit visit_one) const {
   bool matrix_is_wide = false;
-  for (const ExpectedTensor& expected : expected_tensors(config)) {
+  for (const ExpectedTensor& expected : list) {
     if (expected.kind == TensorKind::matrix) {
       const Stored* stored = find(expected.name);
       matrix_is_wide = stored != nullptr && stored->entry.dtype() != DType::f8e4m3;
     }
-    visit(expected,
-          expected.kind != TensorKind::optional && !(expected.kind == TensorKind::scale && matrix_is_wide));
+    visit_one(expected, expected.kind != TensorKind::optional &&
+                            !(expected.kind == TensorKind::scale && matrix_is_wide));
   }
 }
 
@@ -285,26 +286,21 @@ Weight Checkpoint::weight(std::string_view name, std::int64_t n, std::int64_t k)
   return weight;
 }
 
-std::vector<std::string> Checkpoint::missing() const {
-  std::vector<std::string> names;
-  impl_->visit_expected([&](const ExpectedTensor& expected, bool needed) {
-    if (needed && !has(expected.name)) names.push_back(expected.name);
-  });
-  return names;
-}
+std::vector<std::string> Checkpoint::missing() const { return compare(expected_tensors(config())).missing; }
 
-std::vector<std::string> Checkpoint::wrong() const {
-  std::vector<std::string> lines;
-  impl_->visit_expected([&](const ExpectedTensor& expected, bool) {
-    if (const auto what = impl_->problem(expected)) lines.push_back(*what);
+Comparison Checkpoint::compare(std::span<const ExpectedTensor> expected) const {
+  Comparison difference;
+  impl_->visit(expected, [&](const ExpectedTensor& tensor, bool needed) {
+    if (const auto what = impl_->problem(tensor)) difference.wrong.push_back(*what);
+    if (needed && !has(tensor.name)) difference.missing.push_back(tensor.name);
   });
-  return lines;
+  return difference;
 }
 
 void Checkpoint::check() const {
   std::int64_t others = -1;
   std::string first;
-  impl_->visit_expected([&](const ExpectedTensor& expected, bool needed) {
+  impl_->visit(expected_tensors(config()), [&](const ExpectedTensor& expected, bool needed) {
     const Stored* stored = impl_->find(expected.name);
     if (stored == nullptr && !needed) return;
     const auto what = stored == nullptr ? std::optional(fmt::format("tensor '{}' is missing", expected.name))

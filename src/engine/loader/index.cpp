@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -10,6 +11,15 @@
 
 namespace fathom::safetensors {
 namespace {
+
+// Of one folder, and fit to stand in a message.
+bool is_file_name(std::string_view text) {
+  const auto bad = [](char c) {
+    return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+  };
+  return !text.empty() && text.size() < 256 && text != "." && text != ".." &&
+         std::none_of(text.begin(), text.end(), bad);
+}
 
 // Of {"metadata": anything, "weight_map": {name: file}} keeps the weight_map.
 class IndexReader final : public JsonEvents {
@@ -42,8 +52,7 @@ class IndexReader final : public JsonEvents {
   }
   bool string(string_t& file) override {
     if (!in_map_ || depth_ != 2) return skip("a string");
-    if (file.empty() || file == "." || file == ".." ||
-        file.find_first_of(std::string_view("/\\\0", 3)) != file.npos) {
+    if (!is_file_name(file)) {
       refuse(fmt::format("'weight_map.{}' must name a file of the same directory, got '{}'", printable(name_),
                          printable(file)));
     }

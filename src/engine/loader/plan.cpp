@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <span>
+#include <utility>
+
 #include "fathom/engine/checkpoint.hpp"
 
 namespace fathom {
@@ -147,10 +150,9 @@ std::vector<std::pair<std::string, std::string>> architecture_rows(const ModelCo
       {"matrices", format}};
 }
 
-void count_parameters(ModelPlan& plan, const ModelConfig& c) {
+void count_parameters(ModelPlan& plan, const ModelConfig& c, std::span<const ExpectedTensor> expected) {
   std::int64_t routed = 0;  // in the main layers
-  for (const ExpectedTensor& tensor : expected_tensors(c)) {
-    ++plan.expected;
+  for (const ExpectedTensor& tensor : expected) {
     if (tensor.kind != TensorKind::matrix && tensor.kind != TensorKind::plain) continue;
     plan.parameters += tensor.count();
     if (tensor.layer >= c.num_hidden_layers) {
@@ -193,11 +195,14 @@ ModelPlan plan_model(const Checkpoint& checkpoint) {
   const ModelConfig& c = checkpoint.config();
   ModelPlan plan;
   plan.architecture = architecture_rows(c);
-  count_parameters(plan, c);
+  const auto expected = expected_tensors(c);
+  count_parameters(plan, c, expected);
+  Comparison difference = checkpoint.compare(expected);
+  plan.missing = std::move(difference.missing);
+  plan.wrong = std::move(difference.wrong);
+  plan.expected = std::ssize(expected);
   plan.present = checkpoint.tensor_count();
   plan.missing_files = checkpoint.missing_files();
-  plan.missing = checkpoint.missing();
-  plan.wrong = checkpoint.wrong();
   plan.weight_bytes = checkpoint.total_bytes();
   const std::int64_t absorbed =
       c.layer_count() * c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank;
