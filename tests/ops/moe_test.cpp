@@ -55,35 +55,50 @@ struct Layer {
   Tensor ids, weights;
 };
 
-// out[t] = sum of w * down(silu(gate x) * up x), one token and one slot after the other.
+// An expert's matrix [rows, columns] with its scales multiplied in.
+std::vector<double> dequantised(const Tensor& w, const Tensor& scale, std::int64_t e, std::int64_t rows,
+                                std::int64_t columns) {
+  std::vector<double> result;
+  const std::int64_t row_blocks = (rows + 127) / 128;
+  const std::int64_t column_blocks = (columns + 127) / 128;
+  for (std::int64_t j = 0; j < rows; ++j) {
+    for (std::int64_t i = 0; i < columns; ++i) {
+      result.push_back(w[(e * rows + j) * columns + i] *
+                       scale[(e * row_blocks + j / 128) * column_blocks + i / 128]);
+    }
+  }
+  return result;
+}
+
+std::vector<double> times(const std::vector<double>& matrix, const std::vector<double>& x) {
+  std::vector<double> y(matrix.size() / x.size());
+  for (std::size_t j = 0; j < y.size(); ++j) {
+    for (std::size_t i = 0; i < x.size(); ++i) y[j] += matrix[j * x.size() + i] * x[i];
+  }
+  return y;
+}
+
+// out[t] = sum of w * down(silu(gate x) * up x), one expert and one token after the other.
 Tensor naive(const Layer& layer) {
-  Tensor out(DType::f32, {layer.tokens, kHidden});
-  for (std::int64_t t = 0; t < layer.tokens; ++t) {
-    std::vector<double> sum(kHidden);
-    for (std::int64_t s = 0; s < kTopK; ++s) {
-      const auto e = static_cast<std::int64_t>(layer.ids[t * kTopK + s]);
-      if (e < 0) continue;
-      std::vector<double> inner(2 * kInner);
-      for (std::int64_t j = 0; j < 2 * kInner; ++j) {
-        for (std::int64_t i = 0; i < kHidden; ++i) {
-          inner[static_cast<std::size_t>(j)] += layer.x[t * kHidden + i] *
-                                                layer.gate_up[(e * 2 * kInner + j) * kHidden + i] *
-                                                layer.gate_up_scale[(e * 2 + j / 128) * kScales + i / 128];
-        }
-      }
-      for (std::int64_t d = 0; d < kHidden; ++d) {
-        double y = 0;
-        for (std::int64_t j = 0; j < kInner; ++j) {
-          const double gate = inner[static_cast<std::size_t>(j)];
-          y += gate / (1 + std::exp(-gate)) * inner[static_cast<std::size_t>(kInner + j)] *
-               layer.down[(e * kHidden + d) * kInner + j] * layer.down_scale[e * kScales + d / 128];
-        }
-        sum[static_cast<std::size_t>(d)] += layer.weights[t * kTopK + s] * y;
+  std::vector<double> out(static_cast<std::size_t>(layer.tokens * kHidden));
+  for (std::int64_t e = 0; e < kExperts; ++e) {
+    const auto gate_up = dequantised(layer.gate_up, layer.gate_up_scale, e, 2 * kInner, kHidden);
+    const auto down = dequantised(layer.down, layer.down_scale, e, kHidden, kInner);
+    for (std::int64_t slot = 0; slot < layer.ids.count(); ++slot) {
+      if (layer.ids[slot] != static_cast<double>(e)) continue;
+      const std::int64_t t = slot / kTopK;
+      std::vector<double> x;
+      for (std::int64_t i = 0; i < kHidden; ++i) x.push_back(layer.x[t * kHidden + i]);
+      std::vector<double> inner = times(gate_up, x);
+      for (std::size_t j = 0; j < kInner; ++j) inner[j] *= inner[kInner + j] / (1 + std::exp(-inner[j]));
+      inner.resize(kInner);
+      const std::vector<double> y = times(down, inner);
+      for (std::size_t d = 0; d < kHidden; ++d) {
+        out[static_cast<std::size_t>(t) * kHidden + d] += layer.weights[slot] * y[d];
       }
     }
-    for (std::int64_t d = 0; d < kHidden; ++d) out.set(t * kHidden + d, sum[static_cast<std::size_t>(d)]);
   }
-  return out;
+  return tensor_of<double>(DType::f32, {layer.tokens, kHidden}, out);
 }
 
 // The same by the ops. All scratch memory holds NaN before.
