@@ -4,6 +4,7 @@
 #include <hwy/foreach_target.h>
 // must follow foreach_target.h
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -46,29 +47,33 @@ std::int64_t FirstEqual(const float* x, std::int64_t count, float value) {
   return i;
 }
 
-// weights[i] = exp((logits[i] - largest) / temperature), 1 for the largest and 0 for NaN and what is tiny.
-// `count` counts are a multiple of the vector but for the end, where lanes beyond the row are written as
-// zeros. Returns their sum: lanes first, then across lanes.
-double Weigh(const float* logits, std::int64_t count, float largest, float temperature, float* weights) {
-  const hn::ScalableTag<float> d;
+// weights[i] = exp((logits[i] - largest) / temperature), 1 for the largest and 0 for NaN and what is tiny;
+// lanes beyond the row become zeros. sums and bests get the sum and the largest weight of every block.
+void Weigh(const float* logits, std::int64_t count, float largest, float temperature, float* weights,
+           float* sums, float* bests) {
+  const hn::CappedTag<float, cpu::kWeightBlock> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto most = hn::Set(d, largest);
   const auto heat = hn::Set(d, temperature);
-  const auto one = hn::Set(d, 1.0f);
-  auto sum = hn::Zero(d);
-  for (std::int64_t i = 0; i < count; i += lanes) {
-    const auto logit = LoadFloats(d, logits, DType::f32, i, count - i);
-    const auto inside = hn::FirstN(d, static_cast<std::size_t>(std::min(lanes, count - i)));
-    const auto power = hn::Div(hn::Sub(logit, most), heat);
-    // False for NaN, which is what +inf - +inf gives, too.
-    const auto counts = hn::Ge(power, hn::Set(d, ExpConstants::kLeast));
-    auto weight = hn::IfThenElseZero(counts, ExpForSigmoid(d, power));
-    weight = hn::IfThenElse(hn::Eq(logit, most), one, weight);
-    weight = hn::IfThenElseZero(inside, weight);
-    hn::StoreU(weight, d, weights + i);
-    sum = hn::Add(sum, weight);
+  for (std::int64_t begin = 0; begin < count; begin += cpu::kWeightBlock) {
+    auto sum = hn::Zero(d);
+    auto best = hn::Zero(d);
+    for (std::int64_t i = begin; i < std::min(count, begin + cpu::kWeightBlock); i += lanes) {
+      const auto logit = LoadFloats(d, logits, DType::f32, i, count - i);
+      const auto inside = hn::FirstN(d, static_cast<std::size_t>(std::min(lanes, count - i)));
+      const auto power = hn::Div(hn::Sub(logit, most), heat);
+      // False for NaN, which is what +inf - +inf gives, too.
+      const auto counts = hn::Ge(power, hn::Set(d, ExpConstants::kLeast));
+      auto weight = hn::IfThenElseZero(counts, ExpForSigmoid(d, power));
+      weight = hn::IfThenElse(hn::Eq(logit, most), hn::Set(d, 1.0f), weight);
+      weight = hn::IfThenElseZero(inside, weight);
+      hn::StoreU(weight, d, weights + i);
+      sum = hn::Add(sum, weight);
+      best = hn::Max(best, weight);
+    }
+    sums[begin / cpu::kWeightBlock] = hn::GetLane(hn::SumOfLanes(d, sum));
+    bests[begin / cpu::kWeightBlock] = hn::GetLane(hn::MaxOfLanes(d, best));
   }
-  return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
 }
 
 }  // namespace fathom::HWY_NAMESPACE
@@ -80,8 +85,6 @@ namespace {
 HWY_EXPORT(LargestValue);
 HWY_EXPORT(FirstEqual);
 HWY_EXPORT(Weigh);
-
-constexpr std::int64_t kBlock = 512;
 }  // namespace
 
 std::int64_t largest_logit(const float* logits, std::int64_t vocab) {
@@ -94,82 +97,89 @@ bool TokenDistribution::load(const float* logits, std::int64_t vocab, const Samp
   const float largest = HWY_DYNAMIC_DISPATCH(LargestValue)(logits, vocab);
   if (largest == -std::numeric_limits<float>::infinity()) return false;
   vocab_ = vocab;
-  const std::int64_t blocks = (vocab + kBlock - 1) / kBlock;
-  weights_.resize(static_cast<std::size_t>(blocks * kBlock));
-  block_sums_.resize(static_cast<std::size_t>(blocks));
-  const auto weigh = HWY_DYNAMIC_DISPATCH(Weigh);
-  total_ = 0;
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const std::int64_t begin = b * kBlock;
-    const std::int64_t count = std::min(kBlock, vocab - begin);
-    double& sum = block_sums_[static_cast<std::size_t>(b)];
-    sum = weigh(logits + begin, count, largest, params.temperature, weights_.data() + begin);
-    total_ += sum;
-  }
+  const auto blocks = static_cast<std::size_t>((vocab + kWeightBlock - 1) / kWeightBlock);
+  weights_.resize(blocks * kWeightBlock);
+  block_sums_.resize(blocks);
+  block_bests_.resize(blocks);
+  HWY_DYNAMIC_DISPATCH(Weigh)
+  (logits, vocab, largest, params.temperature, weights_.data(), block_sums_.data(), block_bests_.data());
+  total_ = std::accumulate(block_sums_.begin(), block_sums_.end(), 0.0);
   filtered_ = cuts(params, vocab);
   if (filtered_) cut(params);
   return true;
 }
 
+// A bound below which no token is kept. The tokens lighter than it weigh less together than what top_p leaves
+// out; and where top_k blocks have a better one each, it is not among the top_k.
+float TokenDistribution::least_weight(const SamplingParams& params, std::int64_t top_k) {
+  if (top_k == vocab_) {
+    const double left_out = (1 - static_cast<double>(params.top_p)) * total_ * 0.99;
+    return static_cast<float>(left_out / static_cast<double>(vocab_));
+  }
+  if (top_k > static_cast<std::int64_t>(block_bests_.size())) return 0;
+  scratch_ = block_bests_;
+  const auto place = scratch_.begin() + (top_k - 1);
+  std::nth_element(scratch_.begin(), place, scratch_.end(), std::greater<>());
+  return *place;
+}
+
+void TokenDistribution::total_of_kept() {
+  total_ = 0;
+  for (const Entry& entry : kept_) total_ += static_cast<double>(entry.second);
+}
+
 // Keeps what top_k and then top_p leave.
 void TokenDistribution::cut(const SamplingParams& params) {
-  const auto better = [](const auto& a, const auto& b) {
+  const auto better = [](const Entry& a, const Entry& b) {
     return a.second > b.second || (a.second == b.second && a.first < b.first);
   };
-  const auto top_k = static_cast<std::size_t>(params.top_k > 0 ? std::min(params.top_k, vocab_) : vocab_);
-  // All tokens lighter than `least` weigh less together than what top_p leaves out, so they are out.
-  const bool only_top_p = static_cast<std::int64_t>(top_k) == vocab_;
-  const double left_out = (1 - static_cast<double>(params.top_p)) * total_ * 0.99;
-  const float least = only_top_p ? static_cast<float>(left_out / static_cast<double>(vocab_)) : 0.0f;
-  ranked_.clear();
+  const std::int64_t top_k = params.top_k > 0 ? std::min(params.top_k, vocab_) : vocab_;
+  const float least = least_weight(params, top_k);
+  kept_.clear();
   for (std::int64_t v = 0; v < vocab_; ++v) {
+    if (v % kWeightBlock == 0 && block_bests_[static_cast<std::size_t>(v / kWeightBlock)] < least) {
+      v += kWeightBlock - 1;
+      continue;
+    }
     const float weight = weights_[static_cast<std::size_t>(v)];
-    if (weight > 0 && weight >= least) ranked_.emplace_back(static_cast<std::int32_t>(v), weight);
+    if (weight > 0 && weight >= least) kept_.emplace_back(static_cast<std::int32_t>(v), weight);
   }
-  double total = total_;
-  if (ranked_.size() > top_k) {
-    const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(top_k);
-    std::nth_element(ranked_.begin(), end - 1, ranked_.end(), better);
-    ranked_.erase(end, ranked_.end());
+  if (static_cast<std::int64_t>(kept_.size()) > top_k) {
+    std::nth_element(kept_.begin(), kept_.begin() + (top_k - 1), kept_.end(), better);
+    kept_.resize(static_cast<std::size_t>(top_k));
   }
-  std::sort(ranked_.begin(), ranked_.end(), better);
-  if (!only_top_p) {
-    total = 0;
-    for (const auto& entry : ranked_) total += static_cast<double>(entry.second);
+  if (params.top_p < 1) {
+    std::sort(kept_.begin(), kept_.end(), better);
+    if (top_k < vocab_) total_of_kept();
+    const double enough = static_cast<double>(params.top_p) * total_;
+    double reached = 0;
+    std::size_t count = 0;
+    while (count < kept_.size() && reached < enough) reached += static_cast<double>(kept_[count++].second);
+    kept_.resize(count);
   }
-  double reached = 0;
-  std::size_t count = 0;
-  while (count < ranked_.size() &&
-         (params.top_p >= 1 || reached < static_cast<double>(params.top_p) * total)) {
-    reached += static_cast<double>(ranked_[count++].second);
-  }
-  ranked_.resize(count);
-  kept_ = ranked_;
   std::sort(kept_.begin(), kept_.end());
-  total_ = 0;
-  for (const auto& entry : kept_) total_ += static_cast<double>(entry.second);
+  total_of_kept();
 }
 
 double TokenDistribution::share(std::int64_t token) const {
   if (!filtered_) return static_cast<double>(weights_[static_cast<std::size_t>(token)]) / total_;
   const auto entry = std::lower_bound(kept_.begin(), kept_.end(), token,
-                                      [](const auto& e, std::int64_t t) { return e.first < t; });
+                                      [](const Entry& e, std::int64_t t) { return e.first < t; });
   return entry != kept_.end() && entry->first == token ? static_cast<double>(entry->second) / total_ : 0.0;
 }
 
 void TokenDistribution::remove(std::int64_t token) {
   if (!filtered_) {
     weights_[static_cast<std::size_t>(token)] = 0;
-    const std::int64_t block = token / kBlock;
-    const auto begin = weights_.begin() + block * kBlock;
-    const auto end = weights_.begin() + std::min(vocab_, (block + 1) * kBlock);
-    block_sums_[static_cast<std::size_t>(block)] = std::accumulate(begin, end, 0.0);
+    const std::int64_t block = token / kWeightBlock;
+    const auto begin = weights_.begin() + block * kWeightBlock;
+    const auto end = weights_.begin() + std::min(vocab_, (block + 1) * kWeightBlock);
+    block_sums_[static_cast<std::size_t>(block)] = std::accumulate(begin, end, 0.0f);
     total_ = std::accumulate(block_sums_.begin(), block_sums_.end(), 0.0);
     return;
   }
-  std::erase_if(kept_, [&](const auto& entry) { return entry.first == token; });
-  total_ = 0;
-  for (const auto& entry : kept_) total_ += static_cast<double>(entry.second);
+  std::erase_if(kept_, [&](const Entry& entry) { return entry.first == token; });
+  total_of_kept();
 }
 
 std::int64_t TokenDistribution::draw(float coin) const {
@@ -185,15 +195,15 @@ std::int64_t TokenDistribution::draw(float coin) const {
     return last;
   }
   for (std::size_t b = 0; b < block_sums_.size(); ++b) {
-    const double after = reached + block_sums_[b];
+    const double after = reached + static_cast<double>(block_sums_[b]);
     const bool here = after > threshold;
     // Only the block in which the sum crosses the threshold is walked, and the last one that has any weight.
     if (here || block_sums_[b] > 0) last = static_cast<std::int64_t>(b);
     if (here) break;
     reached = after;
   }
-  const std::int64_t begin = last * kBlock;
-  for (std::int64_t v = begin; v < std::min(vocab_, begin + kBlock); ++v) {
+  const std::int64_t begin = last * kWeightBlock;
+  for (std::int64_t v = begin; v < std::min(vocab_, begin + kWeightBlock); ++v) {
     const float weight = weights_[static_cast<std::size_t>(v)];
     if (weight <= 0) continue;
     last = v;

@@ -11,6 +11,8 @@ namespace fathom::cpu {
 /// The largest logit, ties to the lowest token; -1 if none is above -inf.
 std::int64_t largest_logit(const float* logits, std::int64_t vocab);
 
+inline constexpr std::int64_t kWeightBlock = 64;  // weights whose sum and largest are kept
+
 /// The distribution of one row of logits. Keeps its memory from row to row.
 class TokenDistribution {
  public:
@@ -24,16 +26,20 @@ class TokenDistribution {
   std::int64_t draw(float coin) const;
 
  private:
-  void cut(const SamplingParams& params);
+  using Entry = std::pair<std::int32_t, float>;  // token, weight
 
-  // Either every token has a weight (kept_ is empty), or the few tokens that top_k and top_p left are listed.
-  std::vector<float> weights_;                        // by token, not normalised, largest 1
-  std::vector<double> block_sums_;                    // of kBlock weights each
-  std::vector<std::pair<std::int32_t, float>> kept_;  // (token, weight), ascending tokens
-  std::vector<std::pair<std::int32_t, float>> ranked_;
+  void cut(const SamplingParams& params);
+  float least_weight(const SamplingParams& params, std::int64_t top_k);
+  void total_of_kept();
+
   std::int64_t vocab_ = 0;
-  bool filtered_ = false;
   double total_ = 0;
+  std::vector<float> weights_;      // by token, not normalised, largest 1
+  std::vector<float> block_sums_;   // of kWeightBlock weights each
+  std::vector<float> block_bests_;  // the largest of each block
+  bool filtered_ = false;           // if so, only what is kept counts:
+  std::vector<Entry> kept_;         // ascending tokens
+  std::vector<float> scratch_;
 };
 
 }  // namespace fathom::cpu

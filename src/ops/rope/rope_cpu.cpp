@@ -10,88 +10,105 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The pairs left over by the vectors: the same products and sums.
-void RotateTail(const RopeProblem& problem, void* data, std::int64_t head, const float* cos, const float* sin,
-                std::int64_t begin) {
-  const std::int64_t half = problem.rope_dim / 2;
-  const bool interleaved = problem.style == RopeStyle::interleaved;
-  for (std::int64_t i = begin; i < half; ++i) {
-    const std::int64_t first = head + (interleaved ? 2 * i : i);
-    const std::int64_t second = interleaved ? first + 1 : first + half;
-    const float a = load_element(data, problem.x, first);
-    const float b = load_element(data, problem.x, second);
-    store_element(data, problem.x, first, a * cos[i] - b * sin[i]);
-    store_element(data, problem.x, second, b * cos[i] + a * sin[i]);
+constexpr std::int64_t kPairs = 128;  // whose angles are spread at a time
+
+// Pairs [begin, pairs) of a head, one by one: the same products and sums as the vectors.
+template <DType kDType>
+void RotateTail(void* data, std::int64_t first, std::int64_t apart, std::int64_t step, const float* cos,
+                const float* sin, std::int64_t begin, std::int64_t pairs) {
+  for (std::int64_t i = begin; i < pairs; ++i) {
+    const std::int64_t at = first + i * step;
+    const float a = load_element(data, kDType, at);
+    const float b = load_element(data, kDType, at + apart);
+    store_element(data, kDType, at, a * cos[i] - b * sin[i]);
+    store_element(data, kDType, at + apart, b * cos[i] + a * sin[i]);
   }
 }
 
-// Neighbouring pairs of f32 or bf16 apart, and back.
-template <class D>
-HWY_INLINE void LoadPairs(D d, const void* data, DType dtype, std::int64_t index, hn::Vec<D>& a,
-                          hn::Vec<D>& b) {
-  if (dtype == DType::f32) return hn::LoadInterleaved2(d, static_cast<const float*>(data) + index, a, b);
-  // A pair of bf16 is one word: its halves, moved to the upper half, are the two floats.
-  const hn::RebindToUnsigned<D> du;
-  const auto* words = reinterpret_cast<const std::uint32_t*>(static_cast<const std::uint16_t*>(data) + index);
-  const auto both = hn::LoadU(du, words);
-  a = hn::BitCast(d, hn::ShiftLeft<16>(both));
-  b = hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u)));
-}
-
-template <class D>
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> RoundToBf16(D, hn::Vec<D> value) {  // as float_to_bf16
-  const hn::RebindToUnsigned<D> du;
-  const auto bits = hn::BitCast(du, value);
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto odd = hn::And(upper, hn::Set(du, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
-  const auto nan = hn::RebindMask(du, hn::IsNaN(value));
-  return hn::IfThenElse(nan, hn::Or(upper, hn::Set(du, 0x40u)), rounded);
-}
-
-template <class D>
-HWY_INLINE void StorePairs(D d, hn::Vec<D> a, hn::Vec<D> b, void* data, DType dtype, std::int64_t index) {
-  if (dtype == DType::f32) return hn::StoreInterleaved2(a, b, d, static_cast<float*>(data) + index);
-  const hn::RebindToUnsigned<D> du;
-  auto* words = reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(data) + index);
-  hn::StoreU(hn::Or(RoundToBf16(d, a), hn::ShiftLeft<16>(RoundToBf16(d, b))), du, words);
-}
-
-void RopeTokens(const RopeProblem& problem, const RopeArgs& args, std::int64_t begin, std::int64_t end) {
+// Pairs (i, i + half): the angles fit as they lie in the table.
+template <DType kDType>
+void RotateHalves(const RopeProblem& problem, const RopeArgs& args, std::int64_t token, const float* cos,
+                  const float* sin) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t half = problem.rope_dim / 2;
-  const bool interleaved = problem.style == RopeStyle::interleaved;
   void* data = args.x.data;
-  for (std::int64_t t = begin; t < end; ++t) {
-    const float* cos = args.cos_sin.as<float>() + rope_position(args.positions, t) * args.cos_sin.step(0);
-    const float* sin = cos + half;
+  for (std::int64_t h = 0; h < problem.heads; ++h) {
+    const std::int64_t head = token + h * args.x.step(1);
+    std::int64_t i = 0;
+    for (; i + lanes <= half; i += lanes) {
+      const auto a = LoadFloats(d, data, kDType, head + i, lanes);
+      const auto b = LoadFloats(d, data, kDType, head + half + i, lanes);
+      const auto c = hn::LoadU(d, cos + i);
+      const auto s = hn::LoadU(d, sin + i);
+      StoreFloats(d, hn::Sub(hn::Mul(a, c), hn::Mul(b, s)), data, kDType, head + i, lanes);
+      StoreFloats(d, hn::Add(hn::Mul(b, c), hn::Mul(a, s)), data, kDType, head + half + i, lanes);
+    }
+    if (i < half) RotateTail<kDType>(data, head, half, 1, cos, sin, i, half);
+  }
+}
+
+#if HWY_TARGET != HWY_SCALAR  // a vector of one float holds no pair
+template <DType kDType, class D>
+HWY_INLINE void RotatePairVector(D d, void* data, std::int64_t at, const float* c, const float* s) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto x = LoadFloats(d, data, kDType, at, lanes);
+  const auto swapped = hn::Shuffle2301(x);
+  const auto rotated = hn::Add(hn::Mul(x, hn::LoadU(d, c)), hn::Mul(swapped, hn::LoadU(d, s)));
+  StoreFloats(d, rotated, data, kDType, at, lanes);
+}
+#endif
+
+// Pairs (2i, 2i+1). With c = cos, cos and s = -sin, sin for every pair, the pair (a, b) becomes
+// (a, b) * c + (b, a) * s: one shuffle a vector, and the angles are spread once for all heads.
+template <DType kDType>
+void RotatePairs(const RopeProblem& problem, const RopeArgs& args, std::int64_t token, const float* cos,
+                 const float* sin) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t half = problem.rope_dim / 2;
+  void* data = args.x.data;
+  HWY_ALIGN float c[2 * kPairs];
+  HWY_ALIGN float s[2 * kPairs];
+  for (std::int64_t begin = 0; begin < half; begin += kPairs) {
+    const std::int64_t pairs = std::min(kPairs, half - begin);
+    for (std::int64_t i = 0; i + lanes <= pairs; i += lanes) {
+      const auto one_c = hn::LoadU(d, cos + begin + i);
+      const auto one_s = hn::LoadU(d, sin + begin + i);
+      hn::StoreInterleaved2(one_c, one_c, d, c + 2 * i);
+      hn::StoreInterleaved2(hn::Neg(one_s), one_s, d, s + 2 * i);
+    }
     for (std::int64_t h = 0; h < problem.heads; ++h) {
-      const std::int64_t head = t * args.x.step(0) + h * args.x.step(1) + problem.offset;
+      const std::int64_t head = token + h * args.x.step(1) + 2 * begin;
       std::int64_t i = 0;
-      for (; i + lanes <= half; i += lanes) {
-        hn::Vec<decltype(d)> a;
-        hn::Vec<decltype(d)> b;
-        if (interleaved) {
-          LoadPairs(d, data, problem.x, head + 2 * i, a, b);
-        } else {
-          a = LoadFloats(d, data, problem.x, head + i, lanes);
-          b = LoadFloats(d, data, problem.x, head + half + i, lanes);
-        }
-        const auto c = hn::LoadU(d, cos + i);
-        const auto s = hn::LoadU(d, sin + i);
-        const auto first = hn::Sub(hn::Mul(a, c), hn::Mul(b, s));
-        const auto second = hn::Add(hn::Mul(b, c), hn::Mul(a, s));
-        if (interleaved) {
-          StorePairs(d, first, second, data, problem.x, head + 2 * i);
-        } else {
-          StoreFloats(d, first, data, problem.x, head + i, lanes);
-          StoreFloats(d, second, data, problem.x, head + half + i, lanes);
-        }
+#if HWY_TARGET != HWY_SCALAR
+      for (; i + 2 * lanes <= 2 * pairs; i += 2 * lanes) {
+        RotatePairVector<kDType>(d, data, head + i, c + i, s + i);
+        RotatePairVector<kDType>(d, data, head + i + lanes, c + i + lanes, s + i + lanes);
       }
-      RotateTail(problem, data, head, cos, sin, i);
+#endif
+      if (i < 2 * pairs) RotateTail<kDType>(data, head, 1, 2, cos + begin, sin + begin, i / 2, pairs);
     }
   }
+}
+
+template <DType kDType>
+void RotateTokens(const RopeProblem& problem, const RopeArgs& args, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t t = begin; t < end; ++t) {
+    const float* cos = args.cos_sin.as<float>() + rope_position(args.positions, t) * args.cos_sin.step(0);
+    const float* sin = cos + problem.rope_dim / 2;
+    const std::int64_t token = t * args.x.step(0) + problem.offset;
+    if (problem.style == RopeStyle::interleaved) {
+      RotatePairs<kDType>(problem, args, token, cos, sin);
+    } else {
+      RotateHalves<kDType>(problem, args, token, cos, sin);
+    }
+  }
+}
+
+void RopeTokens(const RopeProblem& problem, const RopeArgs& args, std::int64_t begin, std::int64_t end) {
+  problem.x == DType::f32 ? RotateTokens<DType::f32>(problem, args, begin, end)
+                          : RotateTokens<DType::bf16>(problem, args, begin, end);
 }
 
 }  // namespace fathom::HWY_NAMESPACE
