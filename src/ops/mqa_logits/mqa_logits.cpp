@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<MqaLogitsProblem, MqaLogitsArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, mqa_logits_cpu},
     {"ref:any", always, mqa_logits_ref, /*fallback=*/true},
 };
 

@@ -11,6 +11,7 @@ namespace {
 using Impl = Implementation<PagedMqaLogitsProblem, PagedMqaLogitsArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, paged_mqa_logits_cpu},
     {"ref:any", always, paged_mqa_logits_ref, /*fallback=*/true},
 };
 
