@@ -24,23 +24,6 @@ constexpr std::int64_t kTileRows = 4;
 // 16 sums in registers where there are 32 registers, else 8.
 constexpr std::int64_t kTileColumns = HWY_TARGET == HWY_AVX3 ? 4 : 2;
 
-// e4m3 codes as f32, exact; a subnormal code is an integer times 2^-9, so no f32 subnormal ever appears.
-HWY_INLINE Vector DecodeF8(Tag d, const std::uint8_t* codes) {
-  const hn::Rebind<std::uint8_t, Tag> d8;
-  const hn::RebindToUnsigned<Tag> du;
-  const hn::RebindToSigned<Tag> di;
-  const auto code = hn::PromoteTo(du, hn::LoadU(d8, codes));
-  const auto magnitude = hn::And(code, hn::Set(du, 0x7fu));
-  const auto sign = hn::ShiftLeft<24>(hn::And(code, hn::Set(du, 0x80u)));
-  const auto normal = hn::Add(hn::ShiftLeft<20>(magnitude), hn::Set(du, 120u << 23));
-  const auto small = hn::Mul(hn::ConvertTo(d, hn::BitCast(di, magnitude)), hn::Set(d, 0x1p-9f));
-  const auto is_small = hn::Lt(hn::BitCast(di, magnitude), hn::Set(di, 8));
-  const auto is_nan = hn::Eq(hn::BitCast(di, magnitude), hn::Set(di, 0x7f));
-  auto value = hn::IfThenElse(hn::RebindMask(d, is_small), small, hn::BitCast(d, normal));
-  value = hn::IfThenElse(hn::RebindMask(d, is_nan), hn::BitCast(d, hn::Set(du, 0x7fc00000u)), value);
-  return hn::Or(value, hn::BitCast(d, sign));
-}
-
 // `count` elements as f32, and zeros up to `padded`, a multiple of 128.
 HWY_NOINLINE void DecodeRow(const void* data, DType dtype, std::int64_t first, std::int64_t count,
                             std::int64_t padded, float* out) {

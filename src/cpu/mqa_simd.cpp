@@ -14,25 +14,17 @@ namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using cpu::kMqaTileKeys;
 
-// A table of the 256 values: exact, and fast enough beside the products.
-HWY_INLINE const float* F8Values() {
-  static const auto* values = [] {
-    static float table[256];
-    for (unsigned code = 0; code < 256; ++code)
-      table[code] = f8e4m3_to_float(static_cast<std::uint8_t>(code));
-    return table;
-  }();
-  return values;
-}
-
 HWY_INLINE void DecodeKey(const void* data, DType dtype, std::int64_t n, float* out) {
   if (dtype == DType::f32) {
     std::memcpy(out, data, static_cast<std::size_t>(n) * sizeof(float));
     return;
   }
-  const float* values = F8Values();
+  const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto* codes = static_cast<const std::uint8_t*>(data);
-  for (std::int64_t i = 0; i < n; ++i) out[i] = values[codes[i]];
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(DecodeF8(d, codes + i), d, out + i);
+  for (; i < n; ++i) out[i] = f8e4m3_to_float(codes[i]);
 }
 
 void PackQuery(const cpu::MqaQuery& query, DType dtype, std::int64_t heads, std::int64_t dim, float* packed) {

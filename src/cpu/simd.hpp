@@ -30,6 +30,24 @@ HWY_INLINE hn::Vec<D> LoadWhole(D d, const std::uint16_t* x) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, x))));
 }
 
+/// e4m3 codes as f32, exact; a subnormal code is an integer times 2^-9, so no f32 subnormal ever appears.
+template <class D>
+HWY_INLINE hn::Vec<D> DecodeF8(D d, const std::uint8_t* codes) {
+  const hn::Rebind<std::uint8_t, D> d8;
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const auto code = hn::PromoteTo(du, hn::LoadU(d8, codes));
+  const auto magnitude = hn::And(code, hn::Set(du, 0x7fu));
+  const auto sign = hn::ShiftLeft<24>(hn::And(code, hn::Set(du, 0x80u)));
+  const auto normal = hn::Add(hn::ShiftLeft<20>(magnitude), hn::Set(du, 120u << 23));
+  const auto small = hn::Mul(hn::ConvertTo(d, hn::BitCast(di, magnitude)), hn::Set(d, 0x1p-9f));
+  const auto is_small = hn::Lt(hn::BitCast(di, magnitude), hn::Set(di, 8));
+  const auto is_nan = hn::Eq(hn::BitCast(di, magnitude), hn::Set(di, 0x7f));
+  auto value = hn::IfThenElse(hn::RebindMask(d, is_small), small, hn::BitCast(d, normal));
+  value = hn::IfThenElse(hn::RebindMask(d, is_nan), hn::BitCast(d, hn::Set(du, 0x7fc00000u)), value);
+  return hn::Or(value, hn::BitCast(d, sign));
+}
+
 /// Elements [index, index + Lanes) of `data` as f32; elements at and beyond `remaining` read as zero and are
 /// not touched.
 template <class D>

@@ -12,6 +12,7 @@ namespace {
 using Impl = Implementation<SparseMlaProblem, SparseMlaArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cpu:simd", always, sparse_mla_cpu},
     {"ref:any", always, sparse_mla_ref, /*fallback=*/true},
 };
 

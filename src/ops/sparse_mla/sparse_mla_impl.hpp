@@ -4,4 +4,5 @@
 
 namespace fathom {
 void sparse_mla_ref(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context);
+void sparse_mla_cpu(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context);
 }  // namespace fathom

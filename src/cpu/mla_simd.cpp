@@ -1,0 +1,253 @@
+// Latent attention in f32 for every vector target. Compiled once for every one; see src/cpu/simd.hpp.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/mla_simd.cpp"
+#include <hwy/foreach_target.h>
+// must follow foreach_target.h
+#include <hwy/contrib/math/math-inl.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/mla.hpp"
+#include "cpu/scratch.hpp"
+#include "cpu/simd.hpp"
+#include "ops/cache_layout.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fathom::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using cpu::kMlaBlock;
+
+using Tag = hn::CappedTag<float, 16>;
+constexpr std::int64_t kPad = 16;  // rows are padded with zeros to a multiple of this
+constexpr std::int64_t kTileHeads = 4;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+class MlaSimd {
+ public:
+  explicit MlaSimd(const cpu::MlaHeads& task)
+      : t_(task),
+        dim_(cpu::align_to(task.lora + task.rope_dim, kPad)),
+        lora_(cpu::align_to(task.lora, kPad)),
+        heads_(cpu::align_to(task.heads, kTileHeads)),
+        direct_(task.cache_dtype == DType::f32 && dim_ == task.lora + task.rope_dim) {
+    const std::int64_t stage = direct_ ? 0 : kMlaBlock * dim_;
+    auto* memory = reinterpret_cast<float*>(
+        cpu::thread_scratch<MlaSimd>(4 * (heads_ * (dim_ + lora_ + kMlaBlock + kPad) + stage)));
+    q_ = memory;
+    sums_ = q_ + heads_ * dim_;
+    weights_ = sums_ + heads_ * lora_;
+    stage_ = weights_ + heads_ * kMlaBlock;
+    factor_ = stage_ + stage;  // [heads], at most 16 a head with the two below
+    highest_ = factor_ + heads_;
+    total_ = highest_ + heads_;
+  }
+
+  void Run() {
+    PackQueries();
+    std::fill(sums_, sums_ + heads_ * lora_, 0.0f);
+    std::fill(total_, total_ + heads_, 0.0f);
+    std::fill(factor_, factor_ + heads_, 0.0f);
+    std::fill(highest_, highest_ + heads_, -kInfinity);
+    for (std::int64_t j = 0; j < t_.count; j += kMlaBlock) {
+      const std::int64_t n = std::min(kMlaBlock, t_.count - j);
+      Stage(t_.slots + j, n);
+      Scores(n);
+      for (std::int64_t h = 0; h < t_.heads; ++h) Softmax(h, n);
+      AddValues(n);
+    }
+    Finish();
+  }
+
+ private:
+  void PackQueries() const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const std::int64_t dim = t_.lora + t_.rope_dim;
+    const bool round = t_.cache_dtype != DType::f32 && t_.q_dtype == DType::f32;
+    std::fill(q_, q_ + heads_ * dim_, 0.0f);
+    for (std::int64_t h = 0; h < t_.heads; ++h) {
+      float* to = q_ + h * dim_;
+      for (std::int64_t i = 0; i < dim; i += lanes)
+        hn::Store(LoadFloats(d, t_.q, t_.q_dtype, h * t_.q_stride + i, dim - i), d, to + i);
+      if (!round) continue;
+      for (std::int64_t i = 0; i < dim; ++i) to[i] = bf16_to_float(float_to_bf16(to[i]));
+    }
+  }
+
+  // rows_[j]: the entries of a block as f32.
+  void Stage(const std::int32_t* slots, std::int64_t n) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      const std::uint8_t* entry = t_.cache + slots[j] * t_.entry_bytes;
+      if (direct_) {
+        rows_[j] = reinterpret_cast<const float*>(entry);
+      } else {
+        rows_[j] = stage_ + j * dim_;
+        StageEntry(entry, stage_ + j * dim_);
+      }
+    }
+  }
+
+  void StageEntry(const std::uint8_t* entry, float* to) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const std::int64_t dim = t_.lora + t_.rope_dim;
+    std::int64_t begin = 0;
+    DType dtype = t_.cache_dtype;
+    if (dtype == DType::u8) {
+      const std::uint8_t* scales = entry + t_.lora;
+      for (; begin < t_.lora; begin += lanes) {
+        const auto scale = hn::Set(d, load_f32(scales + begin / 128 * 4));
+        hn::Store(hn::Mul(DecodeF8(d, entry + begin), scale), d, to + begin);
+      }
+      entry = scales + t_.lora / 128 * 4 - 2 * t_.lora;  // where the rope's bf16 index lora would be
+      dtype = DType::bf16;
+    }
+    for (std::int64_t i = begin; i < dim; i += lanes)
+      hn::Store(LoadFloats(d, entry, dtype, i, dim - i), d, to + i);
+    for (std::int64_t i = cpu::align_to(dim, lanes); i < dim_; i += lanes) hn::Store(hn::Zero(d), d, to + i);
+  }
+
+  // weights_[h][j] = dot(q[h], rows_[j])
+  void Scores(std::int64_t n) const {
+    for (std::int64_t j = 0; j < n; j += 2) {
+      const float* first = rows_[j];
+      const float* second = rows_[std::min(j + 1, n - 1)];
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ScoreTile(h, j, first, second);
+    }
+  }
+
+  HWY_INLINE void ScoreTile(std::int64_t h0, std::int64_t j, const float* HWY_RESTRICT first,
+                            const float* HWY_RESTRICT second) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    hn::Vec<Tag> a[kTileHeads], b[kTileHeads];
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) a[h] = b[h] = hn::Zero(d);
+    const float* HWY_RESTRICT q = q_ + h0 * dim_;
+    for (std::int64_t i = 0; i < dim_; i += lanes) {
+      const auto x = hn::LoadU(d, first + i);
+      const auto y = hn::LoadU(d, second + i);
+#pragma GCC unroll 4
+      for (std::int64_t h = 0; h < kTileHeads; ++h) {
+        const auto query = hn::Load(d, q + h * dim_ + i);
+        a[h] = hn::MulAdd(query, x, a[h]);
+        b[h] = hn::MulAdd(query, y, b[h]);
+      }
+    }
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) {
+      float* to = weights_ + (h0 + h) * kMlaBlock + j;
+      to[0] = hn::GetLane(hn::SumOfLanes(d, a[h]));
+      to[1] = hn::GetLane(hn::SumOfLanes(d, b[h]));
+    }
+  }
+
+  // Scores of head h become exp(score - highest); the sums so far shrink by factor_[h].
+  void Softmax(std::int64_t h, std::int64_t n) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    float* weights = weights_ + h * kMlaBlock;
+    const auto scale = hn::Set(d, t_.softmax_scale);
+    const auto end = hn::Set(d, static_cast<float>(n));
+    const auto nothing = hn::Set(d, -kInfinity);
+    auto highest = nothing;
+    for (std::int64_t j = 0; j < kMlaBlock; j += lanes) {
+      const auto inside = hn::Lt(hn::Iota(d, static_cast<float>(j)), end);
+      const auto kept = hn::IfThenElse(inside, hn::Mul(hn::Load(d, weights + j), scale), nothing);
+      hn::Store(kept, d, weights + j);
+      highest = hn::Max(highest, kept);
+    }
+    const float block = hn::GetLane(hn::MaxOfLanes(d, highest));
+    const float next = std::max(highest_[h], block);
+    const float base = next == -kInfinity ? 0 : next;
+    auto total = hn::Zero(d);
+    for (std::int64_t j = 0; j < kMlaBlock; j += lanes) {
+      const auto weight = hn::Exp(d, hn::Sub(hn::Load(d, weights + j), hn::Set(d, base)));
+      hn::Store(weight, d, weights + j);
+      total = hn::Add(total, weight);
+    }
+    factor_[h] = std::exp(highest_[h] - base);
+    total_[h] = std::fma(total_[h], factor_[h], hn::GetLane(hn::SumOfLanes(d, total)));
+    highest_[h] = next;
+  }
+
+  void AddValues(std::int64_t n) const {
+    const auto step = 2 * static_cast<std::int64_t>(hn::Lanes(Tag()));
+    for (std::int64_t i = 0; i < lora_; i += step) {
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) {
+        if (i + step <= lora_) {
+          ValueTile<2>(h, i, n);
+        } else {
+          ValueTile<1>(h, i, n);
+        }
+      }
+    }
+  }
+
+  template <int kVectors>
+  HWY_INLINE void ValueTile(std::int64_t h0, std::int64_t i, std::int64_t n) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    hn::Vec<Tag> sums[kTileHeads][kVectors];
+    float* to = sums_ + h0 * lora_ + i;
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) {
+#pragma GCC unroll 2
+      for (std::int64_t v = 0; v < kVectors; ++v)
+        sums[h][v] = hn::Mul(hn::Load(d, to + h * lora_ + v * lanes), hn::Set(d, factor_[h0 + h]));
+    }
+    const float* HWY_RESTRICT weights = weights_ + h0 * kMlaBlock;
+    for (std::int64_t j = 0; j < n; ++j) {
+      hn::Vec<Tag> value[kVectors];
+#pragma GCC unroll 2
+      for (std::int64_t v = 0; v < kVectors; ++v) value[v] = hn::LoadU(d, rows_[j] + i + v * lanes);
+#pragma GCC unroll 4
+      for (std::int64_t h = 0; h < kTileHeads; ++h) {
+        const auto weight = hn::Set(d, weights[h * kMlaBlock + j]);
+#pragma GCC unroll 2
+        for (std::int64_t v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, value[v], sums[h][v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) {
+#pragma GCC unroll 2
+      for (std::int64_t v = 0; v < kVectors; ++v) hn::Store(sums[h][v], d, to + h * lora_ + v * lanes);
+    }
+  }
+
+  void Finish() const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    for (std::int64_t h = 0; h < t_.heads; ++h) {
+      const auto inverse = hn::Set(d, t_.count == 0 ? 0.0f : 1.0f / total_[h]);
+      for (std::int64_t i = 0; i < t_.lora; i += lanes) {
+        const auto value = hn::Mul(hn::Load(d, sums_ + h * lora_ + i), inverse);
+        StoreFloats(d, value, t_.out, t_.out_dtype, h * t_.out_stride + i, t_.lora - i);
+      }
+    }
+  }
+
+  const cpu::MlaHeads& t_;
+  std::int64_t dim_, lora_, heads_;  // padded
+  bool direct_;                      // entries are read where they are
+  float *q_, *sums_, *weights_, *stage_, *factor_, *highest_, *total_;
+  const float* rows_[kMlaBlock];
+};
+
+void MlaHeadsRun(const cpu::MlaHeads& task) { MlaSimd(task).Run(); }
+
+}  // namespace fathom::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fathom {
+HWY_EXPORT(MlaHeadsRun);
+
+void cpu::mla_heads_simd(const MlaHeads& task) {
+  const auto run = HWY_DYNAMIC_DISPATCH(MlaHeadsRun);
+  run(task);
+}
+}  // namespace fathom
+#endif

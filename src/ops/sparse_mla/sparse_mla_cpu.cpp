@@ -1,0 +1,65 @@
+#include "cpu/mla.hpp"
+#include "cpu/scratch.hpp"
+#include "ops/cache_layout.hpp"
+#include "ops/sparse_mla/sparse_mla_impl.hpp"
+
+namespace fathom {
+namespace {
+
+struct Slots;  // names the scratch
+
+// The valid entries of token t's list, in order.
+std::pair<const std::int32_t*, std::int64_t> valid_slots(const SparseMlaArgs& args, std::int64_t t) {
+  const std::int64_t top_k = args.indices.size(1);
+  auto* slots = reinterpret_cast<std::int32_t*>(cpu::thread_scratch<Slots>((top_k + 1) * 4));
+  const auto* list = args.indices.as<const std::int32_t>() + t * args.indices.step(0);
+  std::int64_t count = 0;
+  for (std::int64_t j = 0; j < top_k; ++j) {
+    slots[count] = list[j];
+    count += list[j] >= 0;
+  }
+  return {slots, count};
+}
+
+// Heads of one task: all of them if there are tokens enough for all threads, since entries are converted once
+// a task; else equal parts, in fours because the loops take four heads at a time.
+std::int64_t heads_per_task(const SparseMlaProblem& problem, std::int64_t threads) {
+  constexpr std::int64_t kMost = 64;  // their sums stay in the L2 cache
+  std::int64_t parts = std::max<std::int64_t>(1, (problem.heads + kMost - 1) / kMost);
+  if (problem.tokens < 2 * threads) parts = std::max(parts, threads);
+  return cpu::align_to((problem.heads + parts - 1) / parts, 4);
+}
+
+}  // namespace
+
+void sparse_mla_cpu(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
+  if (problem.heads == 0) return;
+  const std::int64_t heads = heads_per_task(problem, context.threads());
+  const std::int64_t parts = (problem.heads + heads - 1) / heads;
+  context.parallel_for(problem.tokens * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t t = i / parts;
+      const std::int64_t h = i % parts * heads;
+      const auto [slots, count] = valid_slots(args, t);
+      const std::int64_t q = t * args.q.step(0) + h * args.q.step(1);
+      const std::int64_t out = t * args.out.step(0) + h * args.out.step(1);
+      cpu::mla_heads({.heads = std::min(heads, problem.heads - h),
+                      .lora = problem.lora,
+                      .rope_dim = problem.rope_dim,
+                      .q = args.q.as<std::byte>() + q * size_of(problem.q),
+                      .q_dtype = problem.q,
+                      .q_stride = args.q.step(1),
+                      .cache = args.cache.as<std::uint8_t>(),
+                      .cache_dtype = problem.cache,
+                      .entry_bytes = args.cache.step(0) * size_of(problem.cache),
+                      .slots = slots,
+                      .count = count,
+                      .softmax_scale = args.softmax_scale,
+                      .out = args.out.as<std::byte>() + out * size_of(problem.out),
+                      .out_dtype = problem.out,
+                      .out_stride = args.out.step(1)});
+    }
+  });
+}
+
+}  // namespace fathom
