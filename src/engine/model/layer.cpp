@@ -243,7 +243,7 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
 }
 
 // x += W_down (silu(W_gate in) * W_up in)
-void DecoderLayer::mlp(const MlpWeights& w, Activation& in, const TensorView& x) {
+void DecoderLayer::mlp(const MlpWeights& w, Activation in, const TensorView& x) {
   const Arena::Scope scope(arena_);
   const std::int64_t width = w.gate.values.size(0);
   const TensorView gate_up = arena_.take(DType::f32, {in.rows(), 2 * width});
@@ -273,6 +273,7 @@ void DecoderLayer::moe(const MoeWeights& w, Activation& in, const TensorView& x)
              .weights = weights},
             context_);
 
+  linear_.prepare(w.gate.values[0], in);
   if (w.shared.gate.values.given()) mlp(w.shared, in, x);
 
   const TensorView slot_to_row = arena_.take(DType::i32, {tokens, chosen});

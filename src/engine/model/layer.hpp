@@ -61,7 +61,8 @@ class DecoderLayer {
   void store_index_key(Activation& in);
   TensorView select(Activation& in, Activation& q_latent);
   TensorView score_and_choose(const TensorView& q, const TensorView& gate);
-  void mlp(const MlpWeights& w, Activation& in, const TensorView& x);
+  // `in` by value: what is prepared inside goes with the arena scope inside.
+  void mlp(const MlpWeights& w, Activation in, const TensorView& x);
   void moe(const MoeWeights& w, Activation& in, const TensorView& x);
   Activation normed(const TensorView& x, const TensorView& weight);
   void rotate(const TensorView& heads, std::int64_t offset, bool half_split);
