@@ -1,7 +1,6 @@
 #include "fathom/engine/model.hpp"
 
 #include "engine/model/model_impl.hpp"
-#include "fathom/core/error.hpp"
 
 namespace fathom {
 namespace {
@@ -31,23 +30,6 @@ LayerConstants layer_constants(const ModelConfig& config, const RopeConfig& rope
           .epsilon = static_cast<float>(config.rms_norm_eps)};
 }
 
-/// What the caches and the indexer of a precision ask of the model's shape.
-void check_shape(const Checkpoint& file, Precision precision, KvFormat kv) {
-  const ModelConfig& config = file.config();
-  const auto require = [&file](std::string_view key, std::int64_t value, bool condition,
-                               std::string_view expected) {
-    if (condition) return;
-    throw FileError((file.directory() / "config.json").string() + ": '" + std::string(key) + "' must be " +
-                    std::string(expected) + ", got " + std::to_string(value));
-  };
-  if (precision == Precision::fp8)
-    require("index_head_dim", config.index_head_dim, config.index_head_dim == 128,
-            "128 with --precision fp8 (its index keys have 132 bytes)");
-  if (kv == KvFormat::fp8)
-    require("kv_lora_rank", config.kv_lora_rank, config.kv_lora_rank % 128 == 0,
-            "a multiple of 128 with --kv-cache fp8");
-}
-
 }  // namespace
 
 std::string_view to_string(Precision precision) { return precision == Precision::fp8 ? "fp8" : "fp32"; }
@@ -67,7 +49,6 @@ Model::Impl::Impl(Checkpoint file, const ModelOptions& options, const Context& c
           options.kv_cache.value_or(options.precision == Precision::fp8 ? KvFormat::fp8 : KvFormat::f32)),
       rope(rope_config(checkpoint.config())),
       constants(layer_constants(checkpoint.config(), rope, options.precision)) {
-  check_shape(checkpoint, options.precision, kv_format);
   weights = load_weights(checkpoint, options.precision, options.on_progress, context);
 }
 
