@@ -129,31 +129,29 @@ FATHOM_AVX512_INLINE __m512 exp_ps(__m512 x) {
   return _mm512_maskz_scalef_ps(_knot_mask16(underflow), p, n);
 }
 
-// The sums of the lanes of 8 vectors: element 2h + k is that of x[h][k], all in the same order.
-FATHOM_AVX512_INLINE void reduce_tile(const __m512 (&x)[kTileHeads][2], float* scores) {
-  __m512 quad[2];
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    __m512 pair[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const __m512(&keys)[2] = x[2 * i + j];
-      pair[j] = _mm512_add_ps(_mm512_unpacklo_ps(keys[0], keys[1]), _mm512_unpackhi_ps(keys[0], keys[1]));
-    }
-    const __m512d a = _mm512_castps_pd(pair[0]);
-    const __m512d b = _mm512_castps_pd(pair[1]);
-    quad[i] =
-        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+// The sums of the lanes of 16 vectors, x[4h + k], all in the same order; that of (h, k) goes to scores[h][k].
+FATHOM_AVX512_INLINE void reduce_tile(const __m512 (&x)[16], float* scores) {
+  __m512 quad[4];
+#pragma GCC unroll 4
+  for (int h = 0; h < 4; ++h) {
+    const __m512 a =
+        _mm512_add_ps(_mm512_unpacklo_ps(x[4 * h], x[4 * h + 1]), _mm512_unpackhi_ps(x[4 * h], x[4 * h + 1]));
+    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * h + 2], x[4 * h + 3]),
+                                   _mm512_unpackhi_ps(x[4 * h + 2], x[4 * h + 3]));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    quad[h] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
   }
-  const __m512 halves = _mm512_add_ps(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88),
-                                      _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
-  const __m512 all = _mm512_add_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));
-  const __m128 low = _mm512_castps512_ps128(all);
-  const __m128 high = _mm512_extractf32x4_ps(all, 2);
-  _mm_storel_pi(reinterpret_cast<__m64*>(scores), low);
-  _mm_storeh_pi(reinterpret_cast<__m64*>(scores + kMlaBlock), low);
-  _mm_storel_pi(reinterpret_cast<__m64*>(scores + 2 * kMlaBlock), high);
-  _mm_storeh_pi(reinterpret_cast<__m64*>(scores + 3 * kMlaBlock), high);
+  const __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88),
+                                     _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
+  const __m512 second = _mm512_add_ps(_mm512_shuffle_f32x4(quad[2], quad[3], 0x88),
+                                      _mm512_shuffle_f32x4(quad[2], quad[3], 0xdd));
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
+  _mm_storeu_ps(scores, _mm512_castps512_ps128(all));
+  _mm_storeu_ps(scores + kMlaBlock, _mm512_extractf32x4_ps(all, 1));
+  _mm_storeu_ps(scores + 2 * kMlaBlock, _mm512_extractf32x4_ps(all, 2));
+  _mm_storeu_ps(scores + 3 * kMlaBlock, _mm512_extractf32x4_ps(all, 3));
 }
 
 // A u8 cache's latent stays without its scales: they multiply the partial sums of a group of 128 in the
@@ -192,7 +190,7 @@ class MlaBf16 {
       for (std::int64_t k = 0; k < n; k += kStageKeys) {
         stage(t_.slots + j + k, k, std::min(kStageKeys, n - k), t_.count - j - k);
         for (std::int64_t h = 0; h < heads_; h += kTileHeads)
-          for (std::int64_t i = k; i < std::min(k + kStageKeys, n); i += 2) score_tile(h, i);
+          for (std::int64_t i = k; i < std::min(k + kStageKeys, n); i += 4) score_tile(h, i);
       }
       for (std::int64_t h = 0; h < t_.heads; ++h) softmax(h, n);
       for (std::int64_t i = 0; i < t_.lora; i += 64)
@@ -228,66 +226,90 @@ class MlaBf16 {
 
   // Fills rows_ (and scales_) of entries k .. k + n of the block; `ahead` entries of the list are left.
   void stage(const std::int32_t* slots, std::int64_t k, std::int64_t n, std::int64_t ahead) {
+    const std::uint8_t* cache = t_.cache;  // locals: vector stores may alias members
+    const std::int64_t entry_bytes = t_.entry_bytes;
+    const std::int64_t width = width_;
     for (std::int64_t j = kStageKeys; j < std::min(2 * kStageKeys, ahead); ++j) {
-      const std::uint8_t* next = t_.cache + slots[j] * t_.entry_bytes;
-      for (std::int64_t byte = 0; byte < width_; byte += 64)
+      const std::uint8_t* next = cache + slots[j] * entry_bytes;
+      for (std::int64_t byte = 0; byte < width; byte += 64)
         _mm_prefetch(reinterpret_cast<const char*>(next + byte), _MM_HINT_T0);
     }
-    const F8Tables tables = load_f8_tables();
-    for (std::int64_t j = 0; j < n; ++j) {
-      const std::uint8_t* entry = t_.cache + slots[j] * t_.entry_bytes;
-      if constexpr (!kScaled) {
-        rows_[k + j] = reinterpret_cast<const std::uint16_t*>(entry);
-        continue;
-      }
-      std::uint16_t* row = stage_ + (k + j) * dim_;
-      rows_[k + j] = row;
-      for (std::int64_t i = 0; i < t_.lora; i += 64) {
-        __m512i first, second;
-        f8_to_bf16(_mm512_loadu_si512(entry + i), tables, first, second);
-        _mm512_storeu_si512(row + i, first);
-        _mm512_storeu_si512(row + i + 32, second);
-      }
-      const std::uint8_t* scales = entry + t_.lora;
-      for (std::int64_t g = 0; g < groups_; ++g)
-        std::memcpy(scales_ + g * kMlaBlock + k + j, scales + 4 * g, 4);
-      std::memcpy(row + t_.lora, scales + 4 * groups_, static_cast<std::size_t>(2 * t_.rope_dim));
-    }
-    rows_[k + n] = rows_[k + n - 1];  // an odd end: the copy gets weight 0
-  }
-
-  // scores_[h][k] of four heads and two entries, without the softmax scale.
-  FATHOM_AVX512_INLINE void score_tile(std::int64_t h0, std::int64_t k) const {
-    const std::uint16_t* const rows[2] = {rows_[k], rows_[k + 1]};
-    const std::uint16_t* q = q_ + h0 * dim_;
-    __m512 sums[kTileHeads][2];
-    dots(q, rows, kScaled ? t_.lora : 0, dim_, sums);
-    for (std::int64_t g = 0; kScaled && g < groups_; ++g) {
-      __m512 part[kTileHeads][2];
-      dots(q, rows, g * 128, g * 128 + 128, part);
-      const __m512 scale[2] = {_mm512_set1_ps(scales_[g * kMlaBlock + k]),
-                               _mm512_set1_ps(scales_[g * kMlaBlock + k + 1])};
-#pragma GCC unroll 4
-      for (int h = 0; h < kTileHeads; ++h) {
+    if constexpr (kScaled) {
+      const F8Tables tables = load_f8_tables();
+      std::uint16_t* row = stage_ + k * dim_;
+      const std::int64_t lora = t_.lora;
+      const std::int64_t dim = dim_;
+      for (std::int64_t j = 0; j < n; ++j, row += dim) {
+        const std::uint8_t* entry = cache + slots[j] * entry_bytes;
+        rows_[k + j] = row;
+        const std::uint8_t* scales = entry + lora;
+        float* scale = scales_ + k + j;
+        for (std::int64_t i = 0; i < lora; i += 128) {
 #pragma GCC unroll 2
-        for (int j = 0; j < 2; ++j) sums[h][j] = _mm512_fmadd_ps(part[h][j], scale[j], sums[h][j]);
+          for (std::int64_t half = i; half < i + 128; half += 64) {
+            __m512i first, second;
+            f8_to_bf16(_mm512_loadu_si512(entry + half), tables, first, second);
+            _mm512_store_si512(row + half, first);
+            _mm512_store_si512(row + half + 32, second);
+          }
+          std::memcpy(scale, scales, 4);
+          scale += kMlaBlock;
+          scales += 4;
+        }
+        for (std::int64_t i = lora; i < dim; i += 32) {
+          _mm512_store_si512(row + i, _mm512_loadu_si512(scales));
+          scales += 64;
+        }
       }
+    } else {
+      for (std::int64_t j = 0; j < n; ++j)
+        rows_[k + j] = reinterpret_cast<const std::uint16_t*>(cache + slots[j] * entry_bytes);
     }
-    reduce_tile(sums, scores_ + h0 * kMlaBlock + k);
+    for (std::int64_t j = k + n; j % 4 != 0; ++j) rows_[j] = rows_[k + n - 1];  // copies; they get weight 0
   }
 
-  FATHOM_AVX512_INLINE void dots(const std::uint16_t* q, const std::uint16_t* const (&rows)[2],
-                                 std::int64_t begin, std::int64_t end, __m512 (&sums)[kTileHeads][2]) const {
-#pragma GCC unroll 4
-    for (int h = 0; h < kTileHeads; ++h) sums[h][0] = sums[h][1] = _mm512_setzero_ps();
+  // scores_[h][k ..] of four heads and four entries, without the softmax scale.
+  FATHOM_AVX512_INLINE void score_tile(std::int64_t h0, std::int64_t k) const {
+    const std::uint16_t* const x[4] = {rows_[k], rows_[k + 1], rows_[k + 2], rows_[k + 3]};
+    const std::int64_t dim = dim_;
+    const std::uint16_t* q = q_ + h0 * dim;
+    __m512 part[16];
+    if constexpr (kScaled) {
+      alignas(64) float sums[16][kLanes];  // in memory: both would not fit into the registers
+      const std::int64_t lora = t_.lora;
+      const float* scale = scales_ + k;
+      dots(q, dim, x, lora, dim, part);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_store_ps(sums[i], part[i]);
+      for (std::int64_t i = 0; i < lora; i += 128, scale += kMlaBlock) {
+        dots(q, dim, x, i, i + 128, part);
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; ++j) {
+          part[j] = _mm512_fmadd_ps(part[j], _mm512_set1_ps(scale[j % 4]), _mm512_load_ps(sums[j]));
+          _mm512_store_ps(sums[j], part[j]);
+        }
+      }
+    } else {
+      dots(q, dim, x, 0, dim, part);
+    }
+    reduce_tile(part, scores_ + h0 * kMlaBlock + k);
+  }
+
+  // sums[4h + k] = the products of query h and entry k, a lane's share each, over elements [begin, end).
+  FATHOM_AVX512_INLINE static void dots(const std::uint16_t* q, std::int64_t dim,
+                                        const std::uint16_t* const (&x)[4], std::int64_t begin,
+                                        std::int64_t end, __m512 (&sums)[16]) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = _mm512_setzero_ps();
     for (std::int64_t i = begin; i < end; i += 32) {
-      const __m512i x = load_bf16(rows[0] + i);
-      const __m512i y = load_bf16(rows[1] + i);
+      __m512i key[4];
 #pragma GCC unroll 4
-      for (int h = 0; h < kTileHeads; ++h) {
-        const __m512i query = load_bf16(q + h * dim_ + i);
-        sums[h][0] = dot_pairs(sums[h][0], query, x);
-        sums[h][1] = dot_pairs(sums[h][1], query, y);
+      for (int k = 0; k < 4; ++k) key[k] = load_bf16(x[k] + i);
+#pragma GCC unroll 4
+      for (int h = 0; h < 4; ++h) {
+        const __m512i query = load_bf16(q + h * dim + i);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) sums[4 * h + k] = dot_pairs(sums[4 * h + k], query, key[k]);
       }
     }
   }
@@ -307,7 +329,7 @@ class MlaBf16 {
     const float base = next == -kInfinity ? 0 : next;
     for (auto& weight : x) weight = exp_ps(_mm512_sub_ps(weight, _mm512_set1_ps(base)));
     const __m512 total = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
-    factor_[h] = std::exp(highest_[h] - base);
+    factor_[h] = _mm512_cvtss_f32(exp_ps(_mm512_set1_ps(highest_[h] - base)));
     total_[h] = std::fma(total_[h], factor_[h], _mm512_reduce_add_ps(total));
     highest_[h] = next;
     for (std::int64_t g = 0; g < groups_; ++g) {
@@ -410,7 +432,7 @@ class MlaBf16 {
   float *sums_, *scores_, *scales_;
   std::uint32_t* pairs_;  // [groups][heads][entries / 2]
   float *factor_, *highest_, *total_;
-  const std::uint16_t* rows_[kMlaBlock + 1];
+  const std::uint16_t* rows_[kMlaBlock];
 };
 
 }  // namespace
