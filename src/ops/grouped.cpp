@@ -114,6 +114,11 @@ void check_group_matrices(const Expect& expect, std::string_view name, std::span
     expect.fail(name, "have " + std::to_string(groups) + " groups", std::to_string(matrices.size()));
   }
   for (const TensorView& matrix : matrices) {
+    // Hundreds of experts in every call of every layer: the good case is a few comparisons.
+    const bool good = &matrix != &matrices[0] && matrix.dtype == matrices[0].dtype && matrix.rank == 2 &&
+                      matrix.shape[0] == n && matrix.shape[1] == k && matrix.stride[1] == 1 &&
+                      matrix.device.kind == DeviceKind::host && matrix.data != nullptr;
+    if (good) continue;
     expect.tensor(name, matrix, dtypes, {n, k});
     expect.dtype(name, matrix, {matrices[0].dtype});
   }
