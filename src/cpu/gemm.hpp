@@ -25,7 +25,7 @@ struct GemmScale {
 GemmScale gemm_scale(const TensorView& scale, std::int64_t rows);
 
 /// out[i, j] = sum_k a[i, k] * b[j, k], with scales, added to out if accumulate.
-/// (a, b) is (f8e4m3, f8e4m3), (bf16, bf16) or (f32, f32 | bf16 | f8e4m3). Strides count elements.
+/// (a, b) is (f8e4m3, f8e4m3), (bf16, bf16 | f8e4m3) or (f32, f32 | bf16 | f8e4m3). Strides count elements.
 struct Gemm {
   std::int64_t m = 0;
   std::int64_t n = 0;

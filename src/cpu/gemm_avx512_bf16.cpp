@@ -50,27 +50,28 @@ struct SlotTable {
   alignas(64) std::int32_t index[kSlots]{};
 };
 // Indices for a two-source permutation: slots 16t..16t+15 come from the half t % 2 of the group's pairs.
-constexpr SlotTable make_slot_table(bool f8) {
+// `f8` says what b is, `f8_rows` what a is.
+constexpr SlotTable make_slot_table(bool f8, bool f8_rows) {
   SlotTable table;
   for (std::int64_t slot = 0; slot < kSlots; ++slot) {
     const std::int64_t pair = slot_pair(f8, slot) % 32;
     // f8_to_bf16 leaves the pairs of 64 codes as (lane, half): first holds 8l..8l+3, second 8l+4..8l+7.
-    table.index[slot] = static_cast<std::int32_t>(f8 ? pair / 4 % 2 * 16 + pair / 8 * 4 + pair % 4 : pair);
+    table.index[slot] = static_cast<std::int32_t>(f8_rows ? pair / 4 % 2 * 16 + pair / 8 * 4 + pair % 4 : pair);
   }
   return table;
 }
-template <bool kF8>
-inline constexpr SlotTable kSlotTable = make_slot_table(kF8);
+template <bool kF8, bool kF8Rows>
+inline constexpr SlotTable kSlotTable = make_slot_table(kF8, kF8Rows);
 
 __mmask64 byte_mask(std::int64_t bytes) {
   return bytes >= 64 ? ~__mmask64{0} : (__mmask64{1} << std::max<std::int64_t>(bytes, 0)) - 1;
 }
 
-template <bool kF8>
+template <bool kF8, bool kF8Rows>
 void pack_rows(const Gemm& p, std::int64_t first, const PackedRows& packed) {
   const F8Tables tables = load_f8_tables();
   const std::int64_t groups = scale_groups(p.k);
-  const std::int64_t element = kF8 ? 1 : 2;
+  const std::int64_t element = kF8Rows ? 1 : 2;
   for (std::int64_t i = 0; i < packed.rows; ++i) {
     const auto* row = static_cast<const std::uint8_t*>(p.a) + (first + i) * p.a_stride * element;
     for (std::int64_t g = 0; g < groups; ++g) {
@@ -79,7 +80,7 @@ void pack_rows(const Gemm& p, std::int64_t first, const PackedRows& packed) {
       const std::uint8_t* bytes = row + g * kScaleGroup * element;
       __m512i halves[2][2];
       for (int half = 0; half < 2; ++half) {
-        if constexpr (kF8) {
+        if constexpr (kF8Rows) {
           const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(rest - 64 * half), bytes + 64 * half);
           f8_to_bf16(codes, tables, halves[half][0], halves[half][1]);
         } else {
@@ -90,7 +91,7 @@ void pack_rows(const Gemm& p, std::int64_t first, const PackedRows& packed) {
         }
       }
       for (int t = 0; t < 4; ++t) {
-        const __m512i index = _mm512_load_si512(kSlotTable<kF8>.index + 16 * t);
+        const __m512i index = _mm512_load_si512(kSlotTable<kF8, kF8Rows>.index + 16 * t);
         _mm512_store_si512(out + 16 * t,
                            _mm512_permutex2var_epi32(halves[t % 2][0], index, halves[t % 2][1]));
       }
@@ -313,7 +314,11 @@ void columns(const Gemm& p, std::int64_t begin, std::int64_t end) {
   PackedRows a{reinterpret_cast<Pairs*>(memory), reinterpret_cast<float*>(memory + pairs_bytes), 0};
   for (std::int64_t i0 = 0; i0 < p.m; i0 += row_block) {
     a.rows = std::min(row_block, p.m - i0);
-    pack_rows<kF8>(p, i0, a);
+    if (p.a_dtype == DType::f8e4m3) {
+      pack_rows<kF8, true>(p, i0, a);
+    } else {
+      pack_rows<kF8, false>(p, i0, a);
+    }
     if (a.rows <= kDirectRows) {
       kDirect[a.rows](p, a, i0, begin, end);
     } else {

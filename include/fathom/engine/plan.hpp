@@ -59,7 +59,7 @@ struct ModelPlan {
   std::vector<std::string> missing;        ///< names of absent tensors
   std::vector<std::string> wrong;          ///< one line for each tensor with another dtype or shape
   std::int64_t weight_bytes = 0;           ///< of the tensors in the files
-  std::int64_t absorbed_bytes_fp8 = 0;     ///< kv_b, dequantised for the absorbed form of MLA
+  std::int64_t absorbed_bytes_fp8 = 0;     ///< copies of kv_b for the absorbed form of MLA
   std::int64_t absorbed_bytes_fp32 = 0;
   std::array<CacheBytes, 3> cache{};
 };

@@ -32,7 +32,8 @@ struct MlaAbsorbArgs {
   TensorView
       kv_b_scale;   // [ceil(heads * (nope + value) / 128), ceil(lora / 128)], given exactly if kv_b is f8e4m3
   TensorView w_uk;  // [heads, lora, nope], written
-  TensorView w_uv;  // [heads, value, lora], written
+  TensorView w_uv;  // [heads, value, lora], written; not given with w_uk f8e4m3
+  TensorView w_uk_scale{};  // [heads, ceil(lora / 128), nope / 128], written; given exactly if w_uk is f8e4m3
 };
 
 /// Once per model, at load.
@@ -44,6 +45,10 @@ struct MlaAbsorbArgs {
 ///   kv_b        [heads * (nope + value), lora]  f8e4m3, bf16 or f32
 ///   kv_b_scale  f32
 ///   w_uk, w_uv  contiguous, both bf16 or both f32
+///
+/// With w_uk f8e4m3, which needs kv_b f8e4m3 and nope and value multiples of 128, nothing is rounded: codes
+/// are transposed and w_uk_scale[h, l / 128, i / 128] is the scale of their block. w_uv is then rows [nope,
+/// nope + value) of every head of kv_b, where they lie.
 ///
 /// Throws InvalidArgument if a shape or dtype differs.
 void mla_absorb(const MlaAbsorbArgs& args, const Context& context);

@@ -204,10 +204,12 @@ ModelPlan plan_model(const Checkpoint& checkpoint) {
   plan.present = checkpoint.tensor_count();
   plan.missing_files = checkpoint.missing_files();
   plan.weight_bytes = checkpoint.total_bytes();
-  const std::int64_t absorbed =
-      c.layer_count() * c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank;
-  plan.absorbed_bytes_fp8 = absorbed * size_of(DType::bf16);
-  plan.absorbed_bytes_fp32 = absorbed * size_of(DType::f32);
+  // As the engine absorbs kv_b: FP8 in whole blocks stays FP8 and only the keys' part is a copy.
+  const bool codes = c.quantization_config && c.qk_nope_head_dim % 128 == 0 && c.v_head_dim % 128 == 0;
+  const std::int64_t keys = c.layer_count() * c.num_attention_heads * c.qk_nope_head_dim * c.kv_lora_rank;
+  const std::int64_t both = keys / c.qk_nope_head_dim * (c.qk_nope_head_dim + c.v_head_dim);
+  plan.absorbed_bytes_fp8 = codes ? keys : both * size_of(DType::bf16);
+  plan.absorbed_bytes_fp32 = codes ? keys : both * size_of(DType::f32);
   plan.cache = cache_bytes_per_token(c);
   return plan;
 }

@@ -83,8 +83,8 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
   const std::int64_t nope = config_.qk_nope_head_dim;
   const std::int64_t lora = config_.kv_lora_rank;
   const std::int64_t width = lora + config_.qk_rope_head_dim;
-  // The dtype of attention itself: that of the derived weights, unless the cache asks for more.
-  const DType dtype = w.w_uk.dtype;
+  // The dtype of attention itself, unless the cache asks for more.
+  const DType dtype = constants_.precision == Precision::fp8 ? DType::bf16 : DType::f32;
   const DType query_dtype = cache_.shape().kv == KvFormat::f32 ? DType::f32 : dtype;
 
   Activation in = normed(x, w_.input_norm);
@@ -101,7 +101,8 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
     copy_rows({.x = columns(q, 0, nope), .out = q_nope}, context_);
   }
   const TensorView query = arena_.take(query_dtype, {rows, heads, width});
-  batched_gemm_nt({.x = q_nope, .w = w.w_uk, .out = columns(query, 0, lora)}, context_);
+  batched_gemm_nt({.x = q_nope, .w = w.w_uk.values, .out = columns(query, 0, lora), .w_scale = w.w_uk.scale},
+                  context_);
   copy_rows({.x = columns(q, nope, config_.qk_head_dim()), .out = columns(query, lora, width)}, context_);
 
   const TensorView attended = arena_.take(dtype, {rows, heads, lora});
@@ -112,7 +113,7 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
               .out = attended},
              context_);
   const TensorView values = arena_.take(DType::f32, {rows, heads, config_.v_head_dim});
-  batched_gemm_nt({.x = attended, .w = w.w_uv, .out = values}, context_);
+  batched_gemm_nt({.x = attended, .w = w.w_uv.values, .out = values, .w_scale = w.w_uv.scale}, context_);
   Activation out{.f32 = reshaped(values, {rows, heads * config_.v_head_dim})};
   linear_(w.o, out, x, /*accumulate=*/true);
 }

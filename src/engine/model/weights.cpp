@@ -83,18 +83,42 @@ class Loader {
     return w;
   }
 
-  /// The absorbed form of kv_b, as bf16 or f32; the file's pages are not needed any more.
+  /// The absorbed form of kv_b. FP8 stays FP8 where the scale's blocks end with the parts of a head: then
+  /// only the transposed part is a copy. Otherwise both parts become bf16 or f32. The file's pages are read
+  /// again only for what stays in it.
   void absorb(const std::string& name, AttentionWeights& w) {
     const std::int64_t heads = config_.num_attention_heads;
     const std::int64_t nope = config_.qk_nope_head_dim;
     const std::int64_t value = config_.v_head_dim;
     const std::int64_t lora = config_.kv_lora_rank;
     const Weight kv_b = file_.weight(name, heads * (nope + value), lora);
-    const DType dtype = precision_ == Precision::fp8 ? DType::bf16 : DType::f32;
-    w.w_uk = derive(dtype, heads, lora, nope);
-    w.w_uv = derive(dtype, heads, value, lora);
-    mla_absorb({.kv_b = kv_b.values, .kv_b_scale = kv_b.scale, .w_uk = w.w_uk, .w_uv = w.w_uv}, context_);
+    if (kv_b.values.dtype == DType::f8e4m3 && nope % 128 == 0 && value % 128 == 0) {
+      w.w_uk = {derive(DType::f8e4m3, heads, lora, nope),
+                derive(DType::f32, heads, (lora + 127) / 128, nope / 128)};
+      mla_absorb(
+          {.kv_b = kv_b.values, .kv_b_scale = kv_b.scale, .w_uk = w.w_uk.values, .w_uk_scale = w.w_uk.scale},
+          context_);
+      w.w_uv = {part_of_heads(kv_b.values, heads, nope, value),
+                part_of_heads(kv_b.scale, heads, nope / 128, value / 128)};
+    } else {
+      const DType dtype = precision_ == Precision::fp8 ? DType::bf16 : DType::f32;
+      w.w_uk.values = derive(dtype, heads, lora, nope);
+      w.w_uv.values = derive(dtype, heads, value, lora);
+      mla_absorb(
+          {.kv_b = kv_b.values, .kv_b_scale = kv_b.scale, .w_uk = w.w_uk.values, .w_uv = w.w_uv.values},
+          context_);
+    }
     file_.release_pages(kv_b.values);
+  }
+
+  /// Rows [first, first + count) of every head of a matrix whose rows are heads of first + count.
+  static TensorView part_of_heads(TensorView x, std::int64_t heads, std::int64_t first, std::int64_t count) {
+    const std::int64_t row = x.step(0);
+    x.data = x.as<std::byte>() + first * row * size_of(x.dtype);
+    x.rank = 3;
+    x.shape = {heads, count, x.size(1)};
+    x.stride = {(first + count) * row, row, 1};
+    return x;
   }
 
   TensorView derive(DType dtype, std::int64_t a, std::int64_t b, std::int64_t c) {

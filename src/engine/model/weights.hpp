@@ -16,8 +16,8 @@ struct AttentionWeights {
   Weight q_b;            // [heads * (nope + rope), q_lora]
   Weight kv_a;           // [lora + rope, hidden]
   TensorView kv_a_norm;  // [lora]
-  TensorView w_uk;       // [heads, lora, nope], of kv_b, derived: takes a query into the latent space
-  TensorView w_uv;       // [heads, value, lora], of kv_b, derived: takes a sum of latents out of it
+  Weight w_uk;           // [heads, lora, nope], of kv_b, transposed: takes a query into the latent space
+  Weight w_uv;           // [heads, value, lora], of kv_b: takes a sum of latents out of it
   Weight o;              // [hidden, heads * value]
 };
 

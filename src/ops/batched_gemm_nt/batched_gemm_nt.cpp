@@ -28,11 +28,18 @@ BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args) {
                                      .out = args.out.dtype};
   expect.tensor("x", args.x, {DType::bf16, DType::f32}, {-1, -1, -1});
   if (problem.x == DType::bf16) {
-    expect.tensor("w", args.w, {DType::bf16}, {problem.groups, -1, problem.k});
+    expect.tensor("w", args.w, {DType::bf16, DType::f8e4m3}, {problem.groups, -1, problem.k});
     expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.groups, problem.n});
   } else {
-    expect.tensor("w", args.w, {DType::f32, DType::bf16}, {problem.groups, -1, problem.k});
+    expect.tensor("w", args.w, {DType::f32, DType::bf16, DType::f8e4m3}, {problem.groups, -1, problem.k});
     expect.tensor("out", args.out, {DType::f32}, {problem.tokens, problem.groups, problem.n});
+  }
+  if (problem.w == DType::f8e4m3) {
+    expect.dtype("w_scale", args.w_scale, {DType::f32});
+    expect.shape("w_scale", args.w_scale, {problem.groups, (problem.n + 127) / 128, (problem.k + 127) / 128});
+    expect.host("w_scale", args.w_scale);
+  } else {
+    expect.that(!args.w_scale.given(), "w_scale", "be given only with f8e4m3", to_string(problem.w));
   }
   return problem;
 }

@@ -13,15 +13,22 @@ BenchCase batched_gemm_nt_bench(std::string_view text, const Context& context) {
   const std::int64_t copies = cold_copies(w_bytes);
   const auto x = bench_normal(problem.x, {tokens, groups, k});
   const auto w = bench_normal(problem.w, {copies * groups, n, k});
+  const std::int64_t row_blocks = (n + 127) / 128;
+  const std::int64_t blocks = (k + 127) / 128;
+  const auto scale = bench_normal(DType::f32, {groups, row_blocks, blocks});
   const auto out = bench_normal(problem.out, {tokens, groups, n});
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(x->size() + w_bytes + out->size()),
           .flops = 2.0 * static_cast<double>(tokens * groups * n) * static_cast<double>(k),
           .run = [=, &context](std::int64_t run) {
+            const TensorView scales = problem.w == DType::f8e4m3
+                                          ? scale->view(DType::f32, {groups, row_blocks, blocks})
+                                          : TensorView{};
             batched_gemm_nt({.x = x->view(problem.x, {tokens, groups, k}),
                              .w = w->view(problem.w, {copies * groups, n, k})
                                       .rows(run % copies * groups, (run % copies + 1) * groups),
-                             .out = out->view(problem.out, {tokens, groups, n})},
+                             .out = out->view(problem.out, {tokens, groups, n}),
+                             .w_scale = scales},
                             context);
           }};
 }

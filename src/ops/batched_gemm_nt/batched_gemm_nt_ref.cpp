@@ -9,7 +9,9 @@ void batched_gemm_nt_ref(const BatchedGemmNtProblem& problem, const BatchedGemmN
       for (std::int64_t j = 0; j < problem.n; ++j) {
         double sum = 0;
         for (std::int64_t k = 0; k < problem.k; ++k) {
-          sum += static_cast<double>(at(args.x, t, g, k)) * static_cast<double>(at(args.w, g, j, k));
+          const float scale = problem.w == DType::f8e4m3 ? at(args.w_scale, g, j / 128, k / 128) : 1.0f;
+          sum += static_cast<double>(at(args.x, t, g, k)) * static_cast<double>(at(args.w, g, j, k)) *
+                 static_cast<double>(scale);
         }
         store_element(args.out.data, problem.out,
                       t * args.out.step(0) + g * args.out.step(1) + j * args.out.step(2),

@@ -15,16 +15,23 @@ void check(const Problem& p, const Context& context) {
   TensorView x = query.view();
   x.shape[2] = p.k;
   const Tensor w = random.normal(p.w, {p.groups, p.n, p.k});
+  const std::int64_t row_blocks = (p.n + 127) / 128;
+  const std::int64_t blocks = (p.k + 127) / 128;
+  const Tensor scale = random.uniform(DType::f32, {p.groups, row_blocks, blocks}, 0.5, 2);
+  const bool scaled = p.w == DType::f8e4m3;
   const Tensor buffer = poisoned(p.out, {p.groups, p.tokens, p.n + 1});
   TensorView out = buffer.view();
   out.shape = {p.tokens, p.groups, p.n};
   std::swap(out.stride[0], out.stride[1]);
-  batched_gemm_nt({.x = x, .w = w, .out = out}, context);
+  batched_gemm_nt({.x = x, .w = w, .out = out, .w_scale = scaled ? scale.view() : TensorView{}}, context);
   for (std::int64_t g = 0; g < p.groups; ++g) {
     const GemmOracle oracle = gemm_oracle(
         p.tokens, p.n, p.k, p.out,
         [&](std::int64_t i, std::int64_t c) { return static_cast<double>(at(x, i, g, c)); },
-        [&](std::int64_t j, std::int64_t c) { return static_cast<double>(at(w, g, j, c)); },
+        [&](std::int64_t j, std::int64_t c) {
+          return static_cast<double>(at(w, g, j, c)) *
+                 (scaled ? static_cast<double>(at(scale, g, j / 128, c / 128)) : 1.0);
+        },
         [](std::int64_t, std::int64_t) { return 0.0; });
     TensorView slice = buffer.view();
     slice.data = buffer.as<std::byte>() + g * buffer.view().step(0) * size_of(p.out);
@@ -40,10 +47,11 @@ void check(const Problem& p, const Context& context) {
 }
 
 TEST(BatchedGemmNt, AgreesWithOracle) {
-  constexpr std::array<DType, 3> kTypes[] = {{DType::bf16, DType::bf16, DType::bf16},
-                                             {DType::bf16, DType::bf16, DType::f32},
-                                             {DType::f32, DType::f32, DType::f32},
-                                             {DType::f32, DType::bf16, DType::f32}};
+  constexpr std::array<DType, 3> kTypes[] = {
+      {DType::bf16, DType::f8e4m3, DType::bf16}, {DType::bf16, DType::f8e4m3, DType::f32},
+      {DType::f32, DType::f8e4m3, DType::f32},   {DType::bf16, DType::bf16, DType::bf16},
+      {DType::bf16, DType::bf16, DType::f32},    {DType::f32, DType::f32, DType::f32},
+      {DType::f32, DType::bf16, DType::f32}};
   for (const auto& [x, w, out] : kTypes) {
     for (const auto& [tokens, groups, n, k] : {std::array<std::int64_t, 4>{1, 8, 512, 128},
                                                {3, 5, 33, 130},
@@ -61,18 +69,24 @@ TEST(BatchedGemmNt, AgreesWithOracle) {
 }
 
 TEST(BatchedGemmNt, TokensDoNotDependOnOneAnother) {
-  for (const DType dtype : {DType::bf16, DType::f32}) {
+  for (const auto& [dtype, w_dtype] : {std::pair{DType::bf16, DType::bf16},
+                                       {DType::bf16, DType::f8e4m3},
+                                       {DType::f32, DType::f32},
+                                       {DType::f32, DType::f8e4m3}}) {
     Random random(3);
     const Tensor x = random.normal(dtype, {70, 6, 200});
-    const Tensor w = random.normal(dtype, {6, 90, 200});
+    const Tensor w = random.normal(w_dtype, {6, 90, 200});
+    const Tensor scale = random.uniform(DType::f32, {6, 1, 2}, 0.5, 2);
+    const TensorView w_scale = w_dtype == DType::f8e4m3 ? scale.view() : TensorView{};
     Tensor together = poisoned(DType::f32, {70, 6, 90});
-    batched_gemm_nt({.x = x, .w = w, .out = together}, test_context(2));
+    batched_gemm_nt({.x = x, .w = w, .out = together, .w_scale = w_scale}, test_context(2));
     for (const std::int64_t tokens : {1, 3, 8, 35}) {
       Tensor parts = poisoned(DType::f32, {70, 6, 90});
       for (std::int64_t t = 0; t < 70; t += tokens) {
         const std::int64_t end = std::min<std::int64_t>(70, t + tokens);
-        batched_gemm_nt({.x = x.view().rows(t, end), .w = w, .out = parts.view().rows(t, end)},
-                        test_context(1));
+        batched_gemm_nt(
+            {.x = x.view().rows(t, end), .w = w, .out = parts.view().rows(t, end), .w_scale = w_scale},
+            test_context(1));
       }
       expect_same_bytes(parts, together);
     }

@@ -37,6 +37,33 @@ TEST(MlaAbsorb, SplitsTransposesAndScales) {
   }
 }
 
+// Code times scale is the same number before and after.
+TEST(MlaAbsorb, TransposesCodesWithoutRounding) {
+  constexpr std::int64_t kHeads = 3, kNope = 256, kValue = 128, kLora = 200,
+                         kRows = kHeads * (kNope + kValue);
+  Random random(5);
+  const Tensor kv_b = random.normal(DType::f8e4m3, {kRows, kLora});
+  const Tensor scale = random.uniform(DType::f32, {kRows / 128, 2}, 0.5, 2);
+  const Tensor w_uk = poisoned(DType::f8e4m3, {kHeads, kLora, kNope});
+  const Tensor w_uk_scale = poisoned(DType::f32, {kHeads, 2, 2});
+  mla_absorb({.kv_b = kv_b, .kv_b_scale = scale, .w_uk = w_uk, .w_uk_scale = w_uk_scale}, test_context());
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    for (std::int64_t l = 0; l < kLora; ++l) {
+      for (std::int64_t i = 0; i < kNope; ++i) {
+        const std::int64_t row = h * (kNope + kValue) + i;
+        ASSERT_EQ(w_uk[(h * kLora + l) * kNope + i] * w_uk_scale[(h * 2 + l / 128) * 2 + i / 128],
+                  kv_b[row * kLora + l] * scale[row / 128 * 2 + l / 128]);
+      }
+    }
+  }
+  EXPECT_ERROR(InvalidArgument, "multiples of 128 rows per head for keys and values, got 120 and 264",
+               mla_absorb({.kv_b = kv_b,
+                           .kv_b_scale = scale,
+                           .w_uk = poisoned(DType::f8e4m3, {kHeads, kLora, 120}),
+                           .w_uk_scale = w_uk_scale},
+                          test_context()));
+}
+
 TEST(MlaAbsorb, RejectsBadArguments) {
   const Tensor w_uk = poisoned(DType::bf16, {2, 64, 8});
   const Tensor w_uv = poisoned(DType::bf16, {2, 4, 64});
