@@ -18,6 +18,7 @@
 
 #include "checks.hpp"
 #include "commands.hpp"
+#include "core/file.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/core/op_info.hpp"
 #include "model_arguments.hpp"
@@ -156,6 +157,8 @@ int bench(const BenchArguments& arguments) {
     return 0;
   }
 
+  if (!arguments.json.empty())
+    const AtomicFile writable(arguments.json);  // fails now rather than after the work
   if (arguments.hot) use_hot_weights();
   const fathom::Context context(arguments.threads.options());
   const Roof roof = measure_roof(context);

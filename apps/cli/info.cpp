@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -109,8 +110,7 @@ void print_list(std::string_view title, const std::vector<std::string>& lines, b
   if (shown < lines.size()) fmt::print("  and {} more; --all lists them\n", lines.size() - shown);
 }
 
-void print_model(const std::string& directory, bool all) {
-  const Checkpoint checkpoint = Checkpoint::open(directory, {.allow_missing = true});
+void print_model(const std::string& directory, const Checkpoint& checkpoint, bool all) {
   const ModelPlan plan = plan_model(checkpoint);
   const std::int64_t positions = checkpoint.config().max_position_embeddings;
   fmt::print("\nmodel {}\n", directory);
@@ -142,11 +142,13 @@ struct InfoArguments {
 };
 
 int info(const InfoArguments& arguments) {
+  std::optional<Checkpoint> checkpoint;  // opened first: a bad one is refused before anything is printed
+  if (!arguments.model.empty()) checkpoint = Checkpoint::open(arguments.model, {.allow_missing = true});
   const Context context;
   print_machine(context);
   print_environment();
   print_ops();
-  if (!arguments.model.empty()) print_model(arguments.model, arguments.all);
+  if (checkpoint) print_model(arguments.model, *checkpoint, arguments.all);
   return 0;
 }
 

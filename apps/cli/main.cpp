@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string>
+#include <system_error>
 
 #include "commands.hpp"
 #include "fathom/core/context.hpp"
@@ -48,7 +51,7 @@ int run(int argc, char** argv) {
   if (!action) return fail(kBadInput, "a command is needed; see `fathom --help`");
   const int code = action();
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    return fail(kFailure, "standard output cannot be written");
+    return fail(kFailure, fmt::format("standard output cannot be written: {}", std::strerror(errno)));
   }
   return code;
 }
@@ -62,6 +65,8 @@ int main(int argc, char** argv) {
     return fail(kFailure, error.what());
   } catch (const fathom::Error& error) {
     return fail(kBadInput, error.what());
+  } catch (const std::system_error& error) {  // of fmt::print, whose files are the standard streams
+    return fail(kFailure, fmt::format("standard output cannot be written: {}", error.code().message()));
   } catch (const std::bad_alloc&) {
     return fail(kFailure, "out of memory");
   } catch (const std::exception& error) {

@@ -41,10 +41,10 @@ struct LoadedModel {
   LoadedModel(const LoadedModel&) = delete;
   LoadedModel& operator=(const LoadedModel&) = delete;
 
+  double load_seconds = 0;  // set while the model loads, so declared before it
   Context context;
   Model model;
   Session session;
-  double load_seconds = 0;
 };
 
 /// A JSON file with a list of token ids. Throws FileError if it is anything else or the list is empty.

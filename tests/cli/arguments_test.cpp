@@ -54,6 +54,7 @@ TEST(Arguments, EveryBadOneIsRefusedInOneLine) {
       {{"bench", "scale", "--filter", "["}, "--filter must be a regular expression, got '['"},
       {{"bench", "scale", "--filter", "rope"}, "no problem matches --filter 'rope'"},
       {{"bench", "scale", "--repetitions", "0"}, "--repetitions"},
+      {{"bench", "scale", "--json", "/nowhere/out.json"}, "/nowhere/out.json"},
   };
   for (const auto& [arguments, text] : cases) {
     SCOPED_TRACE(text);
@@ -75,11 +76,11 @@ TEST(Arguments, HelpNamesEveryOption) {
       {"info", {"--model", "--all"}},
       {"bench", {"--json", "--repetitions", "--threads", "--filter", "--hot", "--list"}},
       {"ops", {"--markdown"}}};
-  const Run program = fathom({"--help"});
+  const Outcome program = fathom({"--help"});
   expect_done(program);
   for (const auto& [command, options] : cases) {
     EXPECT_NE(program.out.find("\n  " + command), std::string::npos) << command;
-    const Run run = fathom({command, "--help"});
+    const Outcome run = fathom({command, "--help"});
     expect_done(run);
     EXPECT_EQ(run.err, "");
     for (const std::string& option : options) {
@@ -99,13 +100,13 @@ TEST(Arguments, EnvironmentVariablesAreChecked) {
 }
 
 TEST(Arguments, ASmallDiskIsAFailureOfTheMachine) {
-  const Run run = fathom({"ops"}, {.stdout_file = "/dev/full"});
+  const Outcome run = fathom({"ops"}, {.stdout_file = "/dev/full"});
   EXPECT_EQ(run.code, 1);
-  EXPECT_EQ(run.err, "fathom: standard output cannot be written\n");
+  EXPECT_EQ(run.err, "fathom: standard output cannot be written: No space left on device\n");
 }
 
 TEST(Info, ShowsTheBuildTheMachineAndEveryName) {
-  const Run run = fathom({"info"}, {.environment = {{"FATHOM_THREADS", "3"}}});
+  const Outcome run = fathom({"info"}, {.environment = {{"FATHOM_THREADS", "3"}}});
   expect_done(run);
   EXPECT_EQ(run.err, "");
   for (const char* row :
@@ -124,7 +125,7 @@ TEST(Info, ShowsTheBuildTheMachineAndEveryName) {
 }
 
 TEST(Info, DescribesAModel) {
-  const Run run = fathom({"info", "--model", bundled_model()});
+  const Outcome run = fathom({"info", "--model", bundled_model()});
   expect_done(run);
   for (const char* text : {"20987776", "536 of 536", "27.5 MB", "--kv-cache fp8", "bytes per token"}) {
     EXPECT_NE(run.out.find(text), std::string::npos) << text;
@@ -137,14 +138,14 @@ TEST(Info, ListsWhatAModelLacks) {
   write_checkpoint(folder / "model", small_config(), {.shards = 2, .omit = [](const ExpectedTensor& tensor) {
                                                         return tensor.name == "model.norm.weight";
                                                       }});
-  const Run run = fathom({"info", "--model", (folder / "model").string()});
+  const Outcome run = fathom({"info", "--model", (folder / "model").string()});
   expect_done(run);
   EXPECT_NE(run.out.find("missing tensors, 1\n  model.norm.weight\n"), std::string::npos) << run.out;
   expect_refused(fathom({"info", "--model", (folder / "nowhere").string()}), (folder / "nowhere").string());
 }
 
 TEST(Bench, ListsOfProblemsCoverEveryOp) {
-  const Run run = fathom({"bench", kProblems + "smoke.txt", "--list"});
+  const Outcome run = fathom({"bench", kProblems + "smoke.txt", "--list"});
   expect_done(run);
   for (const OpInfo* op : all_ops()) {
     EXPECT_NE(("\n" + run.out).find("\n" + std::string(op->name) + ":"), std::string::npos)
@@ -157,11 +158,11 @@ TEST(Bench, ListsOfProblemsCoverEveryOp) {
 TEST(Bench, EveryOpRuns) {
   const TemporaryDirectory folder;
   const std::string json_file = (folder / "bench.json").string();
-  const Run run =
+  const Outcome run =
       fathom({"bench", kProblems + "smoke.txt", "--hot", "--repetitions", "1", "--json", json_file});
   expect_done(run);
   const auto json = nlohmann::json::parse(read_text(json_file));
-  const Run list = fathom({"bench", kProblems + "smoke.txt", "--list"});
+  const Outcome list = fathom({"bench", kProblems + "smoke.txt", "--list"});
   std::istringstream problems(list.out);
   std::size_t count = 0;
   for (std::string problem; std::getline(problems, problem); ++count) {

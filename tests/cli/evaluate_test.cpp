@@ -45,7 +45,7 @@ TEST(Logits, WritesAllOrTheLastPositions) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return fathom(arguments);
   };
-  const Run all_run = run("all", {});
+  const Outcome all_run = run("all", {});
   expect_done(all_run);
   EXPECT_EQ(all_run.out, "");
   expect_done(run("last", {"--last", "2", "--prefill-chunk", "1", "--threads", "1"}));
@@ -66,8 +66,8 @@ TEST(Perplexity, CountsEveryPredictedToken) {
   write_text(folder / "flat.json", "[0,1,2,3,4,5,6,7,8,9,10]");
   write_text(folder / "lists.json", "[[0,1,2,3],[4,5,6,7],[8,9,10]]");
   const auto run = [&](const std::string& name) {
-    const Run result = fathom({"perplexity", "--model", random_model().string(), "--ids",
-                               (folder / name).string(), "--window", "4", "--json"});
+    const Outcome result = fathom({"perplexity", "--model", random_model().string(), "--ids",
+                                   (folder / name).string(), "--window", "4", "--json"});
     expect_done(result);
     return Json::parse(result.out);
   };
@@ -78,7 +78,7 @@ TEST(Perplexity, CountsEveryPredictedToken) {
   EXPECT_NEAR(flat.at("perplexity").get<double>(), lists.at("perplexity").get<double>(),
               1e-9 * flat.at("perplexity").get<double>());
   EXPECT_NEAR(std::log(flat.at("perplexity").get<double>()), flat.at("mean_nll").get<double>(), 1e-12);
-  const Run plain =
+  const Outcome plain =
       fathom({"perplexity", "--model", random_model().string(), "--ids", (folder / "flat.json").string()});
   expect_done(plain);
   EXPECT_EQ(plain.out.rfind("perplexity ", 0), 0u);
@@ -96,8 +96,8 @@ class BadModel : public ::testing::Test {
     copy_random_model(model);
     write_text(folder / "ids.json", "[1, 2]");
     break_it(model);
-    const Run run = fathom({"logits", "--model", model.string(), "--ids", (folder / "ids.json").string(),
-                            "-o", (folder / "out").string()});
+    const Outcome run = fathom({"logits", "--model", model.string(), "--ids", (folder / "ids.json").string(),
+                                "-o", (folder / "out").string()});
     expect_refused(run, text);
     EXPECT_NE(run.err.find(model.string()), std::string::npos) << run.err;
     EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"ids.json", "model"}));
@@ -159,7 +159,10 @@ TEST_F(BadModel, Tensors) {
     refused(text, [&](const fs::path& model) { edit_header(model, edit); });
   };
   const char* norm = "model.norm.weight";
-  header("model.norm.weight", [&](Json& h) { h.erase(norm); });
+  header("model.norm.weight", [&](Json& h) {
+    h["other"] = h[norm];
+    h.erase(norm);
+  });
   header("model.norm.weight", [&](Json& h) { h[norm]["shape"] = {7}; });
   header("model.norm.weight", [&](Json& h) { h[norm]["dtype"] = "I32"; });
   header("model.norm.weight", [&](Json& h) { h[norm]["dtype"] = "Q4"; });

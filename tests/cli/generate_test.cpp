@@ -24,8 +24,8 @@ TEST(Generate, StreamsTheTextOfTheJson) {
        {std::vector<std::string>{},
         {"--temperature", "1.5", "--seed", "3"},
         {"--temperature", "1", "--top-k", "50", "--top-p", "0.9"}}) {
-    const Run text = fathom(generate(words({"--prompt", "Once upon a time"}, sampling)));
-    const Run json = fathom(generate(words({"--prompt", "Once upon a time", "--json"}, sampling)));
+    const Outcome text = fathom(generate(words({"--prompt", "Once upon a time"}, sampling)));
+    const Outcome json = fathom(generate(words({"--prompt", "Once upon a time", "--json"}, sampling)));
     expect_done(text);
     expect_done(json);
     EXPECT_GT(text.out.size(), 0u);
@@ -39,7 +39,7 @@ TEST(Generate, StreamsTheTextOfTheJson) {
 }
 
 TEST(Generate, JsonHasTheseKeys) {
-  const Run run = fathom(generate({"--prompt", "Once upon a time", "--json"}));
+  const Outcome run = fathom(generate({"--prompt", "Once upon a time", "--json"}));
   expect_done(run);
   EXPECT_EQ(std::count(run.out.begin(), run.out.end(), '\n'), 1);
   const Json json = Json::parse(run.out);
@@ -69,7 +69,7 @@ TEST(Generate, OptionsOfSpeedDoNotChangeTheAnswer) {
         words(prompt, {"--prefill-chunk", "0"}),
         std::vector<std::string>{"--prompt-file", (folder / "prompt.txt").string(), "--json"},
         std::vector<std::string>{"--ids", (folder / "ids.json").string(), "--json"}}) {
-    const Run run = fathom(generate(arguments));
+    const Outcome run = fathom(generate(arguments));
     expect_done(run);
     const Json json = Json::parse(run.out);
     EXPECT_EQ(json.at("output_ids"), plain.at("output_ids"));
@@ -91,12 +91,12 @@ TEST(Generate, IdsNeedNoTokenizer) {
                                            "--max-tokens",
                                            "4",
                                            "--ignore-eos"};
-  const Run json_run = fathom(words(arguments, {"--json"}));
+  const Outcome json_run = fathom(words(arguments, {"--json"}));
   expect_done(json_run);
   const Json json = Json::parse(json_run.out);
   EXPECT_EQ(json.at("prompt_ids"), Json::parse("[5, 6, 7]")) << "nothing is added";
   EXPECT_TRUE(json.at("text").is_null());
-  const Run run = fathom(arguments);
+  const Outcome run = fathom(arguments);
   expect_done(run);
   std::string ids;
   for (const Json& id : json.at("output_ids")) ids += (ids.empty() ? "" : " ") + id.dump();
@@ -110,7 +110,7 @@ TEST(Generate, CtrlCEndsCleanly) {
   const std::vector<std::string> arguments{
       "generate",     "--model", bundled_model(), "--prompt",  "Once upon a time",
       "--max-tokens", "3500",    "--ignore-eos",  "--threads", "1"};
-  const Run text = fathom(arguments, {.interrupt_after = 20});
+  const Outcome text = fathom(arguments, {.interrupt_after = 20});
   expect_done(text);
   EXPECT_NE(text.err.find("ended by cancelled"), std::string::npos) << text.err;
   EXPECT_NE(text.err.find("\nmemory "), std::string::npos) << text.err;
@@ -153,7 +153,7 @@ TEST(Generate, DraftsNeedAnMtpLayer) {
   const std::vector<std::string> arguments{
       "generate",     "--model", (folder / "model").string(), "--ids", (folder / "ids.json").string(),
       "--max-tokens", "4"};
-  const Run run = fathom(words(arguments, {"--json"}));
+  const Outcome run = fathom(words(arguments, {"--json"}));
   expect_done(run);
   EXPECT_EQ(Json::parse(run.out).at("draft").at("proposed"), 0);
   expect_refused(fathom(words(arguments, {"--draft-tokens", "1"})), "MTP");

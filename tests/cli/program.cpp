@@ -15,7 +15,7 @@
 namespace fathom::cli_test {
 namespace fs = std::filesystem;
 
-Run fathom(const std::vector<std::string>& arguments, const RunOptions& options) {
+Outcome fathom(const std::vector<std::string>& arguments, const FathomOptions& options) {
   int out[2];
   int err[2];
   if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
@@ -49,7 +49,7 @@ Run fathom(const std::vector<std::string>& arguments, const RunOptions& options)
   close(err[1]);
   if (error != 0) throw std::runtime_error("cannot run " FATHOM_PROGRAM);
 
-  Run run;
+  Outcome run;
   bool interrupted = options.interrupt_after == 0;
   std::array<pollfd, 2> streams{pollfd{out[0], POLLIN, 0}, pollfd{err[0], POLLIN, 0}};
   while (streams[0].fd >= 0 || streams[1].fd >= 0) {
@@ -76,7 +76,7 @@ Run fathom(const std::vector<std::string>& arguments, const RunOptions& options)
   return run;
 }
 
-void expect_refused(const Run& run, const std::string& text) {
+void expect_refused(const Outcome& run, const std::string& text) {
   EXPECT_EQ(run.code, 2) << run.err;
   EXPECT_EQ(run.out, "");
   EXPECT_NE(run.err.find(text), std::string::npos) << "expected: " << text << "\ngot: " << run.err;
@@ -84,7 +84,7 @@ void expect_refused(const Run& run, const std::string& text) {
   EXPECT_EQ(run.err.rfind("fathom: ", 0), 0u) << run.err;
 }
 
-void expect_done(const Run& run) { EXPECT_EQ(run.code, 0) << run.err; }
+void expect_done(const Outcome& run) { EXPECT_EQ(run.code, 0) << run.err; }
 
 std::string bundled_model() { return FATHOM_SOURCE_DIR "/models/tiny-dsv32"; }
 

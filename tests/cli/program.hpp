@@ -11,24 +11,24 @@
 
 namespace fathom::cli_test {
 
-struct Run {
+struct Outcome {
   int code = -1;  // exit code, or minus the signal that ended it
   std::string out;
   std::string err;
 };
 
-struct RunOptions {
+struct FathomOptions {
   std::map<std::string, std::string> environment;  // besides the test's own
   std::string stdout_file;                         // instead of `out`
   std::size_t interrupt_after = 0;                 // send SIGINT once so many bytes are in `out`; 0: never
 };
 
-Run fathom(const std::vector<std::string>& arguments, const RunOptions& options = {});
+Outcome fathom(const std::vector<std::string>& arguments, const FathomOptions& options = {});
 
 /// Bad input: exit code 2, nothing on stdout, and on stderr one line that holds `text`.
-void expect_refused(const Run& run, const std::string& text);
+void expect_refused(const Outcome& run, const std::string& text);
 /// Exit code 0. Shows stderr otherwise.
-void expect_done(const Run& run);
+void expect_done(const Outcome& run);
 
 /// The repository's model.
 std::string bundled_model();
