@@ -12,11 +12,11 @@
 #include <cstdint>
 
 #if defined(__clang__)
-#define FATHOM_AVX512_BF16_BEGIN                                                                         \
-  _Pragma(                                                                                               \
-      "clang attribute "                                                                                 \
-      "push(__attribute__((target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16,fma\"))), " \
-      "apply_to = function)")
+// _Pragma takes one literal.
+// clang-format off
+#define FATHOM_AVX512_BF16_BEGIN \
+  _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16,fma\"))), apply_to = function)")
+// clang-format on
 #define FATHOM_AVX512_BF16_END _Pragma("clang attribute pop")
 #else
 // GCC 12 takes the undefined vector inside its own intrinsics for an uninitialised variable.
