@@ -12,59 +12,6 @@
 namespace fathom {
 namespace {
 
-// Builds the tree; differs from nlohmann's own builder in that it refuses a key that comes twice and depth.
-class TreeBuilder final : public JsonEvents {
- public:
-  TreeBuilder(std::string_view origin, int max_depth) : JsonEvents(origin), max_depth_(max_depth) {}
-  Json take() { return std::move(root_); }
-
-  bool null() override { return add(nullptr) != nullptr; }
-  bool boolean(bool value) override { return add(value) != nullptr; }
-  bool number_integer(number_integer_t value) override { return add(value) != nullptr; }
-  bool number_unsigned(number_unsigned_t value) override { return add(value) != nullptr; }
-  bool number_float(number_float_t value, const string_t&) override { return add(value) != nullptr; }
-  bool string(string_t& value) override { return add(std::move(value)) != nullptr; }
-  bool start_object(std::size_t) override { return open(Json::object()); }
-  bool end_object() override { return close(); }
-  bool start_array(std::size_t) override { return open(Json::array()); }
-  bool end_array() override { return close(); }
-  bool key(string_t& name) override {
-    const auto [place, is_new] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(name), nullptr);
-    if (!is_new) refuse(fmt::format("the key '{}' occurs twice in one object", printable(place->first)));
-    member_ = &place->second;
-    return true;
-  }
-
- private:
-  Json* add(Json value) {
-    Json* place = &root_;
-    if (!open_.empty() && open_.back()->is_array()) {
-      place = &open_.back()->get_ref<Json::array_t&>().emplace_back();
-    } else if (!open_.empty()) {
-      place = member_;
-    }
-    *place = std::move(value);
-    return place;
-  }
-  bool open(Json value) {
-    if (static_cast<int>(open_.size()) == max_depth_) {
-      refuse(fmt::format("must nest at most {} objects and lists, nests deeper", max_depth_));
-    }
-    // Stable: a container that is open does not move, because only the innermost one grows.
-    open_.push_back(add(std::move(value)));
-    return true;
-  }
-  bool close() {
-    open_.pop_back();
-    return true;
-  }
-
-  int max_depth_;
-  Json root_;
-  std::vector<Json*> open_;
-  Json* member_ = nullptr;
-};
-
 // nlohmann's message without its own prefixes: "syntax error while parsing value - unexpected ...".
 std::string_view reason(std::string_view message) {
   for (const std::string_view marker : {"] ", "parse error", ": "}) {
@@ -90,6 +37,39 @@ std::string printable(std::string_view text, std::size_t longest) {
   if (ascii) return out;
   const std::string safe = Json(out).dump(-1, ' ', false, Json::error_handler_t::replace);
   return Json::parse(safe).get<std::string>();
+}
+
+// Unlike nlohmann's own builder this one refuses a key that comes twice, and depth.
+bool JsonTree::key(string_t& name) {
+  const auto [place, is_new] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(name), nullptr);
+  if (!is_new) refuse(fmt::format("the key '{}' occurs twice in one object", printable(place->first)));
+  member_ = &place->second;
+  return true;
+}
+
+Json* JsonTree::add(Json value) {
+  Json* place = &root_;
+  if (!open_.empty() && open_.back()->is_array()) {
+    place = &open_.back()->get_ref<Json::array_t&>().emplace_back();
+  } else if (!open_.empty()) {
+    place = member_;
+  }
+  *place = std::move(value);
+  return place;
+}
+
+bool JsonTree::open(Json value) {
+  if (static_cast<int>(open_.size()) == max_depth_) {
+    refuse(fmt::format("must nest at most {} objects and lists, nests deeper", max_depth_));
+  }
+  // Stable: a container that is open does not move, because only the innermost one grows.
+  open_.push_back(add(std::move(value)));
+  return true;
+}
+
+bool JsonTree::close() {
+  open_.pop_back();
+  return true;
 }
 
 void JsonEvents::refuse(std::string_view what) const {
@@ -118,7 +98,7 @@ Json parse_json(std::string_view text, std::string_view origin, const JsonLimits
     throw FileError(
         fmt::format("{}: must have at most {} bytes, has {}", origin, limits.max_bytes, text.size()));
   }
-  TreeBuilder builder(origin, limits.max_depth);
+  JsonTree builder(origin, limits.max_depth);
   parse_json_events(text, builder);
   return builder.take();
 }

@@ -58,6 +58,41 @@ class JsonEvents : public nlohmann::json_sax<Json> {
   std::string_view text_;
 };
 
+/// Builds the tree that parse_json gives. Derived handlers may keep pieces to themselves, as long as what
+/// they hand on is a whole JSON value.
+class JsonTree : public JsonEvents {
+ public:
+  explicit JsonTree(std::string_view origin, int max_depth = JsonLimits{}.max_depth)
+      : JsonEvents(origin), max_depth_(max_depth) {}
+  Json take() { return std::move(root_); }
+
+  bool null() override { return add(nullptr) != nullptr; }
+  bool boolean(bool value) override { return add(value) != nullptr; }
+  bool number_integer(number_integer_t value) override { return add(value) != nullptr; }
+  bool number_unsigned(number_unsigned_t value) override { return add(value) != nullptr; }
+  bool number_float(number_float_t value, const string_t&) override { return add(value) != nullptr; }
+  bool string(string_t& value) override { return add(std::move(value)) != nullptr; }
+  bool start_object(std::size_t) override { return open(Json::object()); }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t) override { return open(Json::array()); }
+  bool end_array() override { return close(); }
+  bool key(string_t& name) override;
+
+ protected:
+  /// Objects and lists that are open.
+  std::size_t depth() const { return open_.size(); }
+
+ private:
+  Json* add(Json value);
+  bool open(Json value);
+  bool close();
+
+  int max_depth_;
+  Json root_;
+  std::vector<Json*> open_;
+  Json* member_ = nullptr;
+};
+
 /// Throws FileError as parse_json does, or what the handler throws.
 void parse_json_events(std::string_view text, JsonEvents& events);
 

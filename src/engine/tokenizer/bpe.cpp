@@ -144,8 +144,8 @@ void Bpe::encode(std::string_view piece, PieceCache& cache, std::vector<std::int
     return;
   }
   if (!whole_pieces.empty()) {
-    if (const auto found = whole_pieces.find(piece); found != whole_pieces.end()) {
-      out.push_back(found->second);
+    if (const auto found = whole_pieces.find(piece)) {
+      out.push_back(*found);
       return;
     }
   }

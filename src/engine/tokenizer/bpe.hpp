@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/tokenizer/token_table.hpp"
+
 namespace fathom::text {
 
 struct StringHash {
@@ -64,9 +66,9 @@ class PieceCache {
 struct Bpe {
   std::array<std::int32_t, 256> byte_tokens;  // -1: the byte has no token of its own
   MergeTable merges{0};
-  std::optional<std::int32_t> unknown;   // what such a byte gives; without one it cannot occur
-  bool fuse_unknown = false;             // neighbouring unknowns become one
-  StringMap<std::int32_t> whole_pieces;  // pieces that are tokens at once (ignore_merges)
+  std::optional<std::int32_t> unknown;  // what such a byte gives; without one it cannot occur
+  bool fuse_unknown = false;            // neighbouring unknowns become one
+  TokenTable whole_pieces;              // pieces that are tokens at once (ignore_merges)
 
   /// Appends the tokens of one piece. Time grows as n log n with its length.
   void encode(std::string_view piece, PieceCache& cache, std::vector<std::int32_t>& out) const;

@@ -6,21 +6,19 @@
 
 #include "core/json.hpp"
 #include "engine/tokenizer/byte_level.hpp"
+#include "engine/tokenizer/tokenizer_file.hpp"
 #include "engine/tokenizer/utf8.hpp"
 #include "fathom/core/error.hpp"
 
 namespace fathom::text {
 namespace {
 
-// The largest vocabularies in use have 260,000 tokens; an id far beyond is a broken file, not a reason to
-// allocate for it.
-constexpr std::int64_t kMaxId = (1 << 22) - 1;
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 class Reader {
  public:
-  Reader(const Json& json, const std::string& origin) : root_(json, origin) {}
+  Reader(TokenizerFile& file, const std::string& origin) : file_(file), root_(file.rest, origin) {}
 
   TokenizerParts run() {
     if (root_.string("version", "1.0") != "1.0") root_.fail("version", "'1.0'");
@@ -48,15 +46,12 @@ class Reader {
   [[noreturn]] void unsupported_type(const JsonObject& object, std::string_view path) const {
     unsupported(path, fmt::format("of type '{}'", printable(object.string("type"))));
   }
-  static std::string element(std::string_view path, std::size_t index) {
-    return fmt::format("{}[{}]", path, index);
-  }
   // Calls `visit(object, path)` for each object of a list.
   template <class F>
   void each(const JsonObject& object, std::string_view key, const F& visit) const {
     std::size_t index = 0;
     for (const Json& item : object.list(key)) {
-      const std::string path = element(object.path(key), index++);
+      const std::string path = fmt::format("{}[{}]", object.path(key), index++);
       visit(JsonObject(item, root_.origin(), path), path);
     }
   }
@@ -76,59 +71,32 @@ class Reader {
     }
     if (model.boolean("byte_fallback", false)) unsupported("model.byte_fallback", "true");
     parts_.bpe.fuse_unknown = model.boolean("fuse_unk", false);
-    read_vocabulary(model.object("vocab"));
+    if (!file_.vocabulary) model.fail("vocab", "an object");
+    if (!file_.merges) model.fail("merges", "a list");
+    parts_.tokens = *std::move(file_.vocabulary);
+    if (parts_.tokens.empty()) fail("model.vocab", "is empty");
     if (model.has("unk_token")) {
-      const auto found = parts_.ids.find(model.string("unk_token"));
-      if (found == parts_.ids.end()) model.fail("unk_token", "a token of 'model.vocab'");
-      parts_.bpe.unknown = found->second;
+      parts_.bpe.unknown = parts_.tokens.find(model.string("unk_token"));
+      if (!parts_.bpe.unknown) model.fail("unk_token", "a token of 'model.vocab'");
     }
     read_bytes();
-    read_merges(model.list("merges"));
+    read_merges();
     if (model.boolean("ignore_merges", false)) {
-      for (const auto& [content, id] : parts_.ids) {
-        if (auto bytes = bytes_of(content)) parts_.bpe.whole_pieces.emplace(*std::move(bytes), id);
+      for (std::int32_t id = 0; id < parts_.tokens.size(); ++id) {
+        const auto bytes = parts_.tokens.has(id) ? bytes_of(parts_.tokens.content(id)) : std::nullopt;
+        if (bytes) parts_.bpe.whole_pieces.insert(*bytes, id);
       }
     }
-  }
-
-  void read_vocabulary(const JsonObject& vocabulary) {
-    const Json& entries = vocabulary.json();
-    if (entries.empty()) fail("model.vocab", "is empty");
-    parts_.ids.reserve(entries.size());
-    for (const auto& [content, value] : entries.items()) {
-      add_token(content, read_id(value, "model.vocab", content), "model.vocab");
-    }
-  }
-  std::int32_t read_id(const Json& value, std::string_view path, std::string_view content) const {
-    const auto number = value.is_number_unsigned() ? value.get<std::uint64_t>() : ~std::uint64_t{0};
-    if (number > static_cast<std::uint64_t>(kMaxId)) {
-      fail(path, fmt::format("gives '{}' the id {}, expected an integer from 0 to {}", printable(content),
-                             describe_json(&value), kMaxId));
-    }
-    return static_cast<std::int32_t>(number);
-  }
-  void add_token(const std::string& content, std::int32_t id, std::string_view path) {
-    const auto place = static_cast<std::size_t>(id);
-    if (place >= contents_.size()) contents_.resize(place + 1, nullptr);
-    if (contents_[place] != nullptr) {
-      fail(path, fmt::format("gives '{}' the id {}, which '{}' has", printable(content), id,
-                             printable(*contents_[place])));
-    }
-    contents_[place] = &parts_.ids.emplace(content, id).first->first;
-  }
-  const std::int32_t* find(const std::string& content) const {
-    const auto found = parts_.ids.find(content);
-    return found == parts_.ids.end() ? nullptr : &found->second;
   }
 
   void read_bytes() {
     for (int byte = 0; byte < 256; ++byte) {
       std::string name;
       append_utf8(name, byte_character(static_cast<std::uint8_t>(byte)));
-      const std::int32_t* token = find(name);
-      parts_.bpe.byte_tokens[static_cast<std::size_t>(byte)] = token != nullptr ? *token : -1;
+      const auto token = parts_.tokens.find(name);
+      parts_.bpe.byte_tokens[static_cast<std::size_t>(byte)] = token.value_or(-1);
       const bool in_utf8 = byte < 0xc0 || (byte > 0xc1 && byte < 0xf5);
-      if (token == nullptr && in_utf8 && !parts_.bpe.unknown) {
+      if (!token && in_utf8 && !parts_.bpe.unknown) {
         fail("model.vocab",
              fmt::format("has no token '{}' for the byte 0x{:02x}, and 'model.unk_token' is null", name,
                          byte));
@@ -136,25 +104,10 @@ class Reader {
     }
   }
 
-  void read_merges(const Json& merges) {
-    parts_.bpe.merges = MergeTable(merges.size());
+  void read_merges() {
+    parts_.bpe.merges = MergeTable(file_.merges->size());
     std::uint32_t rank = 0;
-    for (const Json& merge : merges) {
-      std::string left, right;
-      if (merge.is_string()) {
-        const auto& text = merge.get_ref<const std::string&>();
-        const std::size_t space = text.find(' ');
-        if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
-          left = text.substr(0, space);
-          right = text.substr(space + 1);
-        }
-      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-        left = merge[0].get_ref<const std::string&>();
-        right = merge[1].get_ref<const std::string&>();
-      }
-      if (left.empty() || right.empty()) {
-        fail(element("model.merges", rank), fmt::format("must be two tokens, got {}", describe_json(&merge)));
-      }
+    for (const auto& [left, right] : *file_.merges) {
       const std::int32_t first = merge_token(left, rank);
       const std::int32_t second = merge_token(right, rank);
       parts_.bpe.merges.insert(first, second, {rank, merge_token(left + right, rank)});
@@ -162,46 +115,59 @@ class Reader {
     }
   }
   std::int32_t merge_token(const std::string& content, std::uint32_t rank) const {
-    if (const std::int32_t* id = find(content)) return *id;
-    fail(element("model.merges", rank),
+    if (const auto id = parts_.tokens.find(content)) return *id;
+    fail(fmt::format("model.merges[{}]", rank),
          fmt::format("needs the token '{}', which 'model.vocab' lacks", printable(content)));
   }
 
   void read_added_tokens() {
-    StringMap<std::int32_t> seen;
     std::vector<AddedToken> tokens;
+    StringMap<std::int32_t> seen;
     each(root_, "added_tokens", [&](const JsonObject& object, const std::string& path) {
       AddedToken token;
       token.content = object.string("content");
       if (token.content.empty()) fail(path + ".content", "is empty");
-      token.id = static_cast<std::int32_t>(object.integer("id", 0, kMaxId));
+      token.id = static_cast<std::int32_t>(object.integer("id", 0, kMaxTokenId));
       token.single_word = object.boolean("single_word", false);
       token.lstrip = object.boolean("lstrip", false);
       token.rstrip = object.boolean("rstrip", false);
       token.special = object.boolean("special", false);
       token.normalized = object.boolean("normalized", !token.special);
-      if (!seen.emplace(token.content, token.id).second)
+      if (!seen.emplace(token.content, token.id).second) {
         fail(path, fmt::format("adds '{}' a second time", printable(token.content)));
-      if (const std::int32_t* id = find(token.content); id == nullptr) {
-        add_token(token.content, token.id, path);
-      } else if (*id != token.id) {
-        fail(path, fmt::format("gives '{}' the id {}, 'model.vocab' gives it {}", printable(token.content),
-                               token.id, *id));
       }
-      parts_.added.insert(token);
+      add_token(token, path);
       tokens.push_back(std::move(token));
     });
-    parts_.special.resize(contents_.size());
+    parts_.special.resize(static_cast<std::size_t>(parts_.tokens.size()));
     for (const AddedToken& token : tokens) parts_.special[static_cast<std::size_t>(token.id)] = token.special;
+  }
+  void add_token(const AddedToken& token, const std::string& path) {
+    const auto known = parts_.tokens.find(token.content);
+    if (known && *known != token.id) {
+      fail(path, fmt::format("gives '{}' the id {}, 'model.vocab' gives it {}", printable(token.content),
+                             token.id, *known));
+    }
+    if (!known && parts_.tokens.has(token.id)) {
+      fail(path, fmt::format("gives '{}' the id {}, which '{}' has", printable(token.content), token.id,
+                             printable(parts_.tokens.content(token.id))));
+    }
+    if (!known) parts_.tokens.insert(token.content, token.id);
+    parts_.added.insert(token);
   }
 
   void collect_bytes() {
-    parts_.special.resize(contents_.size());
-    parts_.first_byte.reserve(contents_.size() + 1);
+    parts_.special.resize(static_cast<std::size_t>(parts_.tokens.size()));
+    parts_.first_byte.reserve(parts_.special.size() + 1);
     parts_.first_byte.push_back(0);
-    for (const std::string* content : contents_) {
+    for (std::int32_t id = 0; id < parts_.tokens.size(); ++id) {
       // Added tokens, too, are read as byte characters if they consist of such.
-      if (content != nullptr) parts_.all_bytes += bytes_of(*content).value_or(*content);
+      const std::string_view content = parts_.tokens.content(id);
+      if (const auto bytes = bytes_of(content)) {
+        parts_.all_bytes += *bytes;
+      } else {
+        parts_.all_bytes += content;
+      }
       parts_.first_byte.push_back(static_cast<std::uint32_t>(parts_.all_bytes.size()));
     }
   }
@@ -276,10 +242,12 @@ class Reader {
         return;
       }
       const std::string name = item.object("SpecialToken").string("id");
-      const JsonObject entry = step.object("special_tokens").object(name);
-      for (const std::int64_t id : entry.integers("ids", 0, kMaxId)) {
-        if (id >= static_cast<std::int64_t>(contents_.size()) ||
-            contents_[static_cast<std::size_t>(id)] == nullptr) {
+      const JsonObject specials = step.object("special_tokens");
+      if (!specials.has(name))
+        fail(path, fmt::format("names '{}', which 'special_tokens' lacks", printable(name)));
+      const JsonObject entry(*specials.find(name), root_.origin(), specials.path(printable(name)));
+      for (const std::int64_t id : entry.integers("ids", 0, kMaxTokenId)) {
+        if (!parts_.tokens.has(static_cast<std::int32_t>(id))) {
           fail(entry.path("ids"), fmt::format("names the id {}, which no token has", id));
         }
         parts_.pattern.push_back(static_cast<std::int32_t>(id));
@@ -300,9 +268,9 @@ class Reader {
     unsupported_type(step, "decoder");
   }
 
+  TokenizerFile& file_;
   JsonObject root_;
   TokenizerParts parts_;
-  std::vector<const std::string*> contents_;  // by id; the keys of parts_.ids
   bool ends_in_bytes_ = false;
   bool has_template_ = false;
 };
@@ -313,17 +281,17 @@ std::optional<std::int32_t> named_token(const TokenizerParts& parts, const JsonO
   const Json* value = config.find(key);
   if (value == nullptr) return std::nullopt;
   const std::string content = value->is_object() ? config.object(key).string("content") : config.string(key);
-  const auto found = parts.ids.find(content);
-  if (found == parts.ids.end()) config.fail(key, "a token of tokenizer.json");
-  return found->second;
+  const auto found = parts.tokens.find(content);
+  if (!found) config.fail(key, "a token of tokenizer.json");
+  return found;
 }
 
 }  // namespace
 
 TokenizerParts read_parts(std::string_view text, const std::string& origin, std::string_view config,
                           const std::string& config_origin) {
-  const Json json = parse_json(text, origin);
-  TokenizerParts parts = Reader(json, origin).run();
+  TokenizerFile file = parse_tokenizer_file(text, origin);
+  TokenizerParts parts = Reader(file, origin).run();
   if (config.empty()) return parts;
   const Json config_json = parse_json(config, config_origin);
   const JsonObject config_object(config_json, config_origin);

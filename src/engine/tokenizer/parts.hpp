@@ -9,6 +9,7 @@
 #include "engine/tokenizer/added_tokens.hpp"
 #include "engine/tokenizer/bpe.hpp"
 #include "engine/tokenizer/pre_tokenizer.hpp"
+#include "engine/tokenizer/token_table.hpp"
 
 namespace fathom::text {
 
@@ -20,7 +21,7 @@ struct TokenizerParts {
   std::vector<std::int32_t> pattern{kText};
   static constexpr std::int32_t kText = -1;
 
-  StringMap<std::int32_t> ids;            // by content
+  TokenTable tokens;
   std::vector<bool> special;              // by id
   std::string all_bytes;                  // of every token, in the order of the ids
   std::vector<std::uint32_t> first_byte;  // by id, one more than ids

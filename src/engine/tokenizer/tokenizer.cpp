@@ -87,8 +87,7 @@ std::string_view Tokenizer::token_bytes(std::int32_t token) const {
 }
 
 std::optional<std::int32_t> Tokenizer::find_token(std::string_view content) const {
-  const auto found = parts_->ids.find(content);
-  return found == parts_->ids.end() ? std::nullopt : std::optional(found->second);
+  return parts_->tokens.find(content);
 }
 
 bool Tokenizer::is_special(std::int32_t token) const {
