@@ -1,0 +1,79 @@
+// What the benches of the grouped matrix products share: rows spread evenly over the groups, weights from
+// memory.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "bench.hpp"
+#include "fathom/ops/grouped.hpp"
+
+namespace fathom {
+
+template <class Problem>
+struct GroupedBench {
+  GroupedBench(const Problem& problem_, DType a_dtype, DType b_dtype, DType out_dtype)
+      : problem(problem_),
+        masked(problem.layout == GroupLayout::masked),
+        all_rows(masked ? problem.groups * problem.rows : problem.rows),
+        k_blocks((problem.k + 127) / 128),
+        weight_bytes(problem.groups * problem.n * problem.k * size_of(b_dtype)),
+        copies(cold_copies(weight_bytes)),
+        a(bench_normal(a_dtype, {all_rows, problem.k})),
+        a_scale(bench_normal(DType::f32, {all_rows, k_blocks})),
+        b(bench_normal(b_dtype, {copies, problem.groups, problem.n, problem.k})),
+        b_scale(bench_normal(DType::f32, {problem.groups, (problem.n + 127) / 128, k_blocks})),
+        out(std::make_shared<Buffer>(all_rows * problem.n * size_of(out_dtype))),
+        index(std::make_shared<Buffer>((all_rows + problem.groups + 1) * size_of(DType::i32))),
+        scales(split_groups(b_scale->view(DType::f32, {problem.groups, (problem.n + 127) / 128, k_blocks}))) {
+    for (const TensorView& copy :
+         split_groups(b->view(b_dtype, {copies, problem.groups, problem.n, problem.k}))) {
+      weights.push_back(split_groups(copy));
+    }
+    spread_rows();
+  }
+
+  TensorView of_rows(const std::shared_ptr<Buffer>& buffer, DType dtype, std::int64_t width) const {
+    return masked ? buffer->view(dtype, {problem.groups, problem.rows, width})
+                  : buffer->view(dtype, {problem.rows, width});
+  }
+  /// The weights of one run: another copy each time.
+  std::span<const TensorView> weights_of(std::int64_t run) const {
+    return weights[static_cast<std::size_t>(run % copies)];
+  }
+  BenchCase bench_case(std::function<void(std::int64_t)> run) const {
+    return {.problem = problem_string(problem),
+            .bytes = static_cast<double>(a->size() + weight_bytes + out->size()),
+            .flops = 2.0 * static_cast<double>(all_rows * problem.n) * static_cast<double>(problem.k),
+            .run = std::move(run)};
+  }
+
+  void spread_rows() {
+    auto* numbers = reinterpret_cast<std::int32_t*>(index->data());
+    const std::int64_t groups = problem.groups;
+    if (masked) {
+      rows.masked_m = index->view(DType::i32, {groups});
+      for (std::int64_t g = 0; g < groups; ++g) numbers[g] = static_cast<std::int32_t>(problem.rows);
+    } else if (problem.layout == GroupLayout::offsets) {
+      rows.offsets = index->view(DType::i32, {groups + 1});
+      for (std::int64_t g = 0; g <= groups; ++g)
+        numbers[g] = static_cast<std::int32_t>(all_rows * g / groups);
+    } else {
+      rows.row_to_group = index->view(DType::i32, {all_rows});
+      for (std::int64_t r = 0; r < all_rows; ++r)
+        numbers[r] = static_cast<std::int32_t>(r * groups / all_rows);
+    }
+  }
+
+  Problem problem;
+  bool masked;
+  std::int64_t all_rows;
+  std::int64_t k_blocks;
+  std::int64_t weight_bytes;
+  std::int64_t copies;
+  std::shared_ptr<Buffer> a, a_scale, b, b_scale, out, index;
+  std::vector<TensorView> scales;
+  std::vector<std::vector<TensorView>> weights;  // one list for every copy
+  GroupedRows rows;
+};
+
+}  // namespace fathom
