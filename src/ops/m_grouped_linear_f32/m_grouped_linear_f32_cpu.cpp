@@ -1,28 +1,15 @@
-// m_grouped_linear_f32 on the CPU: every run of rows of one group is one product of the shared core.
-#include <algorithm>
-#include <vector>
-
-#include "cpu/gemm.hpp"
+// m_grouped_linear_f32 on the CPU.
 #include "ops/gemm_scales.hpp"
-#include "ops/grouped.hpp"
+#include "ops/grouped_cpu.hpp"
 #include "ops/m_grouped_linear_f32/m_grouped_linear_f32_impl.hpp"
 
 namespace fathom {
 
 void m_grouped_linear_f32_cpu(const MGroupedLinearF32Problem& problem, const MGroupedLinearF32Args& args,
                               const Context& context) {
-  std::vector<cpu::Gemm> products;
-  products.reserve(
-      static_cast<std::size_t>(std::min(problem.groups, std::max<std::int64_t>(problem.rows, 1))));
-  for_each_group_run(
-      problem.layout, args.rows, problem.groups, problem.rows,
-      [&](std::int64_t group, std::int64_t block, std::int64_t begin, std::int64_t end) {
-        const auto g = static_cast<std::size_t>(group);
-        cpu::Gemm& gemm = products.emplace_back(cpu::Gemm::of(row_block(args.a, block, begin, end), args.b[g],
-                                                              row_block(args.out, block, begin, end)));
-        if (!args.b_scale.empty()) gemm.b_scale = cpu::gemm_scale(args.b_scale[g], kScaleGroup);
-      });
-  cpu::gemm_all(products, context);
+  grouped_gemm(problem, args, context, [&](cpu::Gemm& gemm, std::size_t group, auto...) {
+    if (!args.b_scale.empty()) gemm.b_scale = cpu::gemm_scale(args.b_scale[group], kScaleGroup);
+  });
 }
 
 }  // namespace fathom
