@@ -54,6 +54,36 @@ TEST(IndexKeyGather, ReturnsWhatWasStored) {
   }
 }
 
+// Pages may lie apart, at any alignment, and keys may go to wider rows.
+TEST(IndexKeyGather, StridedPages) {
+  Random random(6);
+  const Tensor k = random.normal(DType::f32, {128, 128});
+  Tensor slots(DType::i32, {128});
+  for (std::int64_t t = 0; t < 128; ++t) slots.set(t, static_cast<double>(127 - t));
+  const Tensor plain = poisoned(DType::u8, {2, kIndexKeyPageBytes});
+  const Tensor wide = poisoned(DType::u8, {2, kIndexKeyPageBytes + 5});
+  TensorView strided = wide;
+  strided.shape[1] = kIndexKeyPageBytes;
+  const auto gather = [&](const TensorView& cache, const TensorView& keys, const TensorView& scales) {
+    index_key_store({.k = k, .slots = slots, .cache = cache}, test_context());
+    index_key_gather({.cache = cache,
+                      .block_table = tensor_of<int>(DType::i32, {1, 2}, {1, 0}),
+                      .lens = tensor_of<int>(DType::i32, {1}, {100}),
+                      .keys = keys,
+                      .scales = scales},
+                     test_context());
+  };
+  const Tensor keys = poisoned(DType::f8e4m3, {100, 128}), scales = poisoned(DType::f32, {100});
+  gather(plain, keys, scales);
+  const Tensor wide_keys = poisoned(DType::f8e4m3, {100, 130}), other_scales = poisoned(DType::f32, {100});
+  TensorView strided_keys = wide_keys;
+  strided_keys.shape[1] = 128;
+  gather(strided, strided_keys, other_scales);
+  expect_same_bytes(strided_keys, keys);
+  expect_same_bytes(other_scales, scales);
+  EXPECT_EQ(wide.as<std::uint8_t>()[kIndexKeyPageBytes], 0x7b);
+}
+
 TEST(IndexKeyGather, RejectsBadArguments) {
   const Tensor cache = poisoned(DType::f32, {2, 64, 8});
   const Tensor table = tensor_of<int>(DType::i32, {1, 2}, {1, 2});

@@ -60,7 +60,7 @@ const MqaLogitsProblem kProblems[] = {
     {.tokens = 3, .keys = 1, .heads = 1},
     {.tokens = 19, .keys = 63, .heads = 3},
     {.tokens = 5, .keys = 65, .heads = 128},
-    {.tokens = 40, .keys = 257, .heads = 32},
+    {.tokens = 17, .keys = 257, .heads = 32},
     {.tokens = 2, .keys = 2049, .heads = 5},
     {.tokens = 4, .keys = 100, .heads = 9, .head_dim = 64},
     {.tokens = 4, .keys = 100, .heads = 2, .head_dim = 7},

@@ -85,7 +85,9 @@ void paged_mqa_logits_cpu(const PagedMqaLogitsProblem& problem, const PagedMqaLo
       cpu::fill_minus_infinity(row, row + problem.max_len);
     }
   }
-  std::vector<Place> places;
+  thread_local std::vector<Place> kept;  // no allocation once it is warm
+  std::vector<Place>& places = kept;     // this thread's, also where another one reads it
+  places.clear();
   if (args.schedule.given()) {
     for (std::int64_t w = 0; w < args.schedule.size(0); ++w)
       places.emplace_back(int_at(args.schedule, w, 0), int_at(args.schedule, w, 1));

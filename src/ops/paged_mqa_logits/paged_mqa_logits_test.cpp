@@ -224,6 +224,38 @@ TEST(PagedMqaLogits, BytesDoNotDependOnBatchThreadsOrSchedule) {
   }
 }
 
+// Rows of `x` along axis 0, `gap` elements further apart.
+Tensor spread(const TensorView& x, std::int64_t gap, TensorView& view) {
+  const std::int64_t row = x.count() / x.size(0);
+  Tensor wide = poisoned(x.dtype, {x.size(0), row + gap});
+  const std::int64_t bytes = size_of(x.dtype);
+  for (std::int64_t r = 0; r < x.size(0); ++r) {
+    std::memcpy(wide.as<std::byte>() + r * (row + gap) * bytes,
+                static_cast<std::byte*>(x.data) + r * row * bytes, static_cast<std::size_t>(row * bytes));
+  }
+  view = x;
+  view.data = wide.view().data;
+  view.stride[0] = row + gap;
+  return wide;
+}
+
+TEST(PagedMqaLogits, StridedOperands) {
+  for (const DType type : {DType::f8e4m3, DType::f32}) {
+    const Case c({.batch = 3, .next_n = 2, .heads = 5, .max_len = 200, .q = type}, {70, 2, 199});
+    const Tensor plain = c.run();
+    PagedMqaLogitsArgs args = c.args({});
+    const Tensor cache = spread(c.cache, 7, args.cache);
+    const Tensor q = spread(c.q, 3, args.q);
+    const Tensor weights = spread(c.weights, 1, args.weights);
+    const Tensor table = spread(c.block_table, 5, args.block_table);
+    const Tensor lens = spread(c.context_lens, 2, args.context_lens);
+    const Tensor logits = spread(poisoned(DType::f32, {6, 200}), 9, args.logits);
+    paged_mqa_logits(args, test_context());
+    expect_same_bytes(args.logits, plain);
+    for (std::int64_t r = 0; r < 6; ++r) EXPECT_TRUE(std::isnan(logits[r * 209 + 200]));
+  }
+}
+
 TEST(PagedMqaLogits, AScheduleOfOtherLengthsIsRefused) {
   const Case c({.batch = 3, .heads = 2, .max_len = 1000}, {1000, 300, 700});
   const Case other({.batch = 3, .heads = 2, .max_len = 1000}, {1000, 900, 20});

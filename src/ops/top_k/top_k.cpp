@@ -115,7 +115,7 @@ TopKWriter::TopKWriter(const TopKProblem& problem, const TopKArgs& args, std::in
     table_ = args.block_table.as<const std::int32_t>() +
              request_of(args, problem.rows, row) * args.block_table.step(0);
   } else if (problem.transform == TopKTransform::ragged) {
-    offset_ = static_cast<std::int32_t>(integer_at(args.offsets, row));
+    offset_ = integer_at(args.offsets, row);
   }
 }
 

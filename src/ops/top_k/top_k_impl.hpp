@@ -11,13 +11,15 @@ class TopKWriter {
  public:
   TopKWriter(const TopKProblem& problem, const TopKArgs& args, std::int64_t row);
   std::int32_t operator()(std::int32_t position) const {
-    if (table_ != nullptr) return table_[position / 64] * 64 + position % 64;
-    return position + offset_;
+    // 64 bits: whatever a block table holds, nothing overflows.
+    const std::int64_t slot =
+        table_ != nullptr ? std::int64_t{table_[position / 64]} * 64 + position % 64 : position + offset_;
+    return static_cast<std::int32_t>(slot);
   }
 
  private:
   const std::int32_t* table_ = nullptr;
-  std::int32_t offset_ = 0;
+  std::int64_t offset_ = 0;
 };
 
 /// Scores as unsigned integers in the order of the contract: -0 equals 0, NaN is lowest.
