@@ -114,6 +114,22 @@ TEST(Generate, CtrlCEndsCleanly) {
   expect_done(text);
   EXPECT_NE(text.err.find("ended by cancelled"), std::string::npos) << text.err;
   EXPECT_NE(text.err.find("\nmemory "), std::string::npos) << text.err;
+
+  std::vector<std::string> as_json = arguments;
+  as_json.push_back("--json");
+  const Outcome json = fathom(as_json, {.interrupt_after_ms = 300});
+  expect_done(json);
+  EXPECT_EQ(Json::parse(json.out).at("finish_reason"), "cancelled");
+}
+
+TEST(Generate, ShowsProgressOnATerminal) {
+  const Outcome run =
+      fathom(generate({"--prompt", "Once upon a time", "--prefill-chunk", "1"}), {.terminal = true});
+  expect_done(run);
+  EXPECT_NE(run.err.find("\rload "), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("\rprefill "), std::string::npos) << run.err;
+  EXPECT_EQ(run.out.find('\r'), std::string::npos);
+  EXPECT_EQ(run.out, fathom(generate({"--prompt", "Once upon a time"})).out);
 }
 
 TEST(Generate, BadPromptsAreRefused) {

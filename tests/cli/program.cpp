@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -18,7 +19,14 @@ namespace fs = std::filesystem;
 Outcome fathom(const std::vector<std::string>& arguments, const FathomOptions& options) {
   int out[2];
   int err[2];
-  if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
+  if (pipe2(out, O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
+  if (options.terminal) {
+    err[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (err[0] < 0 || grantpt(err[0]) != 0 || unlockpt(err[0]) != 0) throw std::runtime_error("no terminal");
+    err[1] = open(ptsname(err[0]), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  } else if (pipe2(err, O_CLOEXEC) != 0) {
+    throw std::runtime_error("pipe2 failed");
+  }
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
@@ -50,10 +58,11 @@ Outcome fathom(const std::vector<std::string>& arguments, const FathomOptions& o
   if (error != 0) throw std::runtime_error("cannot run " FATHOM_PROGRAM);
 
   Outcome run;
-  bool interrupted = options.interrupt_after == 0;
+  bool interrupted = options.interrupt_after == 0 && options.interrupt_after_ms == 0;
   std::array<pollfd, 2> streams{pollfd{out[0], POLLIN, 0}, pollfd{err[0], POLLIN, 0}};
   while (streams[0].fd >= 0 || streams[1].fd >= 0) {
-    poll(streams.data(), streams.size(), -1);
+    const bool timed = !interrupted && options.interrupt_after_ms > 0;
+    const bool silent = poll(streams.data(), streams.size(), timed ? options.interrupt_after_ms : -1) == 0;
     for (std::size_t i = 0; i < 2; ++i) {
       if (streams[i].fd < 0 || streams[i].revents == 0) continue;
       std::array<char, 4096> piece;
@@ -65,7 +74,7 @@ Outcome fathom(const std::vector<std::string>& arguments, const FathomOptions& o
       }
       (i == 0 ? run.out : run.err).append(piece.data(), static_cast<std::size_t>(count));
     }
-    if (!interrupted && run.out.size() >= options.interrupt_after) {
+    if (!interrupted && (timed ? silent : run.out.size() >= options.interrupt_after)) {
       kill(child, SIGINT);
       interrupted = true;
     }
