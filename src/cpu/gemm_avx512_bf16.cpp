@@ -56,7 +56,8 @@ constexpr SlotTable make_slot_table(bool f8, bool f8_rows) {
   for (std::int64_t slot = 0; slot < kSlots; ++slot) {
     const std::int64_t pair = slot_pair(f8, slot) % 32;
     // f8_to_bf16 leaves the pairs of 64 codes as (lane, half): first holds 8l..8l+3, second 8l+4..8l+7.
-    table.index[slot] = static_cast<std::int32_t>(f8_rows ? pair / 4 % 2 * 16 + pair / 8 * 4 + pair % 4 : pair);
+    table.index[slot] =
+        static_cast<std::int32_t>(f8_rows ? pair / 4 % 2 * 16 + pair / 8 * 4 + pair % 4 : pair);
   }
   return table;
 }

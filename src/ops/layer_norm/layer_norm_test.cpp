@@ -31,7 +31,9 @@ TEST(LayerNorm, AgreesWithReference) {
     Tensor expected = poisoned(DType::f32, {problem.tokens, problem.dim});
     layer_norm({.x = x, .weight = weight, .bias = bias, .out = got}, test_context());
     layer_norm_ref(problem, {.x = x, .weight = weight, .bias = bias, .out = expected}, test_context());
-    expect_close(got, expected, {.relative = problem.out == DType::bf16 ? 0x1p-8 : 1e-5, .absolute = 1e-6 + 4e-9 * static_cast<double>(problem.dim)});
+    expect_close(got, expected,
+                 {.relative = problem.out == DType::bf16 ? 0x1p-8 : 1e-5,
+                  .absolute = 1e-6 + 4e-9 * static_cast<double>(problem.dim)});
   }
 }
 
