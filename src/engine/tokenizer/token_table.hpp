@@ -32,13 +32,17 @@ class TokenTable {
     std::uint32_t size = 0;
   };
   const Range& range(std::int32_t id) const { return ranges_[static_cast<std::size_t>(id)]; }
+  struct Slot {
+    std::uint32_t hash = 0;  // tells most other contents apart without reading them
+    std::int32_t id = -1;    // -1: free
+  };
   /// Where the content is, or where it would be inserted.
-  std::size_t slot(std::string_view content) const;
+  std::size_t slot(std::string_view content, std::uint32_t hash) const;
   void grow();
 
   std::string text_;
-  std::vector<Range> ranges_;        // by id
-  std::vector<std::int32_t> slots_;  // open addressing over the contents; -1 is free
+  std::vector<Range> ranges_;  // by id
+  std::vector<Slot> slots_;    // open addressing over the contents
   std::size_t used_ = 0;
 };
 
