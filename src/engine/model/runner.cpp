@@ -40,19 +40,27 @@ void Runner::forward_mtp(const BatchMetadata& batch, std::span<const std::int32_
            context_);
   rms_norm({.x = states, .weight = w.hnorm, .out = right, .epsilon = m.constants.epsilon}, context_);
   Activation in{.f32 = both};
-  const TensorView x = Linear(m.constants.precision, arena_, context_)(w.eh_proj, in);
-
+  const Linear linear(m.constants.precision, arena_, context_);
   DecoderLayer decoder = layer(model_.config().num_hidden_layers, batch, cache);
-  if (!hidden.given()) return decoder.store(x);
-  decoder.run(x, visible_slots(batch));
-  rms_norm({.x = x, .weight = w.norm, .out = hidden, .epsilon = m.constants.epsilon}, context_);
+  if (!hidden.given()) return decoder.store(linear(w.eh_proj, in));
+  linear(w.eh_proj, in, hidden);
+  decoder.run(hidden, visible_slots(batch));
 }
 
-void Runner::head(bool mtp, const TensorView& hidden, const TensorView& out) {
+void Runner::logits(const TensorView& hidden, const TensorView& out) {
   const Model::Impl& m = model_.impl();
   const Arena::Scope scope(arena_);
   Activation in{.f32 = hidden};
-  Linear(m.constants.precision, arena_, context_)(mtp ? m.weights.mtp.head : m.weights.head, in, out);
+  Linear(m.constants.precision, arena_, context_)(m.weights.head, in, out);
+}
+
+void Runner::logits_mtp(const TensorView& hidden, const TensorView& out) {
+  const Model::Impl& m = model_.impl();
+  const Arena::Scope scope(arena_);
+  Activation in{.f32 = arena_.take(DType::f32, {hidden.size(0), hidden.size(1)})};
+  rms_norm({.x = hidden, .weight = m.weights.mtp.norm, .out = in.f32, .epsilon = m.constants.epsilon},
+           context_);
+  Linear(m.constants.precision, arena_, context_)(m.weights.mtp.head, in, out);
 }
 
 DecoderLayer Runner::layer(std::int64_t index, const BatchMetadata& batch, const KvCache& cache) {

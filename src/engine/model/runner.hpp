@@ -25,9 +25,9 @@ class Runner {
   /// given the layer's caches are written and nothing else happens.
   void forward_mtp(const BatchMetadata& batch, std::span<const std::int32_t> tokens, const TensorView& states,
                    const KvCache& cache, const TensorView& hidden);
-  /// logits [rows, vocab] of hidden states of forward() or forward_mtp().
-  void logits(const TensorView& hidden, const TensorView& out) { head(false, hidden, out); }
-  void logits_mtp(const TensorView& hidden, const TensorView& out) { head(true, hidden, out); }
+  /// logits [rows, vocab] of the hidden states that forward() gave, and of those that forward_mtp() gave.
+  void logits(const TensorView& hidden, const TensorView& out);
+  void logits_mtp(const TensorView& hidden, const TensorView& out);
 
   const Model& model() const { return model_; }
   const Context& context() const { return context_; }
@@ -38,7 +38,6 @@ class Runner {
   DecoderLayer layer(std::int64_t index, const BatchMetadata& batch, const KvCache& cache);
   TensorView embed(std::span<const std::int32_t> tokens, const TensorView& embedding);
   TensorView visible_slots(const BatchMetadata& batch);
-  void head(bool mtp, const TensorView& hidden, const TensorView& out);
 
   const Model& model_;
   const Context& context_;
