@@ -20,10 +20,11 @@
 #define FATHOM_AVX512_BF16_END _Pragma("clang attribute pop")
 #else
 // GCC 12 takes the undefined vector inside its own intrinsics for an uninitialised variable.
-#define FATHOM_AVX512_BF16_BEGIN                                                              \
-  _Pragma("GCC push_options")                                                                 \
-      _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16,fma\")") \
-          _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define FATHOM_AVX512_BF16_BEGIN                                                                     \
+  _Pragma("GCC push_options")                                                                        \
+      _Pragma("GCC target(\"avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16,fma\")")        \
+          _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
+              _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
 #define FATHOM_AVX512_BF16_END _Pragma("GCC diagnostic pop") _Pragma("GCC pop_options")
 #endif
 
@@ -91,6 +92,13 @@ FATHOM_AVX512_INLINE __m512i broadcast_pair(const std::uint32_t* pair) {
   return _mm512_set1_epi32(static_cast<int>(*pair));
 }
 
+/// sum + w * the pair in every lane, as one instruction that reads the pair from memory. (The compilers' own
+/// intrinsic cannot say that; it costs a register and an instruction more.)
+FATHOM_AVX512_INLINE __m512 dot_broadcast(__m512 sum, __m512i w, const std::uint32_t* pair) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*pair));
+  return sum;
+}
+
 /// 4x4 transposition of 128-bit lanes: out[l] = lane l of in[0], in[1], in[2], in[3].
 FATHOM_AVX512_INLINE void transpose_lanes(const __m512i (&in)[4], __m512i (&out)[4]) {
   const __m512i even01 = _mm512_shuffle_i32x4(in[0], in[1], 0x88);
@@ -128,22 +136,16 @@ FATHOM_AVX512_INLINE void transpose_pairs(const __m512i (&rows)[4], __m512i (&qu
   quad[3] = _mm512_unpackhi_epi64(high01, high23);
 }
 
-/// 16 rows of 64 bytes, transposed: visit(j, l, x) for j in 0..3, and for every j for l in 0..3. Rows begin
-/// at rows[r] + offset; without kFull, bytes outside of `mask` read as zero and are not touched.
-///   kWords = true   (e4m3): f8_to_bf16(x) gives the pairs of k = offset + 16l + 4j and of k + 2, lane r =
-///   row r kWords = false  (bf16): x holds the pairs of k = offset / 2 + 8l + 2j, lane r = row r
-template <bool kWords, bool kFull, class Visit>
-FATHOM_AVX512_INLINE void visit_tile(const std::uint8_t* const (&rows)[16], std::int64_t offset,
-                                     __mmask64 mask, Visit visit) {
+/// 16 rows of 64 bytes, transposed: visit(j, l, x) for j in 0..3, and for every j for l in 0..3. With k
+/// counted from the first byte of the rows, which load(r) returns:
+///   kWords = true   (e4m3): f8_to_bf16(x) gives the pairs of k = 16l + 4j and of k + 2, lane r = row r
+///   kWords = false  (bf16): x holds the pairs of k = 8l + 2j, lane r = row r
+template <bool kWords, class Load, class Visit>
+FATHOM_AVX512_INLINE void transpose_tile(Load load, Visit visit) {
   __m512i quads[4][4];
 #pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) {
-    __m512i row[4];
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      const std::uint8_t* bytes = rows[4 * q + r] + offset;
-      row[r] = kFull ? _mm512_loadu_si512(bytes) : _mm512_maskz_loadu_epi8(mask, bytes);
-    }
+    const __m512i row[4] = {load(4 * q), load(4 * q + 1), load(4 * q + 2), load(4 * q + 3)};
     if constexpr (kWords) {
       transpose_words(row, quads[q]);
     } else {
@@ -158,6 +160,26 @@ FATHOM_AVX512_INLINE void visit_tile(const std::uint8_t* const (&rows)[16], std:
 #pragma GCC unroll 4
     for (int l = 0; l < 4; ++l) visit(j, l, out[l]);
   }
+}
+
+/// Rows that lie `stride` bytes apart.
+template <bool kWords, class Visit>
+FATHOM_AVX512_INLINE void visit_tile(const std::uint8_t* rows, std::int64_t stride, Visit visit) {
+  const std::uint8_t* const quad[4] = {rows, rows + 4 * stride, rows + 8 * stride, rows + 12 * stride};
+  transpose_tile<kWords>([&](int r) { return _mm512_loadu_si512(quad[r / 4] + r % 4 * stride); }, visit);
+}
+
+/// Rows that begin at rows[r] + offset; without kFull, bytes outside of `mask` read as zero and are not
+/// touched.
+template <bool kWords, bool kFull, class Visit>
+FATHOM_AVX512_INLINE void visit_tile(const std::uint8_t* const (&rows)[16], std::int64_t offset,
+                                     __mmask64 mask, Visit visit) {
+  transpose_tile<kWords>(
+      [&](int r) {
+        const std::uint8_t* bytes = rows[r] + offset;
+        return kFull ? _mm512_loadu_si512(bytes) : _mm512_maskz_loadu_epi8(mask, bytes);
+      },
+      visit);
 }
 
 }  // namespace fathom::cpu

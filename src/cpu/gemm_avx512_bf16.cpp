@@ -1,9 +1,12 @@
 // The matrix product core for AVX-512 with BF16 and VBMI: FP8 or bf16 weights, a lane is a column.
 //
-// 16 weight rows are transposed in registers, e4m3 becomes bf16 there, and one dot instruction adds a pair of
-// k to 16 columns. Few rows: straight from the registers. Many rows: a panel of 64 columns x 128 k goes
-// through L1. The order of a sum is the same in both: two chains per group of 128 (32 pairs each, order in
-// tile_slot), total = fma(chain 0, scale, total), then total = fma(chain 1, scale, total).
+// 16 weight rows are transposed in registers, e4m3 becomes bf16, and one dot instruction adds a pair of k to
+// 16 columns. A group of 128 k is 64 pairs in two chains of 32 (order in slot_pair), so a sum has one order
+// everywhere:
+//   total = fma(chain 0 + chain 1, a_scale * b_scale, total), groups ascending.
+// Few rows (narrow): memory decides, and it likes 16 streams; 16 columns at a time go through a small stage
+// in L1. Many rows (wide): arithmetic decides; panels of 64 columns x 128 k in L1, the next written while one
+// is used.
 #include "cpu/avx512_bf16.hpp"
 #include "cpu/gemm_impl.hpp"
 
@@ -18,10 +21,22 @@ namespace {
 constexpr std::int64_t kSlots = 64;          // pairs of one group
 constexpr std::int64_t kChain = kSlots / 2;  // pairs of one chain
 constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kPanelColumns = 64;
-constexpr std::int64_t kPanelRows = 6;   // x 4 vectors of columns = 24 sums in registers
-constexpr std::int64_t kDirectRows = 4;  // up to here weights are not worth a panel
 constexpr std::int64_t kRowBlock = 288;  // rows whose bf16 copies and totals are held at once
+
+constexpr std::int64_t kNarrowRows = 24;      // up to here the narrow form
+constexpr std::int64_t kNarrowTileRows = 12;  // x 2 chains = 24 sums in registers
+constexpr std::int64_t kRawRows = 5;          // up to here e4m3 is staged as it is and converted on use
+constexpr std::int64_t kMaxUnits = 4;         // groups whose chains run side by side where rows give too few
+constexpr std::int64_t kAheadGroups = 8;      // how far ahead weights are fetched
+
+constexpr std::int64_t kVectors = 4;  // of a panel: 64 columns
+constexpr std::int64_t kPanelColumns = kVectors * kLanes;
+constexpr std::int64_t kPanelStride =
+    kSlots + 1;                            // one more, so that the vectors of a slot lie in different sets
+constexpr std::int64_t kWideTileRows = 3;  // x 4 vectors x 2 chains = 24 sums in registers
+
+template <bool kF8>
+constexpr std::int64_t kGroupTiles = kF8 ? 2 : 4;  // tiles of 64 bytes in a group
 
 using Pairs = std::uint32_t;  // two bf16 of neighbouring k
 
@@ -101,16 +116,36 @@ void pack_rows(const Gemm& p, std::int64_t first, const PackedRows& packed) {
   }
 }
 
-// The scales of columns [j, j + 16) in group g. Columns beyond n repeat the last.
-__m512 column_scales(const Gemm& p, std::int64_t j, std::int64_t g) {
-  const std::int64_t last = std::min(j + kLanes, p.n) - 1;
-  if (p.b_scale.data == nullptr || (p.b_scale.rows != 1 && j / p.b_scale.rows == last / p.b_scale.rows)) {
-    return _mm512_set1_ps(scale_of(p.b_scale, j, g));
+// The scales of columns [j, j + 16), group by group. Columns beyond n repeat the last.
+class ColumnScales {
+ public:
+  ColumnScales(const Gemm& p, std::int64_t j) : p_(p), j_(j), last_(std::min(j + kLanes, p.n) - 1) {
+    const GemmScale& scale = p.b_scale;
+    if (scale.data == nullptr) {
+      common_ = &one_;
+    } else if (!scale.packed && scale.rows != 1 && j / scale.rows == last_ / scale.rows) {
+      common_ = static_cast<const float*>(scale.data) + j / scale.rows * scale.row_stride;
+      stride_ = scale.group_stride;
+    }
   }
-  alignas(64) float scales[kLanes];
-  for (std::int64_t c = 0; c < kLanes; ++c) scales[c] = scale_of(p.b_scale, std::min(j + c, last), g);
-  return _mm512_load_ps(scales);
-}
+  FATHOM_AVX512_INLINE __m512 at(std::int64_t g) const {
+    return common_ != nullptr ? _mm512_set1_ps(common_[g * stride_]) : gather(g);
+  }
+
+ private:
+  __attribute__((noinline)) __m512 gather(std::int64_t g) const {
+    alignas(64) float scales[kLanes];
+    for (std::int64_t c = 0; c < kLanes; ++c) scales[c] = scale_of(p_.b_scale, std::min(j_ + c, last_), g);
+    return _mm512_load_ps(scales);
+  }
+
+  const Gemm& p_;
+  std::int64_t j_;
+  std::int64_t last_;
+  float one_ = 1;
+  const float* common_ = nullptr;  // the scale that all columns share, if they do
+  std::int64_t stride_ = 0;
+};
 
 void store_columns(const Gemm& p, std::int64_t i, std::int64_t j, std::int64_t end, __m512 total) {
   const auto mask = static_cast<__mmask16>(end - j >= kLanes ? 0xffff : (1u << (end - j)) - 1);
@@ -128,191 +163,348 @@ void store_columns(const Gemm& p, std::int64_t i, std::int64_t j, std::int64_t e
   _mm256_mask_storeu_epi16(out, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(total)));
 }
 
-// Pointers to 16 weight rows from j on; rows beyond the last repeat it.
-void tile_rows(const Gemm& p, std::int64_t j, std::int64_t row_bytes, const std::uint8_t* (&rows)[16]) {
-  for (std::int64_t r = 0; r < kLanes; ++r) {
-    rows[r] = static_cast<const std::uint8_t*>(p.b) + std::min(j + r, p.n - 1) * row_bytes;
-  }
-}
-
-// kRows rows times 16 columns, weights straight from the registers.
-template <bool kF8, std::int64_t kRows>
-void direct(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin, std::int64_t end) {
-  const F8Tables tables = load_f8_tables();
-  const std::int64_t element = kF8 ? 1 : 2;
-  const std::int64_t row_bytes = p.b_stride * element;
-  const std::int64_t k_bytes = p.k * element;
-  const std::int64_t groups = scale_groups(p.k);
-  constexpr std::int64_t kTiles = kF8 ? 2 : 4;  // tiles of 64 bytes in a group
-  for (std::int64_t j = begin; j < end; j += kLanes) {
-    const std::uint8_t* rows[16];
-    tile_rows(p, j, row_bytes, rows);
-    __m512 totals[kRows];
-#pragma GCC unroll 8
-    for (std::int64_t r = 0; r < kRows; ++r) totals[r] = _mm512_setzero_ps();
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const Pairs* pairs = a.pairs + g * a.rows * kSlots;
-      __m512 chains[2][kRows];
-#pragma GCC unroll 8
-      for (std::int64_t r = 0; r < kRows; ++r) chains[0][r] = chains[1][r] = _mm512_setzero_ps();
-      for (std::int64_t t = 0; t < kTiles; ++t) {
-        const std::int64_t offset = (g * kTiles + t) * 64;
-        if (offset >= k_bytes) break;
-        const auto visit = [&](int jj, int l, __m512i x) {
-          if constexpr (kF8) {
-            __m512i w[2];
-            f8_to_bf16(x, tables, w[0], w[1]);
-            const std::int64_t slot = 16 * t + 4 * jj + l;
-#pragma GCC unroll 8
-            for (std::int64_t r = 0; r < kRows; ++r) {
-              chains[0][r] = dot_pairs(chains[0][r], w[0], broadcast_pair(pairs + r * kSlots + slot));
-              chains[1][r] =
-                  dot_pairs(chains[1][r], w[1], broadcast_pair(pairs + r * kSlots + kChain + slot));
-            }
-          } else {
-            const std::int64_t slot = (l & 1) * kChain + 8 * t + 2 * jj + (l >> 1);
-#pragma GCC unroll 8
-            for (std::int64_t r = 0; r < kRows; ++r) {
-              chains[l & 1][r] = dot_pairs(chains[l & 1][r], x, broadcast_pair(pairs + r * kSlots + slot));
-            }
-          }
-        };
-        if (offset + 64 <= k_bytes) [[likely]] {
-          visit_tile<kF8, true>(rows, offset, 0, visit);
-        } else {
-          visit_tile<kF8, false>(rows, offset, byte_mask(k_bytes - offset), visit);
-        }
-      }
-      const __m512 scales = column_scales(p, j, g);
-#pragma GCC unroll 8
-      for (std::int64_t r = 0; r < kRows; ++r) {
-        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a.scales[g * a.rows + r]), scales);
-        totals[r] = _mm512_fmadd_ps(chains[0][r], scale, totals[r]);
-        totals[r] = _mm512_fmadd_ps(chains[1][r], scale, totals[r]);
-      }
-    }
-#pragma GCC unroll 8
-    for (std::int64_t r = 0; r < kRows; ++r) store_columns(p, i0 + r, j, end, totals[r]);
-  }
-}
-
-// One group of kVectors x 16 columns as bf16 pairs: panel[slot][vector].
+// Reads groups of 16 weight rows. Inside of the matrix they are read where they lie; at its edges, rows and k
+// that do not exist are zero in a copy.
 template <bool kF8>
-void pack_panel(const Gemm& p, std::int64_t j, std::int64_t vectors, std::int64_t g, __m512i* panel) {
-  const F8Tables tables = load_f8_tables();
-  const std::int64_t element = kF8 ? 1 : 2;
-  const std::int64_t k_bytes = p.k * element;
-  constexpr std::int64_t kTiles = kF8 ? 2 : 4;
-  for (std::int64_t v = 0; v < vectors; ++v) {
-    const std::uint8_t* rows[16];
-    tile_rows(p, j + v * kLanes, p.b_stride * element, rows);
-    for (std::int64_t t = 0; t < kTiles; ++t) {
-      const std::int64_t offset = (g * kTiles + t) * 64;
-      const auto visit = [&](int jj, int l, __m512i x) {
-        if constexpr (kF8) {
+class Weights {
+ public:
+  static constexpr std::int64_t kBytes = kScaleGroup * (kF8 ? 1 : 2);  // of a group in one row
+
+  explicit Weights(const Gemm& p)
+      : b_(static_cast<const std::uint8_t*>(p.b)),
+        stride_(p.b_stride * (kF8 ? 1 : 2)),
+        n_(p.n),
+        bytes_(p.k * (kF8 ? 1 : 2)) {}
+
+  std::int64_t stride() const { return stride_; }
+
+  // Writes rows [j, j + 16) of group g, transposed. Raw e4m3: f8_to_bf16(out[s]) gives the pairs of slots s
+  // and s + 32; else out[slot] holds the pairs of the slot.
+  template <bool kRaw>
+  FATHOM_AVX512_INLINE void stage(std::int64_t j, std::int64_t g, __m512i* out) {
+    const std::int64_t offset = g * kBytes;
+    const std::uint8_t* rows = b_ + j * stride_ + offset;
+    std::int64_t stride = stride_;
+    if (j + kLanes > n_ || offset + kBytes > bytes_) [[unlikely]] {
+      copy_edge(j, offset);
+      rows = edge_;
+      stride = kBytes;
+    }
+    const F8Tables tables = load_f8_tables();
+#pragma GCC unroll 4
+    for (int t = 0; t < kGroupTiles<kF8>; ++t) {
+      visit_tile<kF8>(rows + 64 * t, stride, [&](int i, int l, __m512i x) {
+        if constexpr (kF8 && kRaw) {
+          _mm512_store_si512(out + 16 * t + 4 * i + l, x);
+        } else if constexpr (kF8) {
           __m512i w[2];
           f8_to_bf16(x, tables, w[0], w[1]);
-          const std::int64_t slot = 16 * t + 4 * jj + l;
-          _mm512_store_si512(panel + slot * vectors + v, w[0]);
-          _mm512_store_si512(panel + (slot + kChain) * vectors + v, w[1]);
+          _mm512_store_si512(out + 16 * t + 4 * i + l, w[0]);
+          _mm512_store_si512(out + 16 * t + 4 * i + l + kChain, w[1]);
         } else {
-          const std::int64_t slot = (l & 1) * kChain + 8 * t + 2 * jj + (l >> 1);
-          _mm512_store_si512(panel + slot * vectors + v, x);
+          _mm512_store_si512(out + (l & 1) * kChain + 8 * t + 2 * i + (l >> 1), x);
         }
-      };
-      if (offset + 64 <= k_bytes) [[likely]] {
-        visit_tile<kF8, true>(rows, offset, 0, visit);
-      } else if (offset < k_bytes) {
-        visit_tile<kF8, false>(rows, offset, byte_mask(k_bytes - offset), visit);
+      });
+    }
+  }
+
+  // Where the 16 rows lie that follow `groups` groups after (j, g), along the rows and then in the next 16
+  // rows; null if that is beyond the end.
+  const std::uint8_t* ahead(std::int64_t j, std::int64_t g, std::int64_t groups) const {
+    std::int64_t offset = (g + groups) * kBytes;
+    while (offset >= bytes_) {
+      offset -= (bytes_ + kBytes - 1) / kBytes * kBytes;
+      j += kLanes;
+    }
+    return j + kLanes <= n_ && offset + kBytes <= bytes_ ? b_ + j * stride_ + offset : nullptr;
+  }
+
+ private:
+  void copy_edge(std::int64_t j, std::int64_t offset) {
+    for (std::int64_t r = 0; r < kLanes; ++r) {
+      for (std::int64_t at = 0; at < kBytes; at += 64) {
+        const __mmask64 mask = j + r < n_ ? byte_mask(bytes_ - offset - at) : 0;
+        _mm512_store_si512(edge_ + r * kBytes + at,
+                           _mm512_maskz_loadu_epi8(mask, b_ + (j + r) * stride_ + offset + at));
+      }
+    }
+  }
+
+  const std::uint8_t* b_;
+  std::int64_t stride_;
+  std::int64_t n_;
+  std::int64_t bytes_;  // of one row
+  alignas(64) std::uint8_t edge_[kLanes * kBytes];
+};
+
+// What a narrow tile works on: kUnits staged groups, each with its rows' pairs, scales and totals. The units
+// are groups of the same 16 columns (one set of totals), or one group of different columns (one set of
+// pairs).
+struct NarrowUnits {
+  const __m512i* staged = nullptr;  // kSlots apart
+  const Pairs* pairs = nullptr;
+  std::int64_t pairs_step = 0;  // from unit to unit
+  const float* a_scales = nullptr;
+  std::int64_t a_scales_step = 0;
+  const __m512* b_scales = nullptr;  // one per unit
+  float* totals = nullptr;           // [rows][16]
+  std::int64_t totals_step = 0;
+  // 16 rows per unit of weights to fetch for later. That is spread over the arithmetic: memory does not take
+  // bursts.
+  const std::uint8_t* const* fetch = nullptr;
+  std::int64_t fetch_stride = 0;
+};
+
+template <bool kF8, std::int64_t kRows, std::int64_t kUnits>
+void narrow_tile(const NarrowUnits& units) {
+  constexpr bool kRaw = kF8 && kRows <= kRawRows;
+  const F8Tables tables = load_f8_tables();
+  __m512 sums[kUnits][2][kRows];
+#pragma GCC unroll 4
+  for (std::int64_t u = 0; u < kUnits; ++u) {
+#pragma GCC unroll 12
+    for (std::int64_t r = 0; r < kRows; ++r) sums[u][0][r] = sums[u][1][r] = _mm512_setzero_ps();
+  }
+  const std::uint8_t* fetch[kUnits];
+#pragma GCC unroll 4
+  for (std::int64_t u = 0; u < kUnits; ++u) fetch[u] = units.fetch[u];
+  for (std::int64_t s = 0; s < kChain; ++s) {
+    if (s == kLanes) {
+#pragma GCC unroll 4
+      for (std::int64_t u = 0; u < kUnits; ++u) fetch[u] += (kF8 ? 64 : 128) - kLanes * units.fetch_stride;
+    }
+#pragma GCC unroll 4
+    for (std::int64_t u = 0; u < kUnits; ++u) {
+      _mm_prefetch(reinterpret_cast<const char*>(fetch[u]), _MM_HINT_T0);
+      if constexpr (!kF8) _mm_prefetch(reinterpret_cast<const char*>(fetch[u] + 64), _MM_HINT_T0);
+      fetch[u] += units.fetch_stride;
+      __m512i w[2];
+      if constexpr (kRaw) {
+        __m512i codes = _mm512_load_si512(units.staged + u * kSlots + s);
+        asm("" : "+v"(codes));  // else GCC reads it from memory three times
+        f8_to_bf16(codes, tables, w[0], w[1]);
       } else {
-        for (int jj = 0; jj < 4; ++jj) {
-          for (int l = 0; l < 4; ++l) visit(jj, l, _mm512_setzero_si512());
+        w[0] = _mm512_load_si512(units.staged + u * kSlots + s);
+        w[1] = _mm512_load_si512(units.staged + u * kSlots + kChain + s);
+      }
+      const Pairs* pairs = units.pairs + u * units.pairs_step + s;
+#pragma GCC unroll 12
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        sums[u][0][r] = dot_broadcast(sums[u][0][r], w[0], pairs + r * kSlots);
+        sums[u][1][r] = dot_broadcast(sums[u][1][r], w[1], pairs + r * kSlots + kChain);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (std::int64_t u = 0; u < kUnits; ++u) {
+#pragma GCC unroll 12
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      float* total = units.totals + u * units.totals_step + r * kLanes;
+      const __m512 scale =
+          _mm512_mul_ps(_mm512_set1_ps(units.a_scales[u * units.a_scales_step + r]), units.b_scales[u]);
+      const __m512 sum = _mm512_add_ps(sums[u][0][r], sums[u][1][r]);
+      _mm512_store_ps(total, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(total)));
+    }
+  }
+}
+
+using NarrowTile = void (*)(const NarrowUnits&);
+// [rows][units]; few rows have too few chains to hide the latency of the dot product, so they take more
+// units.
+template <bool kF8>
+constexpr NarrowTile kNarrowTiles[kNarrowTileRows + 1][kMaxUnits + 1] = {
+    {},
+    {nullptr, narrow_tile<kF8, 1, 1>, narrow_tile<kF8, 1, 2>, narrow_tile<kF8, 1, 3>, narrow_tile<kF8, 1, 4>},
+    {nullptr, narrow_tile<kF8, 2, 1>, narrow_tile<kF8, 2, 2>, narrow_tile<kF8, 2, 3>, narrow_tile<kF8, 2, 4>},
+    {nullptr, narrow_tile<kF8, 3, 1>, narrow_tile<kF8, 3, 2>},
+    {nullptr, narrow_tile<kF8, 4, 1>, narrow_tile<kF8, 4, 2>},
+    {nullptr, narrow_tile<kF8, 5, 1>, narrow_tile<kF8, 5, 2>},
+    {nullptr, narrow_tile<kF8, 6, 1>},
+    {nullptr, narrow_tile<kF8, 7, 1>},
+    {nullptr, narrow_tile<kF8, 8, 1>},
+    {nullptr, narrow_tile<kF8, 9, 1>},
+    {nullptr, narrow_tile<kF8, 10, 1>},
+    {nullptr, narrow_tile<kF8, 11, 1>},
+    {nullptr, narrow_tile<kF8, 12, 1>}};
+constexpr std::int64_t units_at_once(std::int64_t rows) { return rows <= 2 ? 4 : rows <= kRawRows ? 2 : 1; }
+
+struct NarrowMemory {
+  __m512i staged[kMaxUnits * kSlots];
+  __m512 scales[kMaxUnits];
+  alignas(64) float totals[kMaxUnits * kNarrowRows * kLanes];
+};
+
+// kRaw as narrow_tile has it for these rows.
+template <bool kF8, bool kRaw>
+void narrow_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin, std::int64_t end,
+                    NarrowMemory& memory) {
+  const std::int64_t groups = scale_groups(p.k);
+  const std::int64_t tiles = (a.rows + kNarrowTileRows - 1) / kNarrowTileRows;
+  const std::int64_t tile_rows = (a.rows + tiles - 1) / tiles;
+  // With one group there is nothing to run side by side but columns.
+  const std::int64_t blocks = groups == 1 ? units_at_once(tile_rows) : 1;
+  const std::int64_t at_once = groups == 1 ? 1 : units_at_once(tile_rows);
+  Weights<kF8> weights(p);
+  for (std::int64_t j = begin; j < end; j += blocks * kLanes) {
+    const std::int64_t columns = std::min(blocks, (end - j + kLanes - 1) / kLanes);  // in vectors
+    std::memset(memory.totals, 0, static_cast<std::size_t>(columns * a.rows * kLanes) * sizeof(float));
+    for (std::int64_t g = 0; g < groups; g += at_once) {
+      const std::int64_t units = blocks > 1 ? columns : std::min(at_once, groups - g);
+      const std::uint8_t* fetch[kMaxUnits];
+      std::int64_t fetch_stride = weights.stride();
+      for (std::int64_t u = 0; u < units; ++u) {
+        const std::int64_t column = blocks > 1 ? j + u * kLanes : j;
+        const std::int64_t group = blocks > 1 ? g : g + u;
+        weights.template stage<kRaw>(column, group, memory.staged + u * kSlots);
+        memory.scales[u] = ColumnScales(p, column).at(group);
+        fetch[u] = weights.ahead(column, group, kAheadGroups);
+        // What is at hand already costs next to nothing.
+        if (fetch[u] == nullptr || fetch_stride == 0) {
+          fetch_stride = 0;
+          fetch[u] = reinterpret_cast<const std::uint8_t*>(memory.staged);
         }
+      }
+      for (std::int64_t i = 0; i < a.rows; i += tile_rows) {
+        kNarrowTiles<kF8>[std::min(tile_rows, a.rows - i)][units](
+            {.staged = memory.staged,
+             .pairs = a.pairs + (g * a.rows + i) * kSlots,
+             .pairs_step = blocks > 1 ? 0 : a.rows * kSlots,
+             .a_scales = a.scales + g * a.rows + i,
+             .a_scales_step = blocks > 1 ? 0 : a.rows,
+             .b_scales = memory.scales,
+             .totals = memory.totals + i * kLanes,
+             .totals_step = blocks > 1 ? a.rows * kLanes : 0,
+             .fetch = fetch,
+             .fetch_stride = fetch_stride});
+      }
+    }
+    for (std::int64_t u = 0; u < columns; ++u) {
+      for (std::int64_t i = 0; i < a.rows; ++i) {
+        store_columns(p, i0 + i, j + u * kLanes, end,
+                      _mm512_load_ps(memory.totals + (u * a.rows + i) * kLanes));
       }
     }
   }
 }
 
-// Adds one group to the totals of kRows x kVectors x 16 elements.
-template <std::int64_t kRows, std::int64_t kVectors>
-void tile(const Pairs* pairs, const float* a_scales, const __m512i* panel, const __m512* b_scales,
-          float* totals) {
-  for (std::int64_t chain = 0; chain < 2; ++chain) {
-    __m512 sums[kRows][kVectors];
+// One group of up to 64 columns as bf16 pairs, and its scales.
+struct Panel {
+  __m512i weights[kVectors * kPanelStride];  // [vector][slot]
+  __m512 scales[kVectors];
+};
+
+// Adds one group to the totals of kRows x kWidth x 16 elements.
+template <std::int64_t kRows, std::int64_t kWidth>
+void wide_tile(const Pairs* pairs, const float* a_scales, const Panel& panel, float* totals) {
+  __m512 sums[2][kRows][kWidth];
 #pragma GCC unroll 8
-    for (std::int64_t r = 0; r < kRows; ++r) {
+  for (std::int64_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (std::int64_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_ps();
-    }
-    for (std::int64_t s = chain * kChain; s < (chain + 1) * kChain; ++s) {
-      __m512i w[kVectors];
+    for (std::int64_t v = 0; v < kWidth; ++v) sums[0][r][v] = sums[1][r][v] = _mm512_setzero_ps();
+  }
+  for (std::int64_t s = 0; s < kChain; ++s) {
+#pragma GCC unroll 2
+    for (std::int64_t c = 0; c < 2; ++c) {
+      __m512i w[kWidth];
 #pragma GCC unroll 8
-      for (std::int64_t v = 0; v < kVectors; ++v) w[v] = _mm512_load_si512(panel + s * kVectors + v);
+      for (std::int64_t v = 0; v < kWidth; ++v) {
+        w[v] = _mm512_load_si512(panel.weights + v * kPanelStride + c * kChain + s);
+      }
 #pragma GCC unroll 8
       for (std::int64_t r = 0; r < kRows; ++r) {
-        const __m512i x = broadcast_pair(pairs + r * kSlots + s);
+        const __m512i x = broadcast_pair(pairs + r * kSlots + c * kChain + s);
 #pragma GCC unroll 8
-        for (std::int64_t v = 0; v < kVectors; ++v) sums[r][v] = dot_pairs(sums[r][v], w[v], x);
+        for (std::int64_t v = 0; v < kWidth; ++v) sums[c][r][v] = dot_pairs(sums[c][r][v], w[v], x);
       }
     }
+  }
 #pragma GCC unroll 8
-    for (std::int64_t r = 0; r < kRows; ++r) {
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const __m512 a_scale = _mm512_set1_ps(a_scales[r]);
 #pragma GCC unroll 8
-      for (std::int64_t v = 0; v < kVectors; ++v) {
-        float* total = totals + (r * kVectors + v) * kLanes;
-        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a_scales[r]), b_scales[v]);
-        _mm512_store_ps(total, _mm512_fmadd_ps(sums[r][v], scale, _mm512_load_ps(total)));
-      }
+    for (std::int64_t v = 0; v < kWidth; ++v) {
+      float* total = totals + (r * kVectors + v) * kLanes;
+      const __m512 scale = _mm512_mul_ps(a_scale, panel.scales[v]);
+      const __m512 sum = _mm512_add_ps(sums[0][r][v], sums[1][r][v]);
+      _mm512_store_ps(total, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(total)));
     }
   }
 }
 
-using Tile = void (*)(const Pairs*, const float*, const __m512i*, const __m512*, float*);
-template <std::int64_t kVectors>
-constexpr Tile kTileOfRows[] = {nullptr,           tile<1, kVectors>, tile<2, kVectors>, tile<3, kVectors>,
-                                tile<4, kVectors>, tile<5, kVectors>, tile<6, kVectors>};
-constexpr const Tile* kTiles[] = {nullptr, kTileOfRows<1>, kTileOfRows<2>, kTileOfRows<3>, kTileOfRows<4>};
+using WideTile = void (*)(const Pairs*, const float*, const Panel&, float*);
+constexpr WideTile kWideTiles[kVectors + 1][kWideTileRows + 1] = {
+    {},
+    {nullptr, wide_tile<1, 1>, wide_tile<2, 1>, wide_tile<3, 1>},
+    {nullptr, wide_tile<1, 2>, wide_tile<2, 2>, wide_tile<3, 2>},
+    {nullptr, wide_tile<1, 3>, wide_tile<2, 3>, wide_tile<3, 3>},
+    {nullptr, wide_tile<1, 4>, wide_tile<2, 4>, wide_tile<3, 4>}};
+
+struct WideMemory {
+  Panel panels[2];  // one is used while the next is written
+  alignas(64) float totals[kRowBlock * kPanelColumns];
+};
 
 template <bool kF8>
-void panels(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin, std::int64_t end,
-            std::byte* memory) {
+void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin, std::int64_t end,
+                  WideMemory& memory) {
   const std::int64_t groups = scale_groups(p.k);
-  auto* panel = reinterpret_cast<__m512i*>(memory);
-  auto* totals = reinterpret_cast<float*>(memory + kSlots * kPanelColumns * 4);
+  const std::int64_t calls = (a.rows + kWideTileRows - 1) / kWideTileRows;
+  Weights<kF8> weights(p);
+  const auto width = [&](std::int64_t j) { return std::min((end - j + kLanes - 1) / kLanes, kVectors); };
+  const auto write = [&](std::int64_t j, std::int64_t g, std::int64_t v, Panel& panel) {
+    weights.template stage<false>(j + v * kLanes, g, panel.weights + v * kPanelStride);
+    panel.scales[v] = ColumnScales(p, j + v * kLanes).at(g);
+  };
+  int current = 0;
+  if (groups > 0) {
+    for (std::int64_t v = 0; v < width(begin); ++v) write(begin, 0, v, memory.panels[0]);
+  }
   for (std::int64_t j = begin; j < end; j += kPanelColumns) {
-    const std::int64_t vectors = std::min((end - j + kLanes - 1) / kLanes, kPanelColumns / kLanes);
-    const Tile* tiles = kTiles[vectors];
-    std::memset(totals, 0, static_cast<std::size_t>(a.rows * vectors * kLanes) * sizeof(float));
+    const std::int64_t vectors = width(j);
+    std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kPanelColumns) * sizeof(float));
     for (std::int64_t g = 0; g < groups; ++g) {
-      pack_panel<kF8>(p, j, vectors, g, panel);
-      __m512 b_scales[kPanelColumns / kLanes];
-      for (std::int64_t v = 0; v < vectors; ++v) b_scales[v] = column_scales(p, j + v * kLanes, g);
-      for (std::int64_t i = 0; i < a.rows; i += kPanelRows) {
-        tiles[std::min(kPanelRows, a.rows - i)](a.pairs + (g * a.rows + i) * kSlots,
-                                                a.scales + g * a.rows + i, panel, b_scales,
-                                                totals + i * vectors * kLanes);
+      const Panel& panel = memory.panels[current];
+      Panel& next = memory.panels[current ^ 1];
+      const std::int64_t next_j = g + 1 < groups ? j : j + kPanelColumns;
+      const std::int64_t next_g = g + 1 < groups ? g + 1 : 0;
+      const std::int64_t to_write = next_j < end ? width(next_j) : 0;
+      std::int64_t written = 0;
+      for (std::int64_t call = 1; call <= calls; ++call) {
+        const std::int64_t i = (call - 1) * kWideTileRows;
+        kWideTiles[vectors][std::min(kWideTileRows, a.rows - i)](a.pairs + (g * a.rows + i) * kSlots,
+                                                                 a.scales + g * a.rows + i, panel,
+                                                                 memory.totals + i * kPanelColumns);
+        // The writing is spread between the tiles, because its work is for other units of the core than
+        // theirs.
+        for (; written * calls < to_write * call; ++written) write(next_j, next_g, written, next);
       }
+      current ^= 1;
     }
     for (std::int64_t i = 0; i < a.rows; ++i) {
       for (std::int64_t v = 0; v < vectors; ++v) {
-        store_columns(p, i0 + i, j + v * kLanes, end, _mm512_load_ps(totals + (i * vectors + v) * kLanes));
+        store_columns(p, i0 + i, j + v * kLanes, end,
+                      _mm512_load_ps(memory.totals + i * kPanelColumns + v * kLanes));
       }
     }
   }
 }
 
+union Memory {
+  NarrowMemory narrow;
+  WideMemory wide;
+};
+
 template <bool kF8>
 void columns(const Gemm& p, std::int64_t begin, std::int64_t end) {
-  constexpr decltype(&direct<kF8, 1>) kDirect[] = {nullptr, direct<kF8, 1>, direct<kF8, 2>, direct<kF8, 3>,
-                                                   direct<kF8, 4>};
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t blocks = (p.m + kRowBlock - 1) / kRowBlock;
   const std::int64_t row_block = (p.m + blocks - 1) / blocks;
   const std::int64_t pairs_bytes = groups * row_block * kSlots * 4;
-  const std::int64_t scales_bytes = (groups * row_block * 4 + 63) / 64 * 64;
-  const std::int64_t panel_bytes = kSlots * kPanelColumns * 4 + row_block * kPanelColumns * 4;
-  std::byte* memory = gemm_scratch(pairs_bytes + scales_bytes + panel_bytes);
-  PackedRows a{reinterpret_cast<Pairs*>(memory), reinterpret_cast<float*>(memory + pairs_bytes), 0};
+  std::byte* bytes =
+      gemm_scratch(static_cast<std::int64_t>(sizeof(Memory)) + pairs_bytes + groups * row_block * 4);
+  auto* memory = reinterpret_cast<Memory*>(bytes);
+  PackedRows a{reinterpret_cast<Pairs*>(bytes + sizeof(Memory)),
+               reinterpret_cast<float*>(bytes + sizeof(Memory) + pairs_bytes), 0};
   for (std::int64_t i0 = 0; i0 < p.m; i0 += row_block) {
     a.rows = std::min(row_block, p.m - i0);
     if (p.a_dtype == DType::f8e4m3) {
@@ -320,10 +512,12 @@ void columns(const Gemm& p, std::int64_t begin, std::int64_t end) {
     } else {
       pack_rows<kF8, false>(p, i0, a);
     }
-    if (a.rows <= kDirectRows) {
-      kDirect[a.rows](p, a, i0, begin, end);
+    if (a.rows <= kRawRows) {
+      narrow_columns<kF8, true>(p, a, i0, begin, end, memory->narrow);
+    } else if (a.rows <= kNarrowRows) {
+      narrow_columns<kF8, false>(p, a, i0, begin, end, memory->narrow);
     } else {
-      panels<kF8>(p, a, i0, begin, end, memory + pairs_bytes + scales_bytes);
+      wide_columns<kF8>(p, a, i0, begin, end, memory->wide);
     }
   }
 }
