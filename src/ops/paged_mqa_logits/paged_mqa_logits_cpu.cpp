@@ -29,7 +29,7 @@ class Worker {
       set_queries(b);
       const std::int64_t last = std::min(keys, end * kPagedMqaSplitKeys);
       for (std::int64_t j = begin * kPagedMqaSplitKeys; j < last; j += kIndexKeyPageTokens)
-        score_page(b, j, std::min(kIndexKeyPageTokens, last - j));
+        score_page(b, j, std::min(kIndexKeyPageTokens, last - j), j + kIndexKeyPageTokens < last);
       if (end == splits) {
         for (std::int64_t i = 0; i < problem_.next_n; ++i)
           cpu::fill_minus_infinity(logits(b, i) + keys, logits(b, i) + problem_.max_len);
@@ -52,13 +52,19 @@ class Worker {
     }
   }
 
-  // Positions [j, j + count) of request b: one page.
-  void score_page(std::int64_t b, std::int64_t j, std::int64_t count) {
+  // Positions [j, j + count) of request b: one page. The next one comes from memory meanwhile.
+  void score_page(std::int64_t b, std::int64_t j, std::int64_t count, bool more) {
     const std::int64_t page = int_at(args_.block_table, b, j / kIndexKeyPageTokens);
     if (problem_.q == DType::f8e4m3) {
       scorer_.set_keys({cache_.key_f8(page, 0), kIndexKeyDim, cache_.scale(page, 0), count});
     } else {
       scorer_.set_keys({cache_.key_f32(page, 0), args_.cache.step(1), nullptr, count});
+    }
+    if (more) {
+      const std::int64_t next = int_at(args_.block_table, b, j / kIndexKeyPageTokens + 1);
+      const std::int64_t page_bytes = args_.cache.step(0) * size_of(args_.cache.dtype);
+      const auto* bytes = args_.cache.as<const char>() + next * page_bytes;
+      for (std::int64_t i = 0; i < page_bytes; i += 64) __builtin_prefetch(bytes + i);
     }
     for (std::int64_t i = 0; i < problem_.next_n; ++i) {
       const std::int64_t seen = std::clamp<std::int64_t>(int_at(args_.context_lens, b, i) - j, 0, count);
