@@ -1,5 +1,6 @@
 // Random models of every shape the loader takes: they run, both precisions agree roughly, drafts change
 // nothing.
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -122,6 +123,44 @@ TEST(RandomModelLimits, GenerationEndsAtTheLastPosition) {
       EXPECT_EQ(result.finish_reason, FinishReason::length);
     }
   }
+}
+
+// A token of the plain output becomes the end token: whatever the drafts, output ends with its first
+// occurrence.
+TEST(RandomModelLimits, OutputEndsWithTheEndToken) {
+  ModelConfig config = small_config();
+  const TemporaryDirectory dir;
+  write_checkpoint(dir / "plain", config);
+  const Ids prompt = random_ids(20, config.vocab_size, 5);
+  Ids expected;
+  {
+    const Model model = Model::load(dir / "plain", {}, test_context());
+    expected =
+        Session(model, test_context()).generate(prompt, {.max_tokens = 20, .ignore_eos = true}).output_ids;
+  }
+  config.eos_token_ids = {319, expected[9]};
+  expected.resize(
+      static_cast<std::size_t>(std::find(expected.begin(), expected.end(), expected[9]) - expected.begin()) +
+      1);
+  write_checkpoint(dir / "ending", config);
+  const Model model = Model::load(dir / "ending", {}, test_context());
+  Session session(model, test_context());
+  for (std::int64_t drafts = 0; drafts <= kMaxDraftTokens; ++drafts) {
+    Ids streamed;
+    const Generation result = session.generate(
+        prompt, {.max_tokens = 20, .draft_tokens = drafts, .on_token = [&](std::int32_t token) {
+                   streamed.push_back(token);
+                 }});
+    EXPECT_EQ(result.output_ids, expected) << drafts << " drafts";
+    EXPECT_EQ(streamed, expected);
+    EXPECT_EQ(result.finish_reason, FinishReason::eos);
+    EXPECT_EQ(result.stats.output_tokens, static_cast<std::int64_t>(expected.size()));
+  }
+  const MemoryUse memory = session.memory();
+  EXPECT_EQ(memory.caches, 64 * model.cache_shape().bytes_per_token());  // 40 tokens: one page
+  EXPECT_GT(memory.weights_mapped, 1 << 20);
+  EXPECT_GT(memory.weights_derived, 0);
+  EXPECT_GT(memory.workspace, 0);
 }
 
 }  // namespace
