@@ -2,6 +2,8 @@
 #include "cpu/gemm.hpp"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "core/cpu_target.hpp"
 #include "cpu/gemm_impl.hpp"
@@ -29,53 +31,126 @@ Gemm Gemm::of(const TensorView& a, const TensorView& b, const TensorView& out) {
           .out_stride = out.step(0)};
 }
 
-std::byte* gemm_scratch(std::int64_t bytes) {
-  thread_local Buffer buffer;
+namespace {
+// Grows, is never moved while it is in use, and is kept from call to call.
+std::byte* grown(Buffer& buffer, std::int64_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes + bytes / 2);
   return buffer.data();
 }
+}  // namespace
 
-void gemm_columns(const Gemm& gemm, std::int64_t begin, std::int64_t end) {
-  if (gemm.a_dtype != DType::f32 && has_avx512_bf16()) return gemm_columns_avx512_bf16(gemm, begin, end);
-  gemm_columns_simd(gemm, begin, end);
+std::byte* gemm_scratch(std::int64_t bytes) {
+  thread_local Buffer buffer;
+  return grown(buffer, bytes);
 }
 
 namespace {
-constexpr std::int64_t kColumns = 64;  // of one piece
+constexpr std::int64_t kColumns = 64;            // of one piece of work
+constexpr std::int64_t kPackedBytes = 16 << 20;  // of left operands at once, unless one block alone has more
+// Waking a thread costs some microseconds: a task is worth at least as much.
+constexpr double kTaskNanoseconds = 8000;
 
-// Rough nanoseconds of one piece of 64 columns on one core: the weights' way from memory, or the arithmetic.
-double piece_cost(const Gemm& p) {
-  const double weights = static_cast<double>(kColumns * p.k * size_of(p.b_dtype)) / 20;
-  const double products = static_cast<double>(p.m) * static_cast<double>(kColumns * p.k) / 150;
-  return weights + products;
+// A block of rows of one product.
+struct Block {
+  const Gemm* gemm;
+  std::int64_t first;
+  std::int64_t rows;
+  std::int64_t packed;  // where in the packed memory
+  std::int64_t row;     // number of its first row among all rows of the round
+  std::int64_t piece;   // number of its first piece among all pieces of the round
+  std::int64_t pieces() const { return (gemm->n + kColumns - 1) / kColumns; }
+};
+
+// Rough nanoseconds of one piece on one core: the weights' way from memory, and the arithmetic.
+double piece_cost(const Block& block) {
+  const auto elements = static_cast<double>(kColumns * block.gemm->k);
+  return elements *
+         (static_cast<double>(size_of(block.gemm->b_dtype)) / 20 + static_cast<double>(block.rows) / 150);
+}
+
+std::int64_t grain(double cost, std::int64_t count) {
+  return static_cast<std::int64_t>(kTaskNanoseconds * static_cast<double>(count) / std::max(cost, 1.0)) + 1;
+}
+
+// Calls visit(block, begin, end) for every part of a block's share of [begin, end).
+template <class Share, class Visit>
+void for_each_share(const std::vector<Block>& blocks, std::int64_t begin, std::int64_t end, Share share,
+                    Visit visit) {
+  for (const Block& block : blocks) {
+    const auto [first, count] = share(block);
+    const std::int64_t from = std::max(begin, first);
+    const std::int64_t to = std::min(end, first + count);
+    if (from < to) visit(block, from - first, to - first);
+  }
+}
+
+// Packs the blocks' rows, then computes their columns; both on the context's threads if there is enough to
+// do.
+void run_round(const std::vector<Block>& blocks, const GemmKernel& kernel, std::byte* packed,
+               const Context& context) {
+  const Block& last = blocks.back();
+  double pack_cost = 0;
+  double cost = 0;
+  for (const Block& block : blocks) {
+    pack_cost += static_cast<double>(block.rows * block.gemm->k) / 15;
+    cost += static_cast<double>(block.pieces()) * piece_cost(block);
+  }
+  const std::int64_t rows = last.row + last.rows;
+  context.parallel_for(rows, grain(pack_cost, rows), [&](std::int64_t begin, std::int64_t end) {
+    for_each_share(
+        blocks, begin, end, [](const Block& block) { return std::pair(block.row, block.rows); },
+        [&](const Block& block, std::int64_t from, std::int64_t to) {
+          kernel.pack(*block.gemm, block.first, block.rows, from, to, packed + block.packed);
+        });
+  });
+  const std::int64_t pieces = last.piece + last.pieces();
+  context.parallel_for(pieces, grain(cost, pieces), [&](std::int64_t begin, std::int64_t end) {
+    for_each_share(
+        blocks, begin, end, [](const Block& block) { return std::pair(block.piece, block.pieces()); },
+        [&](const Block& block, std::int64_t from, std::int64_t to) {
+          kernel.columns(*block.gemm, block.first, block.rows, packed + block.packed, from * kColumns,
+                         std::min(block.gemm->n, to * kColumns));
+        });
+  });
+}
+
+// All products of a call have the same dtypes, so one kernel serves them.
+void run_all(std::span<const Gemm> products, const GemmKernel& kernel, const Context& context) {
+  thread_local std::vector<Block> blocks;
+  thread_local Buffer buffer;
+  blocks.clear();
+  std::int64_t bytes = 0;
+  const auto flush = [&] {
+    if (!blocks.empty()) run_round(blocks, kernel, grown(buffer, bytes), context);
+    blocks.clear();
+    bytes = 0;
+  };
+  for (const Gemm& gemm : products) {
+    if (gemm.n == 0) continue;
+    const std::int64_t count = (gemm.m + kernel.most_rows - 1) / kernel.most_rows;
+    for (std::int64_t b = 0; b < count; ++b) {
+      const std::int64_t first = gemm.m * b / count;
+      const std::int64_t rows = gemm.m * (b + 1) / count - first;
+      const std::int64_t more = round_up_64(kernel.packed_bytes(gemm, rows));
+      if (bytes + more > kPackedBytes) flush();
+      const bool start = blocks.empty();
+      blocks.push_back({.gemm = &gemm,
+                        .first = first,
+                        .rows = rows,
+                        .packed = bytes,
+                        .row = start ? 0 : blocks.back().row + blocks.back().rows,
+                        .piece = start ? 0 : blocks.back().piece + blocks.back().pieces()});
+      bytes += more;
+    }
+  }
+  flush();
 }
 }  // namespace
 
 void gemm_all(std::span<const Gemm> products, const Context& context) {
-  std::int64_t pieces = 0;
-  double cost = 0;
-  for (const Gemm& p : products) {
-    if (p.m == 0) continue;
-    const std::int64_t count = (p.n + kColumns - 1) / kColumns;
-    pieces += count;
-    cost += static_cast<double>(count) * piece_cost(p);
-  }
-  if (pieces == 0) return;
-  // Waking a thread costs some microseconds: a task is worth at least as much.
-  constexpr double kTaskCost = 8000;
-  const auto grain = static_cast<std::int64_t>(kTaskCost / (cost / static_cast<double>(pieces))) + 1;
-  context.parallel_for(pieces, grain, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t first = 0;  // piece number of the product's first piece
-    for (const Gemm& p : products) {
-      if (p.m == 0) continue;
-      const std::int64_t last = first + (p.n + kColumns - 1) / kColumns;
-      const std::int64_t from = std::max(begin, first);
-      const std::int64_t to = std::min(end, last);
-      if (from < to) gemm_columns(p, (from - first) * kColumns, std::min(p.n, (to - first) * kColumns));
-      first = last;
-      if (first >= end) break;
-    }
-  });
+  if (products.empty()) return;
+  const bool bf16 = products.front().a_dtype != DType::f32 && has_avx512_bf16();
+  run_all(products, bf16 ? gemm_kernel_avx512_bf16 : gemm_kernel_simd, context);
 }
 
 }  // namespace fathom::cpu

@@ -47,9 +47,6 @@ struct Gemm {
   static Gemm of(const TensorView& a, const TensorView& b, const TensorView& out);
 };
 
-/// Columns [begin, end) of the product, on the calling thread. Keeps its scratch memory for the next call.
-void gemm_columns(const Gemm& gemm, std::int64_t begin, std::int64_t end);
-
 /// All of each product, split over columns (and rows) on the context's threads; small work stays on the
 /// calling thread. How it is split never shows in the result. The products must not overlap in `out`.
 void gemm_all(std::span<const Gemm> products, const Context& context);

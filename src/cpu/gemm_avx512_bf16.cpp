@@ -84,11 +84,12 @@ __mmask64 byte_mask(std::int64_t bytes) {
 }
 
 template <bool kF8, bool kF8Rows>
-void pack_rows(const Gemm& p, std::int64_t first, const PackedRows& packed) {
+void pack_rows(const Gemm& p, std::int64_t first, std::int64_t begin, std::int64_t end,
+               const PackedRows& packed) {
   const F8Tables tables = load_f8_tables();
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t element = kF8Rows ? 1 : 2;
-  for (std::int64_t i = 0; i < packed.rows; ++i) {
+  for (std::int64_t i = begin; i < end; ++i) {
     const auto* row = static_cast<const std::uint8_t*>(p.a) + (first + i) * p.a_stride * element;
     for (std::int64_t g = 0; g < groups; ++g) {
       Pairs* out = packed.pairs + (g * packed.rows + i) * kSlots;
@@ -205,6 +206,18 @@ class Weights {
           _mm512_store_si512(out + (l & 1) * kChain + 8 * t + 2 * i + (l >> 1), x);
         }
       });
+    }
+  }
+
+  // Fetches lines [first, last) of group g of rows j.., two (bf16: four) to a row, into the second cache. A
+  // row that does not begin on a line has one line more, which is the last of the group before.
+  FATHOM_AVX512_INLINE void fetch_lines(std::int64_t j, std::int64_t g, std::int64_t first,
+                                        std::int64_t last) const {
+    constexpr std::int64_t kLines = kBytes / 64;
+    for (std::int64_t line = first; line < last; ++line) {
+      const std::int64_t row = std::min(j + line / kLines, n_ - 1);
+      const std::int64_t byte = std::min(g * kBytes + line % kLines * 64 + 63, bytes_ - 1);
+      _mm_prefetch(reinterpret_cast<const char*>(b_ + row * stride_ + byte), _MM_HINT_T0);
     }
   }
 
@@ -468,9 +481,13 @@ void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int6
       const std::int64_t next_j = g + 1 < groups ? j : j + kPanelColumns;
       const std::int64_t next_g = g + 1 < groups ? g + 1 : 0;
       const std::int64_t to_write = next_j < end ? width(next_j) : 0;
+      const std::int64_t fetch_j = next_g + 1 < groups ? next_j : next_j + kPanelColumns;
+      const std::int64_t fetch_g = next_g + 1 < groups ? next_g + 1 : 0;
+      const std::int64_t lines = fetch_j < end ? kPanelColumns * Weights<kF8>::kBytes / 64 : 0;
       std::int64_t written = 0;
       for (std::int64_t call = 1; call <= calls; ++call) {
         const std::int64_t i = (call - 1) * kWideTileRows;
+        weights.fetch_lines(fetch_j, fetch_g, lines * (call - 1) / calls, lines * call / calls);
         kWideTiles[vectors][std::min(kWideTileRows, a.rows - i)](a.pairs + (g * a.rows + i) * kSlots,
                                                                  a.scales + g * a.rows + i, panel,
                                                                  memory.totals + i * kPanelColumns);
@@ -494,50 +511,60 @@ union Memory {
   WideMemory wide;
 };
 
+std::int64_t packed_bytes(const Gemm& gemm, std::int64_t rows) {
+  return scale_groups(gemm.k) * rows * (kSlots * 4 + 4);
+}
+
+PackedRows packed_rows(const Gemm& gemm, std::int64_t rows, std::byte* packed) {
+  auto* pairs = reinterpret_cast<Pairs*>(packed);
+  return {pairs, reinterpret_cast<float*>(pairs + scale_groups(gemm.k) * rows * kSlots), rows};
+}
+
+void pack(const Gemm& gemm, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
+          std::byte* packed) {
+  const PackedRows a = packed_rows(gemm, rows, packed);
+  if (gemm.b_dtype == DType::bf16) {
+    pack_rows<false, false>(gemm, first, begin, end, a);
+  } else if (gemm.a_dtype == DType::bf16) {
+    pack_rows<true, false>(gemm, first, begin, end, a);
+  } else {
+    pack_rows<true, true>(gemm, first, begin, end, a);
+  }
+}
+
 template <bool kF8>
-void columns(const Gemm& p, std::int64_t begin, std::int64_t end) {
-  const std::int64_t groups = scale_groups(p.k);
-  const std::int64_t blocks = (p.m + kRowBlock - 1) / kRowBlock;
-  const std::int64_t row_block = (p.m + blocks - 1) / blocks;
-  const std::int64_t pairs_bytes = groups * row_block * kSlots * 4;
-  std::byte* bytes =
-      gemm_scratch(static_cast<std::int64_t>(sizeof(Memory)) + pairs_bytes + groups * row_block * 4);
-  auto* memory = reinterpret_cast<Memory*>(bytes);
-  PackedRows a{reinterpret_cast<Pairs*>(bytes + sizeof(Memory)),
-               reinterpret_cast<float*>(bytes + sizeof(Memory) + pairs_bytes), 0};
-  for (std::int64_t i0 = 0; i0 < p.m; i0 += row_block) {
-    a.rows = std::min(row_block, p.m - i0);
-    if (p.a_dtype == DType::f8e4m3) {
-      pack_rows<kF8, true>(p, i0, a);
-    } else {
-      pack_rows<kF8, false>(p, i0, a);
-    }
-    if (a.rows <= kRawRows) {
-      narrow_columns<kF8, true>(p, a, i0, begin, end, memory->narrow);
-    } else if (a.rows <= kNarrowRows) {
-      narrow_columns<kF8, false>(p, a, i0, begin, end, memory->narrow);
-    } else {
-      wide_columns<kF8>(p, a, i0, begin, end, memory->wide);
-    }
+void columns_of(const Gemm& gemm, const PackedRows& a, std::int64_t first, std::int64_t begin,
+                std::int64_t end) {
+  auto* memory = reinterpret_cast<Memory*>(gemm_scratch(static_cast<std::int64_t>(sizeof(Memory))));
+  if (a.rows <= kRawRows) {
+    narrow_columns<kF8, true>(gemm, a, first, begin, end, memory->narrow);
+  } else if (a.rows <= kNarrowRows) {
+    narrow_columns<kF8, false>(gemm, a, first, begin, end, memory->narrow);
+  } else {
+    wide_columns<kF8>(gemm, a, first, begin, end, memory->wide);
+  }
+}
+
+void columns(const Gemm& gemm, std::int64_t first, std::int64_t rows, const std::byte* packed,
+             std::int64_t begin, std::int64_t end) {
+  const PackedRows a = packed_rows(gemm, rows, const_cast<std::byte*>(packed));
+  if (gemm.b_dtype == DType::f8e4m3) {
+    columns_of<true>(gemm, a, first, begin, end);
+  } else {
+    columns_of<false>(gemm, a, first, begin, end);
   }
 }
 
 }  // namespace
 
-void gemm_columns_avx512_bf16(const Gemm& gemm, std::int64_t begin, std::int64_t end) {
-  if (gemm.b_dtype == DType::f8e4m3) {
-    columns<true>(gemm, begin, end);
-  } else {
-    columns<false>(gemm, begin, end);
-  }
-}
+extern const GemmKernel gemm_kernel_avx512_bf16;
+const GemmKernel gemm_kernel_avx512_bf16 = {kRowBlock, packed_bytes, pack, columns};
 
 }  // namespace fathom::cpu
 FATHOM_AVX512_BF16_END
 #else
 namespace fathom::cpu {
-void gemm_columns_avx512_bf16(const Gemm& gemm, std::int64_t begin, std::int64_t end) {
-  gemm_columns_simd(gemm, begin, end);
-}
+extern const GemmKernel gemm_kernel_avx512_bf16;
+const GemmKernel gemm_kernel_avx512_bf16 = {};  // never chosen
 }  // namespace fathom::cpu
 #endif

@@ -18,7 +18,6 @@ using cpu::Gemm;
 using Tag = hn::CappedTag<float, 16>;
 using Vector = hn::Vec<Tag>;
 
-constexpr std::int64_t kRowBlock = 32;     // rows whose f32 copies and totals are held at once
 constexpr std::int64_t kColumnBlock = 16;  // columns of a decoded weight tile: 8 KB of f32
 constexpr std::int64_t kTileRows = 4;
 // 16 sums in registers where there are 32 registers, else 8.
@@ -70,62 +69,63 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, std::int64_t a_stride, const f
   }
 }
 
-void GemmColumns(const Gemm& p, std::int64_t begin, std::int64_t end) {
+// The packed block: f32 rows of whole groups, then their scales [rows][groups].
+void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
+              std::byte* packed) {
+  const std::int64_t groups = scale_groups(p.k);
+  const std::int64_t width = groups * kScaleGroup;
+  auto* a = reinterpret_cast<float*>(packed);
+  float* scales = a + rows * width;
+  for (std::int64_t i = begin; i < end; ++i) {
+    DecodeRow(p.a, p.a_dtype, (first + i) * p.a_stride, p.k, width, a + i * width);
+    for (std::int64_t g = 0; g < groups; ++g) scales[i * groups + g] = cpu::scale_of(p.a_scale, first + i, g);
+  }
+}
+
+void Columns(const Gemm& p, std::int64_t i0, std::int64_t rows, const std::byte* packed, std::int64_t begin,
+             std::int64_t end) {
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t width = groups * kScaleGroup;
-  const std::int64_t row_block = std::min(kRowBlock, p.m);
-  const std::int64_t totals_size = row_block * kColumnBlock * lanes;
-  auto* scratch = reinterpret_cast<float*>(cpu::gemm_scratch(
-      (row_block * (width + groups) + kColumnBlock * kScaleGroup + totals_size) * 4 + 64 * 4));
-  float* tile = scratch;
+  const auto* a = reinterpret_cast<const float*>(packed);
+  const float* a_scale = a + rows * width;
+  float* tile = reinterpret_cast<float*>(
+      cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
   float* totals = tile + kColumnBlock * kScaleGroup;
-  float* a = totals + totals_size;
-  float* a_scale = a + row_block * width;
   float b_scale[kColumnBlock];
-
-  for (std::int64_t i0 = 0; i0 < p.m; i0 += row_block) {
-    const std::int64_t rows = std::min(row_block, p.m - i0);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      DecodeRow(p.a, p.a_dtype, (i0 + i) * p.a_stride, p.k, width, a + i * width);
-      for (std::int64_t g = 0; g < groups; ++g) a_scale[i * groups + g] = cpu::scale_of(p.a_scale, i0 + i, g);
-    }
-    for (std::int64_t j0 = begin; j0 < end; j0 += kColumnBlock) {
-      const std::int64_t columns = std::min(kColumnBlock, end - j0);
-      std::memset(totals, 0, static_cast<std::size_t>(rows * kColumnBlock * lanes) * sizeof(float));
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t k0 = g * kScaleGroup;
-        for (std::int64_t j = 0; j < columns; ++j) {
-          DecodeRow(p.b, p.b_dtype, (j0 + j) * p.b_stride + k0, std::min(kScaleGroup, p.k - k0), kScaleGroup,
-                    tile + j * kScaleGroup);
-          b_scale[j] = cpu::scale_of(p.b_scale, j0 + j, g);
-        }
-        const auto run = [&]<std::int64_t kRows>(std::int64_t i,
-                                                 std::integral_constant<std::int64_t, kRows>) {
-          std::int64_t j = 0;
-          for (; j + kTileColumns <= columns; j += kTileColumns) {
-            Tile<kRows, kTileColumns>(a + i * width + k0, width, tile + j * kScaleGroup,
-                                      a_scale + i * groups + g, groups, b_scale + j,
-                                      totals + (i * kColumnBlock + j) * lanes);
-          }
-          for (; j < columns; ++j) {
-            Tile<kRows, 1>(a + i * width + k0, width, tile + j * kScaleGroup, a_scale + i * groups + g,
-                           groups, b_scale + j, totals + (i * kColumnBlock + j) * lanes);
-          }
-        };
-        std::int64_t i = 0;
-        for (; i + kTileRows <= rows; i += kTileRows)
-          run(i, std::integral_constant<std::int64_t, kTileRows>{});
-        for (; i < rows; ++i) run(i, std::integral_constant<std::int64_t, 1>{});
+  for (std::int64_t j0 = begin; j0 < end; j0 += kColumnBlock) {
+    const std::int64_t columns = std::min(kColumnBlock, end - j0);
+    std::memset(totals, 0, static_cast<std::size_t>(rows * kColumnBlock * lanes) * sizeof(float));
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t k0 = g * kScaleGroup;
+      for (std::int64_t j = 0; j < columns; ++j) {
+        DecodeRow(p.b, p.b_dtype, (j0 + j) * p.b_stride + k0, std::min(kScaleGroup, p.k - k0), kScaleGroup,
+                  tile + j * kScaleGroup);
+        b_scale[j] = cpu::scale_of(p.b_scale, j0 + j, g);
       }
-      for (std::int64_t i = 0; i < rows; ++i) {
-        for (std::int64_t j = 0; j < columns; ++j) {
-          const auto sum = hn::SumOfLanes(d, hn::Load(d, totals + (i * kColumnBlock + j) * lanes));
-          const std::int64_t index = (i0 + i) * p.out_stride + j0 + j;
-          const float base = p.accumulate ? load_element(p.out, p.out_dtype, index) : 0.0f;
-          store_element(p.out, p.out_dtype, index, base + hn::GetLane(sum));
+      const auto run = [&]<std::int64_t kRows>(std::int64_t i, std::integral_constant<std::int64_t, kRows>) {
+        std::int64_t j = 0;
+        for (; j + kTileColumns <= columns; j += kTileColumns) {
+          Tile<kRows, kTileColumns>(a + i * width + k0, width, tile + j * kScaleGroup,
+                                    a_scale + i * groups + g, groups, b_scale + j,
+                                    totals + (i * kColumnBlock + j) * lanes);
         }
+        for (; j < columns; ++j) {
+          Tile<kRows, 1>(a + i * width + k0, width, tile + j * kScaleGroup, a_scale + i * groups + g, groups,
+                         b_scale + j, totals + (i * kColumnBlock + j) * lanes);
+        }
+      };
+      std::int64_t i = 0;
+      for (; i + kTileRows <= rows; i += kTileRows) run(i, std::integral_constant<std::int64_t, kTileRows>{});
+      for (; i < rows; ++i) run(i, std::integral_constant<std::int64_t, 1>{});
+    }
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = 0; j < columns; ++j) {
+        const auto sum = hn::SumOfLanes(d, hn::Load(d, totals + (i * kColumnBlock + j) * lanes));
+        const std::int64_t index = (i0 + i) * p.out_stride + j0 + j;
+        const float base = p.accumulate ? load_element(p.out, p.out_dtype, index) : 0.0f;
+        store_element(p.out, p.out_dtype, index, base + hn::GetLane(sum));
       }
     }
   }
@@ -136,11 +136,29 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace fathom {
-HWY_EXPORT(GemmColumns);
+HWY_EXPORT(PackRows);
+HWY_EXPORT(Columns);
 
-void cpu::gemm_columns_simd(const Gemm& gemm, std::int64_t begin, std::int64_t end) {
-  const auto columns = HWY_DYNAMIC_DISPATCH(GemmColumns);
-  columns(gemm, begin, end);
+namespace cpu {
+namespace {
+std::int64_t packed_bytes(const Gemm& gemm, std::int64_t rows) {
+  return rows * scale_groups(gemm.k) * (kScaleGroup + 1) * 4;
 }
+void pack(const Gemm& gemm, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
+          std::byte* packed) {
+  const auto run = HWY_DYNAMIC_DISPATCH(PackRows);
+  run(gemm, first, rows, begin, end, packed);
+}
+void columns(const Gemm& gemm, std::int64_t first, std::int64_t rows, const std::byte* packed,
+             std::int64_t begin, std::int64_t end) {
+  const auto run = HWY_DYNAMIC_DISPATCH(Columns);
+  run(gemm, first, rows, packed, begin, end);
+}
+constexpr std::int64_t kMostRows = 32;
+}  // namespace
+
+extern const GemmKernel gemm_kernel_simd;
+const GemmKernel gemm_kernel_simd = {kMostRows, packed_bytes, pack, columns};
+}  // namespace cpu
 }  // namespace fathom
 #endif
