@@ -113,7 +113,6 @@ std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::in
   auto plain_buffer = std::make_shared<Buffer>(shape.n * shape.k * 2);
   fill(*a_buffer, true);
   fill(*plain_buffer, true);
-  const memory a(a_desc, cpu, a_buffer->data());
   memory source(plain, cpu, plain_buffer->data());
   const memory out(out_desc, cpu);
   std::vector<memory> weights;
@@ -123,6 +122,7 @@ std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::in
   }
   const matmul product(description);
   return [=](std::int64_t run) mutable {
+    const memory a(a_desc, cpu, a_buffer->data());
     product.execute(queue, {{DNNL_ARG_SRC, a},
                             {DNNL_ARG_WEIGHTS, weights[static_cast<std::size_t>(run) % weights.size()]},
                             {DNNL_ARG_DST, out}});

@@ -31,6 +31,8 @@ constexpr std::int64_t kAheadGroups = 8;      // how far ahead weights are fetch
 
 constexpr std::int64_t kVectors = 4;  // of a panel: 64 columns
 constexpr std::int64_t kPanelColumns = kVectors * kLanes;
+constexpr std::int64_t kWideColumns = 8 * kPanelColumns;  // whose totals are held at once
+constexpr std::int64_t kRunBytes = 384 << 10;             // of packed rows that stay in the second cache
 constexpr std::int64_t kPanelStride =
     kSlots + 1;                            // one more, so that the vectors of a slot lie in different sets
 constexpr std::int64_t kWideTileRows = 3;  // x 4 vectors x 2 chains = 24 sums in registers
@@ -453,8 +455,37 @@ constexpr WideTile kWideTiles[kVectors + 1][kWideTileRows + 1] = {
     {nullptr, wide_tile<1, 4>, wide_tile<2, 4>, wide_tile<3, 4>}};
 
 struct WideMemory {
-  Panel panels[2];  // one is used while the next is written
-  alignas(64) float totals[kRowBlock * kPanelColumns];
+  Panel panels[2];                                     // one is used while the next is written
+  alignas(64) float totals[kRowBlock * kWideColumns];  // [panel][row][64]
+};
+
+// The order in which panels are used: ranges of kWideColumns columns; in a range, runs of groups whose left
+// operand stays in the second cache; in a run, panels of 64 columns; in a panel, the run's groups.
+struct PanelOrder {
+  std::int64_t end;        // columns
+  std::int64_t groups;     // in all
+  std::int64_t run;        // groups of a run
+  std::int64_t range;      // first column of the range
+  std::int64_t first = 0;  // group of the run
+  std::int64_t j = range;
+  std::int64_t g = 0;
+
+  bool done() const { return range >= end; }
+  std::int64_t range_end() const { return std::min(end, range + kWideColumns); }
+  std::int64_t vectors() const { return std::min((end - j + kLanes - 1) / kLanes, kVectors); }
+  bool range_starts() const { return g == 0 && j == range; }
+  PanelOrder next() const {
+    PanelOrder next = *this;
+    if (++next.g < std::min(first + run, groups)) return next;
+    next.g = first;
+    if ((next.j += kPanelColumns) < range_end()) return next;
+    next.j = range;
+    next.g = next.first = first + run;
+    if (next.first < groups) return next;
+    next.j = next.range = range_end();
+    next.g = next.first = 0;
+    return next;
+  }
 };
 
 template <bool kF8>
@@ -463,46 +494,47 @@ void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int6
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t calls = (a.rows + kWideTileRows - 1) / kWideTileRows;
   Weights<kF8> weights(p);
-  const auto width = [&](std::int64_t j) { return std::min((end - j + kLanes - 1) / kLanes, kVectors); };
-  const auto write = [&](std::int64_t j, std::int64_t g, std::int64_t v, Panel& panel) {
-    weights.template stage<false>(j + v * kLanes, g, panel.weights + v * kPanelStride);
-    panel.scales[v] = ColumnScales(p, j + v * kLanes).at(g);
+  const auto write = [&](const PanelOrder& at, std::int64_t v, Panel& panel) {
+    weights.template stage<false>(at.j + v * kLanes, at.g, panel.weights + v * kPanelStride);
+    panel.scales[v] = ColumnScales(p, at.j + v * kLanes).at(at.g);
   };
-  int current = 0;
-  if (groups > 0) {
-    for (std::int64_t v = 0; v < width(begin); ++v) write(begin, 0, v, memory.panels[0]);
-  }
-  for (std::int64_t j = begin; j < end; j += kPanelColumns) {
-    const std::int64_t vectors = width(j);
-    std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kPanelColumns) * sizeof(float));
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const Panel& panel = memory.panels[current];
-      Panel& next = memory.panels[current ^ 1];
-      const std::int64_t next_j = g + 1 < groups ? j : j + kPanelColumns;
-      const std::int64_t next_g = g + 1 < groups ? g + 1 : 0;
-      const std::int64_t to_write = next_j < end ? width(next_j) : 0;
-      const std::int64_t fetch_j = next_g + 1 < groups ? next_j : next_j + kPanelColumns;
-      const std::int64_t fetch_g = next_g + 1 < groups ? next_g + 1 : 0;
-      const std::int64_t lines = fetch_j < end ? kPanelColumns * Weights<kF8>::kBytes / 64 : 0;
-      std::int64_t written = 0;
-      for (std::int64_t call = 1; call <= calls; ++call) {
-        const std::int64_t i = (call - 1) * kWideTileRows;
-        weights.fetch_lines(fetch_j, fetch_g, lines * (call - 1) / calls, lines * call / calls);
-        kWideTiles[vectors][std::min(kWideTileRows, a.rows - i)](a.pairs + (g * a.rows + i) * kSlots,
-                                                                 a.scales + g * a.rows + i, panel,
-                                                                 memory.totals + i * kPanelColumns);
-        // The writing is spread between the tiles, because its work is for other units of the core than
-        // theirs.
-        for (; written * calls < to_write * call; ++written) write(next_j, next_g, written, next);
-      }
-      current ^= 1;
+  PanelOrder at{.end = end,
+                .groups = groups,
+                .run = std::max<std::int64_t>(kRunBytes / (a.rows * kSlots * 4), 4),
+                .range = begin};
+  for (std::int64_t v = 0; v < at.vectors(); ++v) write(at, v, memory.panels[0]);
+  for (int current = 0; !at.done(); current ^= 1) {
+    if (at.range_starts()) {
+      const std::int64_t panels = (at.range_end() - at.range + kPanelColumns - 1) / kPanelColumns;
+      std::memset(memory.totals, 0,
+                  static_cast<std::size_t>(panels * a.rows * kPanelColumns) * sizeof(float));
     }
-    for (std::int64_t i = 0; i < a.rows; ++i) {
-      for (std::int64_t v = 0; v < vectors; ++v) {
-        store_columns(p, i0 + i, j + v * kLanes, end,
-                      _mm512_load_ps(memory.totals + i * kPanelColumns + v * kLanes));
+    const PanelOrder next = at.next();
+    const PanelOrder fetch = next.done() ? next : next.next();
+    const std::int64_t to_write = next.done() ? 0 : next.vectors();
+    const std::int64_t lines = fetch.done() ? 0 : kPanelColumns * Weights<kF8>::kBytes / 64;
+    const std::int64_t vectors = at.vectors();
+    const Panel& panel = memory.panels[current];
+    float* totals = memory.totals + (at.j - at.range) * a.rows;
+    std::int64_t written = 0;
+    for (std::int64_t call = 1; call <= calls; ++call) {
+      const std::int64_t i = (call - 1) * kWideTileRows;
+      weights.fetch_lines(fetch.j, fetch.g, lines * (call - 1) / calls, lines * call / calls);
+      kWideTiles[vectors][std::min(kWideTileRows, a.rows - i)](a.pairs + (at.g * a.rows + i) * kSlots,
+                                                               a.scales + at.g * a.rows + i, panel,
+                                                               totals + i * kPanelColumns);
+      // The writing is spread between the tiles, because its work is for other units of the core than theirs.
+      for (; written * calls < to_write * call; ++written) write(next, written, memory.panels[current ^ 1]);
+    }
+    if (at.g == groups - 1) {
+      for (std::int64_t i = 0; i < a.rows; ++i) {
+        for (std::int64_t v = 0; v < vectors; ++v) {
+          store_columns(p, i0 + i, at.j + v * kLanes, end,
+                        _mm512_load_ps(totals + i * kPanelColumns + v * kLanes));
+        }
       }
     }
+    at = next;
   }
 }
 
@@ -535,6 +567,13 @@ void pack(const Gemm& gemm, std::int64_t first, std::int64_t rows, std::int64_t 
 template <bool kF8>
 void columns_of(const Gemm& gemm, const PackedRows& a, std::int64_t first, std::int64_t begin,
                 std::int64_t end) {
+  if (gemm.k == 0) {
+    for (std::int64_t i = 0; i < a.rows; ++i) {
+      for (std::int64_t j = begin; j < end; j += kLanes)
+        store_columns(gemm, first + i, j, end, _mm512_setzero_ps());
+    }
+    return;
+  }
   auto* memory = reinterpret_cast<Memory*>(gemm_scratch(static_cast<std::int64_t>(sizeof(Memory))));
   if (a.rows <= kRawRows) {
     narrow_columns<kF8, true>(gemm, a, first, begin, end, memory->narrow);
