@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <cstdlib>
 #include <map>
@@ -24,10 +25,14 @@ constexpr std::array kEnvironment{
     EnvironmentVariable{"FATHOM_STRICT", "0", "1: refuse to run a slow fallback implementation"},
     EnvironmentVariable{"FATHOM_FORCE_IMPL", "",
                         "run this implementation or fail, e.g. fp8_gemm_nt=ref:any; see `fathom info`"},
-    EnvironmentVariable{"FATHOM_VERBOSE", "", "comma list of dispatch, time"},
+    EnvironmentVariable{"FATHOM_VERBOSE", "", "comma list of dispatch, jit, time"},
     EnvironmentVariable{"FATHOM_LINEAR_ALGORITHM", "auto",
                         "algorithm of linear_bf16_fp32: auto, native, cublaslt, cpu"},
     EnvironmentVariable{"FATHOM_CPU_TARGET", "", "instruction set of the CPU backend; see `fathom info`"},
+    EnvironmentVariable{"FATHOM_CACHE_DIR", "",
+                        "folder of compiled kernels; else $XDG_CACHE_HOME/fathom, $HOME/.cache/fathom"},
+    EnvironmentVariable{"FATHOM_KERNEL_PACK", "",
+                        "file of `fathom kernels build`; else one beside the library"},
 };
 
 std::string environment(std::string_view name) {
@@ -52,8 +57,8 @@ void check_verbose(const std::string& list) {
   while (!rest.empty()) {
     const auto comma = rest.find(',');
     const std::string_view topic = rest.substr(0, comma);
-    if (topic != "dispatch" && topic != "time") {
-      throw InvalidArgument("FATHOM_VERBOSE must be a comma list of dispatch, time; got '" + list + "'");
+    if (topic != "dispatch" && topic != "jit" && topic != "time") {
+      throw InvalidArgument("FATHOM_VERBOSE must be a comma list of dispatch, jit, time; got '" + list + "'");
     }
     rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
   }
@@ -73,6 +78,8 @@ ContextOptions ContextOptions::from_environment() {
   options.verbose = environment("FATHOM_VERBOSE");
   if (const std::string name = environment("FATHOM_LINEAR_ALGORITHM"); !name.empty())
     options.linear_algorithm = name;
+  options.cache_dir = environment("FATHOM_CACHE_DIR");
+  options.kernel_pack = environment("FATHOM_KERNEL_PACK");
   return options;
 }
 
@@ -89,6 +96,7 @@ struct Context::Impl {
   }
 
   ContextOptions options;
+  std::atomic<CompileMode> compile_mode = options.compile_mode;
   int threads;
   std::optional<tbb::global_control> parallelism;
   tbb::task_arena arena;
@@ -116,6 +124,11 @@ Context& Context::operator=(Context&&) noexcept = default;
 
 int Context::threads() const { return impl_->threads; }
 const ContextOptions& Context::options() const { return impl_->options; }
+
+CompileMode Context::compile_mode() const { return impl_->compile_mode.load(std::memory_order_relaxed); }
+void Context::set_compile_mode(CompileMode mode) {
+  impl_->compile_mode.store(mode, std::memory_order_relaxed);
+}
 
 bool Context::verbose(std::string_view topic) const {
   return impl_->options.verbose.find(topic) != std::string::npos;

@@ -12,12 +12,23 @@
 
 namespace fathom {
 
+/// What happens to device code that an op needs.
+enum class CompileMode {
+  run,           ///< taken from a kernel pack or the cache, compiled if it is in neither, and launched
+  compile_only,  ///< the same but not launched: ops touch none of their tensors. What a warm-up runs in.
+  cached_only,   ///< never compiled: a kernel that is in neither is an error. What a strict server runs in.
+};
+
 struct ContextOptions {
   int threads = 0;                        ///< 0: one per core this process may use
   bool strict = false;                    ///< refuse an implementation that is only a fallback
   std::string force_implementation;       ///< run this implementation or fail; empty: choose
-  std::string verbose;                    ///< comma list of: dispatch, time
+  std::string verbose;                    ///< comma list of: dispatch, jit, time
   std::string linear_algorithm = "auto";  ///< see fathom/ops/linear_bf16_fp32.hpp
+  CompileMode compile_mode = CompileMode::run;
+  std::string cache_dir;  ///< of compiled kernels; empty: $XDG_CACHE_HOME/fathom or $HOME/.cache/fathom
+  std::string
+      kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom-<arch>.pack beside the library
 
   /// The options as the environment variables of environment_variables() set them.
   static ContextOptions from_environment();
@@ -43,6 +54,10 @@ class Context {
   int threads() const;
   const ContextOptions& options() const;
   bool verbose(std::string_view topic) const;
+
+  /// ContextOptions::compile_mode to begin with. Any thread may set it; it holds for the calls that follow.
+  CompileMode compile_mode() const;
+  void set_compile_mode(CompileMode mode);
 
   /// Runs body(begin, end) over [0, count) on this context's threads, in pieces of at least `grain`.
   /// Never called with an empty range. Exceptions reach the caller.
