@@ -1,0 +1,24 @@
+#include "cuda/library.hpp"
+
+#include <dlfcn.h>
+
+namespace fathom::cuda {
+
+Library::Library(std::initializer_list<std::string> names) {
+  for (const std::string& name : names) {
+    if ((handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) != nullptr) {
+      detail_ = name;
+      return;
+    }
+    const char* error = dlerror();
+    if (detail_.empty()) detail_ = error != nullptr ? error : name + ": dlopen failed";
+  }
+}
+
+void* Library::symbol(const char* name) {
+  void* found = handle_ != nullptr ? dlsym(handle_, name) : nullptr;
+  if (found == nullptr) missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
+  return found;
+}
+
+}  // namespace fathom::cuda

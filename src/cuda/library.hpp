@@ -1,0 +1,34 @@
+// A shared library opened by name, and its functions by name. Libraries are never closed: none of NVIDIA's
+// supports it.
+#pragma once
+#include <initializer_list>
+#include <string>
+
+namespace fathom::cuda {
+
+class Library {
+ public:
+  /// Opens the first of `names` that can be opened. Otherwise found() is false and detail() says why.
+  explicit Library(std::initializer_list<std::string> names);
+
+  bool found() const { return handle_ != nullptr; }
+  /// The name that was opened, or why none could be.
+  const std::string& detail() const { return detail_; }
+
+  /// Sets `function`, or adds the name to missing().
+  template <class Function>
+  void find(const char* name, Function& function) {
+    function = reinterpret_cast<Function>(symbol(name));
+  }
+  /// The functions that find() did not find, comma-separated.
+  const std::string& missing() const { return missing_; }
+
+ private:
+  void* symbol(const char* name);
+
+  void* handle_ = nullptr;
+  std::string detail_;
+  std::string missing_;
+};
+
+}  // namespace fathom::cuda
