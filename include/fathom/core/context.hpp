@@ -28,7 +28,7 @@ struct ContextOptions {
   CompileMode compile_mode = CompileMode::run;
   std::string cache_dir;  ///< of compiled kernels; empty: $XDG_CACHE_HOME/fathom or $HOME/.cache/fathom
   std::string
-      kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom-<arch>.pack beside the library
+      kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom.pack beside the library
 
   /// The options as the environment variables of environment_variables() set them.
   static ContextOptions from_environment();
