@@ -212,7 +212,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
           const std::int64_t first =
               std::max<std::int64_t>(begin, 1);  // the first token that has a state before it
           drafter.store(
-              s.states(begin == 0 ? 1 : 0, hidden.size(0)),
+              ForwardMode::extend, s.states(begin == 0 ? 1 : 0, hidden.size(0)),
               prompt.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first)));
         }
         std::memcpy(s.states(0, 1).data, hidden.rows(hidden.size(0) - 1, hidden.size(0)).data,

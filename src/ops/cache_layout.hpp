@@ -48,7 +48,7 @@ inline void expect_pages(const Expect& expect, const TensorView& block_table, st
 inline void expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim) {
   if (cache.dtype == DType::u8) {
     expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageBytes});
-    expect.that(dim == kIndexKeyDim, "k", "have 128 values a key with a u8 cache", std::to_string(dim));
+    expect.that(dim == kIndexKeyDim, "k", "have 128 values a key with a u8 cache", dim);
   } else {
     expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageTokens, dim});
   }

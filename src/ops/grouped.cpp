@@ -35,7 +35,7 @@ bool parse_enum(std::string_view text, GroupLayout& layout) {
 }
 
 std::vector<TensorView> split_groups(const TensorView& stacked) {
-  Expect{"split_groups"}.that(stacked.rank >= 1, "stacked", "have at least 1 axis", shape_string(stacked));
+  Expect{"split_groups"}.that(stacked.rank >= 1, "stacked", "have at least 1 axis", stacked);
   std::vector<TensorView> groups(static_cast<std::size_t>(stacked.size(0)), stacked);
   std::int64_t g = 0;
   for (TensorView& group : groups) {

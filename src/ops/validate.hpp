@@ -1,7 +1,9 @@
 // Checks of arguments that build the message "op: 'argument' must ..., got ...". Used by every validate().
 #pragma once
 #include <initializer_list>
+#include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "fathom/core/tensor.hpp"
 
@@ -25,6 +27,18 @@ struct Expect {
   void that(bool condition, std::string_view argument, std::string_view expected,
             std::string_view got) const {
     if (!condition) fail(argument, expected, got);
+  }
+  /// The same with a number or a tensor's shape, which become text only when the condition fails.
+  template <class T>
+  requires std::is_arithmetic_v<T>
+  void that(bool condition, std::string_view argument, std::string_view expected, T got) const {
+    if (!condition) [[unlikely]]
+      fail(argument, expected, std::to_string(got));
+  }
+  void that(bool condition, std::string_view argument, std::string_view expected,
+            const TensorView& got) const {
+    if (!condition) [[unlikely]]
+      fail(argument, expected, shape_string(got));
   }
   void at_least(std::string_view argument, std::int64_t value, std::int64_t least) const;
   /// dtype + shape + host + unit stride: the common case. Data may be null only if the tensor is empty.

@@ -167,6 +167,7 @@ TEST(BatchMetadata, Extend) {  // m = [3, 2], n = [10, 4]: two different running
   const BatchMetadata batch = s.build(ForwardMode::extend, {{s.first, 7, 3}, {s.second, 2, 2}}, /*topk=*/9);
   EXPECT_EQ(batch.ks, (Ints{0, 0, 0, 10, 10}));
   EXPECT_EQ(batch.ke, (Ints{8, 9, 10, 13, 14}));
+  EXPECT_EQ(batch.score_ends, (Ints{0, 0, 10, 10, 10}));  // only one row sees more than 9
   EXPECT_EQ(batch.seqlens_expanded, (Ints{8, 9, 10, 3, 4}));
   EXPECT_EQ(batch.topk_lens, (Ints{8, 9, 9, 3, 4}));
   EXPECT_EQ(batch.cu_seqlens_q, (Ints{0, 3, 5}));

@@ -21,14 +21,16 @@ using Json = nlohmann::ordered_json;
 using safetensors::Declared;
 
 // A tensor's dtype in the file. Norms and the like are bf16, as in the official files.
-DType stored_dtype(const ExpectedTensor& tensor, const ModelConfig& config) {
+DType stored_dtype(const ExpectedTensor& tensor, const ModelConfig& config, const WriteOptions& options) {
   if (tensor.kind == TensorKind::scale || tensor.kind == TensorKind::bias) return DType::f32;
-  return tensor.kind == TensorKind::matrix && config.quantization_config ? DType::f8e4m3 : DType::bf16;
+  if (tensor.kind != TensorKind::matrix) return options.plain;
+  return config.quantization_config ? DType::f8e4m3 : DType::bf16;
 }
 
-Declared declare(const ExpectedTensor& tensor, const ModelConfig& config) {
-  return {
-      tensor.name, stored_dtype(tensor, config), {tensor.shape.begin(), tensor.shape.begin() + tensor.rank}};
+Declared declare(const ExpectedTensor& tensor, const ModelConfig& config, const WriteOptions& options) {
+  return {tensor.name,
+          stored_dtype(tensor, config, options),
+          {tensor.shape.begin(), tensor.shape.begin() + tensor.rank}};
 }
 
 // Counter-based, so that a tensor's content depends on the seed and its name alone.
@@ -116,21 +118,23 @@ struct ShardPlan {
 };
 
 // Cuts the list into pieces of about equal bytes.
-std::vector<ShardPlan> cut(const std::vector<ExpectedTensor>& all, const ModelConfig& config, int shards) {
+std::vector<ShardPlan> cut(const std::vector<ExpectedTensor>& all, const ModelConfig& config,
+                           const WriteOptions& options) {
+  const int shards = options.shards;
   std::int64_t total = 0;
-  for (const auto& tensor : all) total += declare(tensor, config).bytes();
+  for (const auto& tensor : all) total += declare(tensor, config, options).bytes();
   std::vector<ShardPlan> plans(static_cast<std::size_t>(shards));
   std::int64_t at = 0;
   for (const auto& tensor : all) {
     const auto shard = static_cast<std::size_t>(at * shards / std::max<std::int64_t>(total, 1));
     plans[std::min(shard, plans.size() - 1)].tensors.push_back(&tensor);
-    at += declare(tensor, config).bytes();
+    at += declare(tensor, config, options).bytes();
   }
   for (std::size_t i = 0; i < plans.size(); ++i) {
     plans[i].file =
         shards == 1 ? "model.safetensors" : fmt::format("model-{:05}-of-{:06}.safetensors", i + 1, shards);
     std::stable_sort(plans[i].tensors.begin(), plans[i].tensors.end(), [&](const auto* a, const auto* b) {
-      return size_of(stored_dtype(*a, config)) > size_of(stored_dtype(*b, config));
+      return size_of(stored_dtype(*a, config, options)) > size_of(stored_dtype(*b, config, options));
     });
   }
   return plans;
@@ -150,7 +154,7 @@ void write_shard(const std::filesystem::path& dir, const ShardPlan& plan, const 
   for (const ExpectedTensor* tensor : plan.tensors) {
     if (options.omit && options.omit(*tensor)) continue;
     kept.push_back(tensor);
-    declared.push_back(declare(*tensor, config));
+    declared.push_back(declare(*tensor, config, options));
     bytes += declared.back().bytes();
   }
   if (options.sparse) {
@@ -332,7 +336,7 @@ void write_checkpoint(const std::filesystem::path& dir, const ModelConfig& confi
   write_text(dir / "generation_config.json", generation.dump(2) + "\n");
 
   const auto all = expected_tensors(config);
-  const auto plans = cut(all, config, options.shards);
+  const auto plans = cut(all, config, options);
   for (const ShardPlan& plan : plans) write_shard(dir, plan, config, options);
   if (options.shards == 1) return;
   std::int64_t total = 0;
@@ -340,7 +344,7 @@ void write_checkpoint(const std::filesystem::path& dir, const ModelConfig& confi
   std::string entries;  // by hand: an ordered object searches all its keys at every insertion
   for (const ShardPlan& plan : plans) {
     for (const ExpectedTensor* tensor : plan.tensors) {
-      total += declare(*tensor, config).bytes();
+      total += declare(*tensor, config, options).bytes();
       entries += fmt::format("{}    \"{}\": \"{}\"", entries.empty() ? "" : ",\n", tensor->name, plan.file);
     }
   }

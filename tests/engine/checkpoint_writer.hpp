@@ -23,7 +23,9 @@ std::string config_text(const ModelConfig& config);
 
 struct WriteOptions {
   std::int64_t seed = 1;
-  int shards = 1;       ///< 1: model.safetensors; more: as the official files are named, with an index
+  int shards = 1;  ///< 1: model.safetensors; more: as the official files are named, with an index
+  DType plain =
+      DType::bf16;      ///< of what is no matrix of a linear layer: norms, embedding, head, router, gate
   bool sparse = false;  ///< headers and holes only: every weight is zero, and takes no disk
   /// Leaves a tensor out of its shard (the index keeps it).
   std::function<bool(const ExpectedTensor&)> omit;

@@ -13,12 +13,14 @@ namespace {
 struct Variant {
   const char* name;
   void (*change)(ModelConfig&);
+  DType plain = DType::bf16;
 };
 
 const Variant kVariants[] = {
     {"AsItIs", [](ModelConfig&) {}},
     {"Bf16Weights", [](ModelConfig& c) { c.quantization_config.reset(); }},
     {"Ue8m0Scales", [](ModelConfig& c) { c.quantization_config->ue8m0 = true; }},
+    {"F32GateAndNorms", [](ModelConfig&) {}, DType::f32},
     {"NoMtp", [](ModelConfig& c) { c.num_nextn_predict_layers = 0; }},
     {"DenseOnly",
      [](ModelConfig& c) {
@@ -71,7 +73,7 @@ TEST_P(RandomModel, RunsAlikeInBothPrecisions) {
   ModelConfig config = small_config();
   GetParam().change(config);
   const TemporaryDirectory dir;
-  write_checkpoint(dir / "model", config);
+  write_checkpoint(dir / "model", config, {.plain = GetParam().plain});
   const Ids prompt = random_ids(150, config.vocab_size, 11);  // beyond index_topk
   std::vector<float> logits[2];
   for (const Precision precision : {Precision::fp32, Precision::fp8}) {

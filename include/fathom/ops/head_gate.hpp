@@ -12,6 +12,7 @@ struct HeadGateProblem {
   std::int64_t heads = 64;
   std::int64_t hidden = 7168;
   DType x = DType::bf16;
+  DType w = DType::bf16;
   bool q_scale = true;
 
   template <class V>
@@ -20,6 +21,7 @@ struct HeadGateProblem {
     visit("heads", heads);
     visit("hidden", hidden);
     visit("x", x);
+    visit("w", w);
     visit("q_scale", q_scale);
   }
   bool operator==(const HeadGateProblem&) const = default;
@@ -38,7 +40,7 @@ struct HeadGateArgs {
 ///   out[t, h] = (sum_c x[t, c] * w[h, c]) * heads^-0.5 * q_scale[t, h] * softmax_scale
 ///
 ///   x        [tokens, hidden]  bf16 or f32
-///   w        [heads, hidden]   bf16
+///   w        [heads, hidden]   bf16, or f32 where x is f32
 ///   q_scale  [tokens, heads]   f32, the scales of quantised index queries; not given: 1
 ///   out      [tokens, heads]   f32
 ///

@@ -61,8 +61,9 @@ void BatchMetadata::build(ForwardMode forward_mode, std::span<const BatchRequest
   mode = forward_mode;
   batch = static_cast<std::int64_t>(batch_requests.size());
   rows = max_seqlen_q = max_seqlen_k = 0;
-  for (Ints* field : {&extend_lens, &cache_seqlens, &block_table, &positions, &slots, &requests,
-                      &seqlens_expanded, &topk_lens, &ks, &ke, &context_lens, &paged_block_table, &schedule})
+  for (Ints* field :
+       {&extend_lens, &cache_seqlens, &block_table, &positions, &slots, &requests, &seqlens_expanded,
+        &topk_lens, &ks, &ke, &score_ends, &context_lens, &paged_block_table, &schedule})
     field->clear();
   for (Ints* sums : {&cu_seqlens_q, &cu_seqlens_k, &cu_topk_lens}) sums->assign(1, 0);
 
@@ -85,6 +86,7 @@ void BatchMetadata::build(ForwardMode forward_mode, std::span<const BatchRequest
       if (mode == ForwardMode::extend) {
         ks.push_back(cu_seqlens_k.back());
         ke.push_back(cu_seqlens_k.back() + length);
+        score_ends.push_back(length > index_topk ? ke.back() : ks.back());
       }
     }
     extend_lens.push_back(extend);

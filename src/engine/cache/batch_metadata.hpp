@@ -55,7 +55,8 @@ struct BatchMetadata {
   Ints seqlens_expanded;  // [rows], the length each row sees
   Ints topk_lens;         // [rows], the same, at most index_topk
   Ints cu_topk_lens;      // [rows + 1], of topk_lens
-  Ints ks, ke;  // [rows], extend only: the row's window of the keys of all requests, laid end to end
+  Ints ks, ke;      // [rows], extend only: the row's window of the keys of all requests, laid end to end
+  Ints score_ends;  // [rows], extend only: ke, but ks where the row attends to all it sees without scores
   // the paged indexer: not in extend
   std::int64_t paged_batch = 0;  // rows of context_lens: batch, or rows if the requests extend differently
   std::int64_t next_n = 0;       // columns of context_lens

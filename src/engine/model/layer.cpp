@@ -195,7 +195,7 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
     all_keys = arena_.take(q.dtype, {keys, q.size(2)});
     if (constants_.index_fp8) key_scales = arena_.take(DType::f32, {keys});
     starts = BatchMetadata::view(batch_.ks);
-    ends = BatchMetadata::view(batch_.ke);
+    ends = BatchMetadata::view(batch_.score_ends);
     index_key_gather({.cache = cache_.index_keys(index_),
                       .block_table = batch_.block_table_view(),
                       .lens = BatchMetadata::view(batch_.cache_seqlens),
@@ -248,8 +248,12 @@ void DecoderLayer::mlp(const MlpWeights& w, Activation in, const TensorView& x) 
   const Arena::Scope scope(arena_);
   const std::int64_t width = w.gate.values.size(0);
   const TensorView gate_up = arena_.take(DType::f32, {in.rows(), 2 * width});
-  linear_(w.gate, in, columns(gate_up, 0, width));
-  linear_(w.up, in, columns(gate_up, width, 2 * width));
+  if (w.gate_up.values.given()) {
+    linear_(w.gate_up, in, gate_up);
+  } else {
+    linear_(w.gate, in, columns(gate_up, 0, width));
+    linear_(w.up, in, columns(gate_up, width, 2 * width));
+  }
   Activation h = linear_.gated(gate_up, w.down.values);
   linear_(w.down, h, x, /*accumulate=*/true);
 }
@@ -281,8 +285,12 @@ void DecoderLayer::moe(const MoeWeights& w, Activation& in, const TensorView& x)
   const GroupedRows rows{.offsets = arena_.take(DType::i32, {experts + 1})};
   const Activation routed = linear_.permuted(w.gate.values[0], in, ids, slot_to_row, rows.offsets);
   const TensorView gate_up = arena_.take(DType::f32, {tokens * chosen, 2 * width});
-  linear_.grouped(w.gate, routed, rows, columns(gate_up, 0, width));
-  linear_.grouped(w.up, routed, rows, columns(gate_up, width, 2 * width));
+  if (!w.gate_up.values.empty()) {
+    linear_.grouped(w.gate_up, routed, rows, gate_up);
+  } else {
+    linear_.grouped(w.gate, routed, rows, columns(gate_up, 0, width));
+    linear_.grouped(w.up, routed, rows, columns(gate_up, width, 2 * width));
+  }
   const Activation h = linear_.gated(gate_up, w.down.values[0]);
   const TensorView y = arena_.take(DType::f32, {tokens * chosen, config_.hidden_size});
   linear_.grouped(w.down, h, rows, y);

@@ -139,9 +139,28 @@ class Loader {
   }
 
   MlpWeights mlp(const std::string& name, std::int64_t intermediate) const {
-    return {file_.weight(name + "gate_proj.weight", intermediate, config_.hidden_size),
-            file_.weight(name + "up_proj.weight", intermediate, config_.hidden_size),
-            file_.weight(name + "down_proj.weight", config_.hidden_size, intermediate)};
+    MlpWeights w;
+    w.gate = file_.weight(name + "gate_proj.weight", intermediate, config_.hidden_size);
+    w.up = file_.weight(name + "up_proj.weight", intermediate, config_.hidden_size);
+    w.gate_up = {side_by_side(w.gate.values, w.up.values), side_by_side(w.gate.scale, w.up.scale)};
+    if (!one_matrix(w.gate_up, intermediate)) w.gate_up = {};
+    w.down = file_.weight(name + "down_proj.weight", config_.hidden_size, intermediate);
+    return w;
+  }
+
+  /// The rows of both as one view, if those of `second` follow those of `first` in memory; else nothing. The
+  /// usual writer of safetensors sorts by dtype and name, which puts gate_proj and up_proj side by side.
+  static TensorView side_by_side(const TensorView& first, const TensorView& second) {
+    if (!first.given() || first.dtype != second.dtype) return {};
+    const std::byte* end = first.as<std::byte>() + first.count() * size_of(first.dtype);
+    if (second.as<std::byte>() != end) return {};
+    return TensorView::contiguous(first.data, first.dtype, {2 * first.size(0), first.size(1)});
+  }
+
+  /// Whether the halves' blocks of scales are the blocks of both taken together. n: rows of a half.
+  static bool one_matrix(const Weight& both, std::int64_t n) {
+    if (!both.values.given()) return false;
+    return both.values.dtype != DType::f8e4m3 || (both.scale.given() && n % 128 == 0);
   }
 
   MoeWeights moe(const std::string& name) const {
@@ -157,6 +176,17 @@ class Loader {
       add_expert(w.gate, expert + "gate_proj.weight", width, config_.hidden_size);
       add_expert(w.up, expert + "up_proj.weight", width, config_.hidden_size);
       add_expert(w.down, expert + "down_proj.weight", config_.hidden_size, width);
+    }
+    for (std::size_t e = 0; e < w.gate.values.size(); ++e) {
+      const bool scaled = !w.gate.scales.empty();
+      const Weight both{side_by_side(w.gate.values[e], w.up.values[e]),
+                        scaled ? side_by_side(w.gate.scales[e], w.up.scales[e]) : TensorView{}};
+      if (!one_matrix(both, width)) {
+        w.gate_up = {};
+        break;
+      }
+      w.gate_up.values.push_back(both.values);
+      if (scaled) w.gate_up.scales.push_back(both.scale);
     }
     if (config_.n_shared_experts > 0)
       w.shared = mlp(name + "shared_experts.", config_.n_shared_experts * width);

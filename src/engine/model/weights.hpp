@@ -30,9 +30,10 @@ struct IndexerWeights {
 };
 
 struct MlpWeights {
-  Weight gate;  // [intermediate, hidden]
-  Weight up;    // [intermediate, hidden]
-  Weight down;  // [hidden, intermediate]
+  Weight gate;     // [intermediate, hidden]
+  Weight up;       // [intermediate, hidden]
+  Weight gate_up;  // [2 * intermediate, hidden]: both as one, given if the file has them side by side
+  Weight down;     // [hidden, intermediate]
 };
 
 /// One matrix of every expert.
@@ -45,7 +46,8 @@ struct MoeWeights {
   Weight router;               // [experts, hidden]
   TensorView correction_bias;  // [experts], not given without one
   ExpertWeights gate, up, down;
-  MlpWeights shared;  // not given without shared experts
+  ExpertWeights gate_up;  // as in MlpWeights; empty unless it is so for every expert
+  MlpWeights shared;      // not given without shared experts
 };
 
 struct LayerWeights {

@@ -10,10 +10,10 @@ void Drafter::build(ForwardMode mode, std::int64_t prefix, std::int64_t extend) 
   batch_.build(mode, {&request, 1}, cache_, runner_.model().config().index_topk, runner_.context());
 }
 
-void Drafter::store(const TensorView& states, std::span<const std::int32_t> tokens) {
+void Drafter::store(ForwardMode mode, const TensorView& states, std::span<const std::int32_t> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   if (count == 0) return;
-  build(ForwardMode::extend, rows_, count);
+  build(mode, rows_, count);
   runner_.forward_mtp(batch_, tokens, states, cache_, {});
   rows_ += count;
 }
@@ -22,16 +22,16 @@ void Drafter::propose(const TensorView& states, std::span<const std::int32_t> to
                       std::span<std::int32_t> drafts) {
   const std::int64_t width = runner_.model().config().hidden_size;
   const std::int64_t vocab = runner_.model().config().vocab_size;
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  hidden_.resize(static_cast<std::size_t>(count * width));
+  const std::int64_t last = static_cast<std::int64_t>(tokens.size()) - 1;
+  hidden_.resize(static_cast<std::size_t>(width));
   logits_.resize(static_cast<std::size_t>(vocab));
   const TensorView logits = TensorView::contiguous(logits_.data(), DType::f32, {1, vocab});
-  TensorView hidden = TensorView::contiguous(hidden_.data(), DType::f32, {count, width});
+  const TensorView hidden = TensorView::contiguous(hidden_.data(), DType::f32, {1, width});
 
-  build(ForwardMode::draft_extend, rows_, count);
-  runner_.forward_mtp(batch_, tokens, states, cache_, hidden);
-  rows_ += count;
-  hidden = hidden.rows(count - 1, count);
+  store(ForwardMode::draft_extend, states.rows(0, last), tokens.first(static_cast<std::size_t>(last)));
+  build(ForwardMode::decode, rows_, 1);
+  runner_.forward_mtp(batch_, tokens.last(1), states.rows(last, last + 1), cache_, hidden);
+  ++rows_;
   for (std::size_t i = 0; i < drafts.size(); ++i) {
     if (i > 0) {  // the layer's own state and draft stand in for the main model's
       build(ForwardMode::decode, rows_ + static_cast<std::int64_t>(i) - 1, 1);

@@ -18,10 +18,11 @@ class Drafter {
       : runner_(runner), cache_(cache), sequence_(sequence) {}
 
   std::int64_t rows() const { return rows_; }
-  /// Prefill: rows [rows(), rows() + tokens) get their cache entries. states [tokens, hidden].
-  void store(const TensorView& states, std::span<const std::int32_t> tokens);
-  /// After verification: refreshes the caches of the committed rows and proposes drafts.size() tokens that
-  /// may follow the last of `tokens`. The sequence must have pages for rows() + tokens + drafts.size().
+  /// Rows [rows(), rows() + tokens) get their cache entries, which is all that later rows need of them:
+  /// mode extend in prefill, draft_extend for rows just committed. states [tokens, hidden].
+  void store(ForwardMode mode, const TensorView& states, std::span<const std::int32_t> tokens);
+  /// After verification: stores the committed rows and proposes drafts.size() tokens that may follow the last
+  /// of `tokens`. The sequence must have pages for rows() + tokens + drafts.size().
   void propose(const TensorView& states, std::span<const std::int32_t> tokens,
                std::span<std::int32_t> drafts);
 

@@ -17,7 +17,7 @@ constexpr Impl kImplementations[] = {
 
 CopyRowsProblem validate(const CopyRowsArgs& args) {
   const Expect expect{CopyRowsProblem::op};
-  expect.that(args.x.rank == 2 || args.x.rank == 3, "x", "have rank 2 or 3", shape_string(args.x));
+  expect.that(args.x.rank == 2 || args.x.rank == 3, "x", "have rank 2 or 3", args.x);
   expect.rank("out", args.out, args.x.rank);
   const bool heads = args.x.rank == 3;
   const CopyRowsProblem problem{.tokens = args.out.size(0),

@@ -25,13 +25,15 @@ HeadGateProblem validate(const HeadGateArgs& args) {
                                 .heads = args.w.size(0),
                                 .hidden = args.x.size(1),
                                 .x = args.x.dtype,
+                                .w = args.w.dtype,
                                 .q_scale = args.q_scale.given()};
   expect.tensor("x", args.x, {DType::bf16, DType::f32}, {-1, -1});
-  expect.tensor("w", args.w, {DType::bf16}, {-1, problem.hidden});
+  expect.tensor("w", args.w, {DType::bf16, DType::f32}, {-1, problem.hidden});
+  expect.that(problem.x == DType::f32 || problem.w == DType::bf16, "w", "be bf16 where x is bf16",
+              to_string(problem.w));
   if (problem.q_scale) expect.tensor("q_scale", args.q_scale, {DType::f32}, {problem.tokens, problem.heads});
   expect.tensor("out", args.out, {DType::f32}, {problem.tokens, problem.heads});
-  expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite",
-              std::to_string(args.softmax_scale));
+  expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite", args.softmax_scale);
   return problem;
 }
 

@@ -11,7 +11,7 @@ void check(const HeadGateProblem& p, const Context& context) {
   SCOPED_TRACE(problem_string(p));
   Random random(p.tokens + p.heads + p.hidden);
   const Strided x = strided(random.normal(p.x, {p.tokens, p.hidden}), 1);
-  const Tensor w = random.normal(DType::bf16, {p.heads, p.hidden});
+  const Tensor w = random.normal(p.w, {p.heads, p.hidden});
   const Tensor q_scale = random.uniform(DType::f32, {p.tokens, p.heads}, 0.01, 0.1);
   Tensor out = poisoned(DType::f32, {p.tokens, p.heads});
   HeadGateArgs args{.x = x.view, .w = w, .out = out, .softmax_scale = 0.3f};
@@ -47,6 +47,12 @@ TEST(HeadGate, AgreesWithOracle) {
   }
 }
 
+TEST(HeadGate, TakesF32Weights) {
+  const HeadGateProblem p{.tokens = 3, .heads = 32, .hidden = 200, .x = DType::f32, .w = DType::f32};
+  check(p, test_context());
+  check(p, forced_context("ref:any"));
+}
+
 TEST(HeadGate, TokensDoNotDependOnOneAnother) {
   for (const DType dtype : {DType::bf16, DType::f32}) {
     Random random(4);
@@ -74,6 +80,8 @@ TEST(HeadGate, RejectsBadArguments) {
   EXPECT_ERROR(
       InvalidArgument, "head_gate: 'q_scale' must have shape [2,4], got [2,3]",
       head_gate({.x = x, .w = w, .q_scale = poisoned(DType::f32, {2, 3}), .out = out}, test_context()));
+  EXPECT_ERROR(InvalidArgument, "head_gate: 'w' must be bf16 where x is bf16, got f32",
+               head_gate({.x = x, .w = poisoned(DType::f32, {4, 8}), .out = out}, test_context()));
   EXPECT_ERROR(
       InvalidArgument, "head_gate: 'softmax_scale' must be finite",
       head_gate({.x = x, .w = w, .out = out, .softmax_scale = std::numeric_limits<float>::infinity()},

@@ -28,7 +28,7 @@ IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args) {
     expect.tensor("scales", args.scales, {DType::f32}, {problem.keys});
     expect.contiguous("scales", args.scales);
   } else {
-    expect.that(!args.scales.given(), "scales", "be left out with an f32 cache", shape_string(args.scales));
+    expect.that(!args.scales.given(), "scales", "be left out with an f32 cache", args.scales);
   }
   expect.tensor("lens", args.lens, {DType::i32}, {-1});
   expect.tensor("block_table", args.block_table, {DType::i32}, {problem.batch, -1});
@@ -46,7 +46,7 @@ IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args) {
     total += len;
   }
   expect.that(total == problem.keys, "keys", "have " + std::to_string(total) + " rows, the sum of lens",
-              shape_string(args.keys));
+              args.keys);
   return problem;
 }
 

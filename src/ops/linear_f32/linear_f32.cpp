@@ -30,8 +30,7 @@ LinearF32Problem validate(const LinearF32Args& args) {
   if (problem.w == DType::f8e4m3) {
     expect.tensor("w_scale", args.w_scale, {DType::f32}, {scale_groups(problem.n), scale_groups(problem.k)});
   } else {
-    expect.that(!args.w_scale.given(), "w_scale", "not be given unless w is f8e4m3",
-                shape_string(args.w_scale));
+    expect.that(!args.w_scale.given(), "w_scale", "not be given unless w is f8e4m3", args.w_scale);
   }
   expect.tensor("out", args.out, {DType::f32}, {problem.m, problem.n});
   return problem;

@@ -43,7 +43,7 @@ MlaAbsorbProblem validate(const MlaAbsorbArgs& args) {
               to_string(problem.out));
   if (codes) {
     expect.dtype("kv_b", args.kv_b, {DType::f8e4m3});
-    expect.that(!args.w_uv.given(), "w_uv", "not be given with w_uk f8e4m3", shape_string(args.w_uv));
+    expect.that(!args.w_uv.given(), "w_uv", "not be given with w_uk f8e4m3", args.w_uv);
     expect.that(nope % 128 == 0 && problem.value >= 0 && problem.value % 128 == 0, "kv_b",
                 "have multiples of 128 rows per head for keys and values",
                 std::to_string(nope) + " and " + std::to_string(problem.value));

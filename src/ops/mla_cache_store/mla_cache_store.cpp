@@ -31,7 +31,7 @@ MlaCacheStoreProblem validate(const MlaCacheStoreArgs& args) {
   expect.dtype("cache", args.cache, {DType::f32, DType::bf16, DType::u8});
   const bool quantised = problem.cache == DType::u8;
   expect.that(!quantised || problem.lora % 128 == 0, "latent",
-              "have a multiple of 128 columns with a u8 cache", std::to_string(problem.lora));
+              "have a multiple of 128 columns with a u8 cache", problem.lora);
   expect.tensor("cache", args.cache, {DType::f32, DType::bf16, DType::u8},
                 {-1, quantised ? mla_cache_entry_bytes(problem.lora, problem.rope_dim)
                                : problem.lora + problem.rope_dim});

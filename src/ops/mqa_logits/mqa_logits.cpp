@@ -31,7 +31,7 @@ MqaLogitsProblem validate(const MqaLogitsArgs& args) {
     expect.tensor("k_scale", args.k_scale, {DType::f32}, {problem.keys});
     expect.contiguous("k_scale", args.k_scale);
   } else {
-    expect.that(!args.k_scale.given(), "k_scale", "be left out with f32 keys", shape_string(args.k_scale));
+    expect.that(!args.k_scale.given(), "k_scale", "be left out with f32 keys", args.k_scale);
   }
   expect.tensor("weights", args.weights, {DType::f32}, {problem.tokens, problem.heads});
   expect.tensor("first", args.first, {DType::i32}, {problem.tokens});

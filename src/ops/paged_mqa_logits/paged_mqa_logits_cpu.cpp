@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "cpu/mqa.hpp"
@@ -8,8 +9,6 @@
 namespace fathom {
 namespace {
 
-using Place = std::pair<std::int64_t, std::int64_t>;  // request, split
-
 class Worker {
  public:
   Worker(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args)
@@ -18,23 +17,15 @@ class Worker {
         cache_{args.cache},
         scorer_(problem.q, problem.heads, problem.head_dim, problem.next_n) {}
 
-  // All splits from `from` up to `to`.
-  void run(Place from, Place to) {
-    for (std::int64_t b = from.first; b <= to.first && b < problem_.batch; ++b) {
-      const std::int64_t keys = scheduled_keys(args_.context_lens, b);
-      const std::int64_t splits = (keys + kPagedMqaSplitKeys - 1) / kPagedMqaSplitKeys;
-      const std::int64_t begin = b == from.first ? from.second : 0;
-      const std::int64_t end = b == to.first ? to.second : splits;
-      if (begin >= end) continue;
-      set_queries(b);
-      const std::int64_t last = std::min(keys, end * kPagedMqaSplitKeys);
-      for (std::int64_t j = begin * kPagedMqaSplitKeys; j < last; j += kIndexKeyPageTokens)
-        score_page(b, j, std::min(kIndexKeyPageTokens, last - j), j + kIndexKeyPageTokens < last);
-      if (end == splits) {
-        for (std::int64_t i = 0; i < problem_.next_n; ++i)
-          cpu::fill_minus_infinity(logits(b, i) + keys, logits(b, i) + problem_.max_len);
-      }
-    }
+  // Pages [begin, end) of request b, which has `keys` keys.
+  void run(std::int64_t b, std::int64_t keys, std::int64_t begin, std::int64_t end) {
+    set_queries(b);
+    const std::int64_t last = std::min(keys, end * kIndexKeyPageTokens);
+    for (std::int64_t j = begin * kIndexKeyPageTokens; j < last; j += kIndexKeyPageTokens)
+      score_page(b, j, std::min(kIndexKeyPageTokens, last - j), j + kIndexKeyPageTokens < last);
+    if (last < keys) return;
+    for (std::int64_t i = 0; i < problem_.next_n; ++i)
+      cpu::fill_minus_infinity(logits(b, i) + keys, logits(b, i) + problem_.max_len);
   }
 
  private:
@@ -81,34 +72,31 @@ class Worker {
 
 }  // namespace
 
+// A score depends on its query and its key alone, so any split will do. The schedule's 256 keys are too
+// coarse for a few threads and a context of some hundred keys: pages are shared out evenly instead, in a few
+// runs a thread, since every run packs its queries.
 void paged_mqa_logits_cpu(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                           const Context& context) {
-  // Requests without a key have no split that would fill their rows.
+  thread_local std::vector<std::int64_t> kept;  // no allocation once it is warm
+  std::vector<std::int64_t>& before = kept;     // this thread's, also where another one reads it
+  before.assign(1, 0);                          // pages of the requests before each
   for (std::int64_t b = 0; b < problem.batch; ++b) {
-    if (scheduled_keys(args.context_lens, b) > 0) continue;
-    for (std::int64_t i = 0; i < problem.next_n; ++i) {
-      float* row = args.logits.as<float>() + (b * problem.next_n + i) * args.logits.step(0);
-      cpu::fill_minus_infinity(row, row + problem.max_len);
-    }
+    // A request without a key has a page, too, so that its rows are filled.
+    const std::int64_t keys = std::max<std::int64_t>(scheduled_keys(args.context_lens, b), 1);
+    before.push_back(before.back() + (keys + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens);
   }
-  thread_local std::vector<Place> kept;  // no allocation once it is warm
-  std::vector<Place>& places = kept;     // this thread's, also where another one reads it
-  places.clear();
-  if (args.schedule.given()) {
-    for (std::int64_t w = 0; w < args.schedule.size(0); ++w)
-      places.emplace_back(int_at(args.schedule, w, 0), int_at(args.schedule, w, 1));
-  } else {
-    // A few shares a thread, so that none waits long for another.
-    const std::int64_t workers = context.threads() == 1 ? 1 : 4 * context.threads();
-    PagedMqaScheduleRows rows(args.context_lens, workers);
-    for (std::int64_t w = 0; w <= workers; ++w) places.push_back(rows.next());
-  }
-  context.parallel_for(static_cast<std::int64_t>(places.size()) - 1, 1,
-                       [&](std::int64_t begin, std::int64_t end) {
-                         const Place from = places[static_cast<std::size_t>(begin)];
-                         const Place to = places[static_cast<std::size_t>(end)];
-                         if (from != to) Worker(problem, args).run(from, to);
-                       });
+  const std::int64_t runs = 2 * context.threads();
+  context.parallel_for(
+      before.back(), (before.back() + runs - 1) / runs, [&](std::int64_t begin, std::int64_t end) {
+        Worker worker(problem, args);
+        std::int64_t b = std::upper_bound(before.begin(), before.end(), begin) - before.begin() - 1;
+        for (; b < problem.batch && before[static_cast<std::size_t>(b)] < end; ++b) {
+          const std::int64_t first = before[static_cast<std::size_t>(b)];
+          const std::int64_t next = before[static_cast<std::size_t>(b) + 1];
+          worker.run(b, scheduled_keys(args.context_lens, b), std::max(begin, first) - first,
+                     std::min(end, next) - first);
+        }
+      });
 }
 
 }  // namespace fathom

@@ -27,7 +27,7 @@ RmsNormProblem validate(const RmsNormArgs& args) {
   expect.at_least("dim", problem.dim, 1);
   expect.tensor("weight", args.weight, {DType::f32, DType::bf16}, {problem.dim});
   expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.dim});
-  expect.that(args.epsilon > 0, "epsilon", "be positive", std::to_string(args.epsilon));
+  expect.that(args.epsilon > 0, "epsilon", "be positive", args.epsilon);
   return problem;
 }
 

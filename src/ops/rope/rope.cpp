@@ -88,10 +88,9 @@ std::vector<float> frequencies(const RopeConfig& config) {
 void check(const RopeConfig& config, std::int64_t positions) {
   const Expect expect{"make_rope_table"};
   expect.at_least("positions", positions, 0);
-  expect.that(config.dim > 0 && config.dim % 2 == 0, "dim", "be positive and even",
-              std::to_string(config.dim));
+  expect.that(config.dim > 0 && config.dim % 2 == 0, "dim", "be positive and even", config.dim);
   const auto positive = [&](std::string_view name, double value) {
-    expect.that(std::isfinite(value) && value > 0, name, "be positive", std::to_string(value));
+    expect.that(std::isfinite(value) && value > 0, name, "be positive", value);
   };
   positive("theta", config.theta);
   if (!config.yarn) return;

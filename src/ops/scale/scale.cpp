@@ -23,7 +23,7 @@ ScaleProblem validate(const ScaleArgs& args) {
   expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1});
   const ScaleProblem problem{.rows = args.x.size(0), .dim = args.x.size(1), .dtype = args.x.dtype};
   expect.tensor("out", args.out, {problem.dtype}, {problem.rows, problem.dim});
-  expect.that(std::isfinite(args.factor), "factor", "be finite", std::to_string(args.factor));
+  expect.that(std::isfinite(args.factor), "factor", "be finite", args.factor);
   return problem;
 }
 // [doc:end validate]

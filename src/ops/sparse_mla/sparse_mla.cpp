@@ -44,18 +44,17 @@ SparseMlaProblem validate(const SparseMlaArgs& args) {
                                  .out = args.out.dtype};
   expect.tensor("q", args.q, {DType::f32, DType::bf16}, {-1, -1, -1});
   expect.at_least("lora", problem.lora, 1);
-  expect.that(problem.rope_dim >= 0, "q", "be at least as wide as out", shape_string(args.q));
+  expect.that(problem.rope_dim >= 0, "q", "be at least as wide as out", args.q);
   expect.dtype("cache", args.cache, {DType::f32, DType::bf16, DType::u8});
   const bool quantised = problem.cache == DType::u8;
   expect.that(!quantised || problem.lora % 128 == 0, "out", "have a multiple of 128 columns with a u8 cache",
-              shape_string(args.out));
+              args.out);
   expect.tensor("cache", args.cache, {DType::f32, DType::bf16, DType::u8},
                 {-1, quantised ? mla_cache_entry_bytes(problem.lora, problem.rope_dim)
                                : problem.lora + problem.rope_dim});
   expect.tensor("indices", args.indices, {DType::i32}, {problem.tokens, -1});
   expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.heads, problem.lora});
-  expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite",
-              std::to_string(args.softmax_scale));
+  expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite", args.softmax_scale);
   expect_indices(expect, args.indices, args.cache.size(0));
   return problem;
 }

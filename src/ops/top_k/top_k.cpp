@@ -29,8 +29,7 @@ void expect_transform(const Expect& expect, const TopKArgs& args, std::int64_t r
       expect.tensor("requests", args.requests, {DType::i32}, {rows});
     } else if (rows > 0) {
       expect.that(requests > 0 && rows % requests == 0, "block_table",
-                  "have a number of rows that divides " + std::to_string(rows),
-                  shape_string(args.block_table));
+                  "have a number of rows that divides " + std::to_string(rows), args.block_table);
     }
   } else {
     expect.that(!args.block_table.given() && !args.requests.given(), "block_table",
