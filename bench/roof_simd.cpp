@@ -22,7 +22,8 @@ std::uint64_t ReadWords(const std::uint64_t* words, std::int64_t count) {
     sum0 = hn::Add(sum0, hn::Add(hn::LoadU(d, words + i), hn::LoadU(d, words + part + i)));
     sum1 = hn::Add(sum1, hn::Add(hn::LoadU(d, words + 2 * part + i), hn::LoadU(d, words + 3 * part + i)));
   }
-  // Lane by lane: GCC 12's reduction adds signed, which the undefined-behaviour sanitizer refuses when it wraps.
+  // Lane by lane: GCC 12's reduction adds signed, which the undefined-behaviour sanitizer refuses when it
+  // wraps.
   std::uint64_t lane[hn::MaxLanes(d)];
   hn::StoreU(hn::Add(sum0, sum1), d, lane);
   std::uint64_t total = 0;
