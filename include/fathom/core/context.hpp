@@ -26,9 +26,8 @@ struct ContextOptions {
   std::string verbose;                    ///< comma list of: dispatch, jit, time
   std::string linear_algorithm = "auto";  ///< see fathom/ops/linear_bf16_fp32.hpp
   CompileMode compile_mode = CompileMode::run;
-  std::string cache_dir;  ///< of compiled kernels; empty: $XDG_CACHE_HOME/fathom or $HOME/.cache/fathom
-  std::string
-      kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom.pack beside the library
+  std::string cache_dir;    ///< of compiled kernels; empty: $XDG_CACHE_HOME/fathom or $HOME/.cache/fathom
+  std::string kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom.pack beside the library
 
   /// The options as the environment variables of environment_variables() set them.
   static ContextOptions from_environment();
