@@ -15,12 +15,14 @@
 #include <optional>
 
 #include "core/cpu_target.hpp"
+#include "core/device_state.hpp"
 #include "core/option_names.hpp"
 #include "fathom/core/error.hpp"
 
 namespace fathom {
 namespace {
 constexpr std::array kEnvironment{
+    EnvironmentVariable{"FATHOM_DEVICE", "cpu", "where ops run: cpu, cuda or cuda:N"},
     EnvironmentVariable{"FATHOM_THREADS", "0", "threads a context uses; 0: one per core"},
     EnvironmentVariable{"FATHOM_STRICT", "0", "1: refuse to run a slow fallback implementation"},
     EnvironmentVariable{"FATHOM_FORCE_IMPL", "",
@@ -72,6 +74,7 @@ constexpr int kMaxThreads = 4096;
 
 ContextOptions ContextOptions::from_environment() {
   ContextOptions options;
+  if (const std::string device = environment("FATHOM_DEVICE"); !device.empty()) options.device = device;
   options.threads = integer_variable("FATHOM_THREADS", 0, kMaxThreads);
   options.strict = integer_variable("FATHOM_STRICT", 0, 1) == 1;
   options.force_implementation = environment("FATHOM_FORCE_IMPL");
@@ -83,9 +86,23 @@ ContextOptions ContextOptions::from_environment() {
   return options;
 }
 
+Device parse_device(std::string_view text) {
+  if (text == "cpu") return {};
+  constexpr std::string_view kPrefix = "cuda";
+  if (text == kPrefix) return {DeviceKind::cuda, 0};
+  Device device{DeviceKind::cuda, 0};
+  if (text.substr(0, kPrefix.size() + 1) == "cuda:") {
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + kPrefix.size() + 1, end, device.index);
+    if (error == std::errc{} && stop == end && device.index >= 0) return device;
+  }
+  throw InvalidArgument("Context: 'device' must be cpu, cuda or cuda:N, got '" + std::string(text) + "'");
+}
+
 struct Context::Impl {
-  explicit Impl(const ContextOptions& given)
-      : options(given),
+  Impl(const ContextOptions& given, std::shared_ptr<DeviceState> state)
+      : device_state(std::move(state)),
+        options(given),
         threads(given.threads > 0 ? given.threads : tbb::info::default_concurrency()),
         arena(threads) {
     // TBB makes no more workers than there are cores unless told to. The smallest control wins, so none for
@@ -95,6 +112,7 @@ struct Context::Impl {
     }
   }
 
+  std::shared_ptr<DeviceState> device_state;
   ContextOptions options;
   std::atomic<CompileMode> compile_mode = options.compile_mode;
   int threads;
@@ -106,7 +124,13 @@ struct Context::Impl {
 
 Context::Context() : Context(ContextOptions::from_environment()) {}
 
-Context::Context(const ContextOptions& options) {
+Context::Context(const ContextOptions& options)
+    : Context(options, parse_device(options.device).kind == DeviceKind::cuda
+                           ? open_device(parse_device(options.device))
+                           : nullptr) {}
+
+Context::Context(const ContextOptions& options, std::shared_ptr<DeviceState> device_state)
+    : device_(device_state != nullptr ? device_state->device() : Device{}) {
   if (options.threads < 0 || options.threads > kMaxThreads) {
     throw InvalidArgument("Context: 'threads' must be from 0 to 4096, got " +
                           std::to_string(options.threads));
@@ -115,12 +139,19 @@ Context::Context(const ContextOptions& options) {
   check_linear_algorithm(options.linear_algorithm);
   check_forced_implementation(options.force_implementation);
   select_cpu_target();
-  impl_ = std::make_unique<Impl>(options);
+  impl_ = std::make_shared<Impl>(options, std::move(device_state));
 }
 
-Context::~Context() = default;
-Context::Context(Context&&) noexcept = default;
-Context& Context::operator=(Context&&) noexcept = default;
+const std::shared_ptr<DeviceState>& Context::device_state() const { return impl_->device_state; }
+
+Context Context::on_stream(void* stream) const {
+  if (device_.kind != DeviceKind::cuda) {
+    throw InvalidArgument("Context: on_stream needs a CUDA device, the context's device is cpu");
+  }
+  Context copy = *this;
+  copy.stream_ = stream;
+  return copy;
+}
 
 int Context::threads() const { return impl_->threads; }
 const ContextOptions& Context::options() const { return impl_->options; }

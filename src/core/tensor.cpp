@@ -20,6 +20,10 @@ constexpr std::array kDTypes{DTypeRow{DType::f32, "f32", 4}, DTypeRow{DType::bf1
 
 std::int64_t size_of(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].bytes; }
 
+std::string to_string(Device device) {
+  return device.kind == DeviceKind::host ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
 std::string_view to_string(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
 
 std::optional<DType> parse_dtype(std::string_view name) {

@@ -22,5 +22,11 @@ bool forced(const Context& context, std::string_view op, std::string& name) {
   }
   return false;
 }
+
+std::string other_device(DeviceKind needed, Device given) {
+  return std::string("needs tensors ") +
+         (needed == DeviceKind::host ? "in host memory" : "of a CUDA device") + ", the context's device is " +
+         to_string(given);
+}
 }  // namespace detail
 }  // namespace fathom

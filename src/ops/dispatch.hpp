@@ -28,6 +28,7 @@ struct Implementation {
   Verdict (*can_run)(const Problem&, const Context&);
   void (*run)(const Problem&, const Args&, const Context&);
   bool fallback = false;  // much slower than what the user expects: counted, logged, refused in strict mode
+  DeviceKind device = DeviceKind::host;  // where its tensors are; choose() looks at no other entry
 };
 
 template <class Problem, class Args, std::size_t kCount>
@@ -46,9 +47,26 @@ namespace detail {
 /// True if FATHOM_FORCE_IMPL (as in "fp8_gemm_nt=ref:any" or "ref:any") speaks of this op; `name` gets the
 /// implementation.
 bool forced(const Context& context, std::string_view op, std::string& name);
+/// "needs tensors in host memory, the context's device is cuda:0"
+std::string other_device(DeviceKind needed, Device given);
+/// Throws NoImplementation if no entry of `list` is for the context's device.
+template <class Problem, class Args, std::size_t kCount>
+void expect_device(const Implementation<Problem, Args> (&list)[kCount], const Context& context) {
+  for (const auto& implementation : list) {
+    if (implementation.device == context.device().kind) return;
+  }
+  std::string reasons;
+  for (const auto& implementation : list) {
+    reasons += "\n  " + std::string(implementation.name) + ": " +
+               other_device(implementation.device, context.device());
+  }
+  throw NoImplementation(std::string(Problem::op) + ": no implementation for " + to_string(context.device()) +
+                         reasons);
+}
 }  // namespace detail
 
-/// The first implementation of `list` that accepts: best first, the general one last. One that is marked as a
+/// The first implementation of `list` for the context's device that accepts: best first, the general one last
+/// of each device. One that is marked as a
 /// fallback is counted, logged under "dispatch" with the reasons of the others, and refused in strict mode.
 template <class Problem, class Args, std::size_t kCount>
 const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> (&list)[kCount],
@@ -60,6 +78,10 @@ const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> 
       for (const auto& implementation : list) {
         known += (known.empty() ? "" : ", ") + std::string(implementation.name);
         if (implementation.name != name) continue;
+        if (implementation.device != context.device().kind) {
+          throw NoImplementation(problem_string(problem) + ": forced implementation " + name + " " +
+                                 detail::other_device(implementation.device, context.device()));
+        }
         if (const Verdict verdict = implementation.can_run(problem, context)) {
           throw NoImplementation(problem_string(problem) + ": forced implementation " + name + " " +
                                  verdict->reason);
@@ -72,6 +94,7 @@ const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> 
   }
   std::string reasons;
   for (const auto& implementation : list) {
+    if (implementation.device != context.device().kind) continue;
     if (const Verdict verdict = implementation.can_run(problem, context)) {
       reasons += "\n  " + std::string(implementation.name) + ": " + verdict->reason;
       continue;
@@ -92,10 +115,13 @@ const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> 
   throw NoImplementation(problem_string(problem) + ": no implementation accepts it" + reasons);
 }
 
-/// The body of every public op function after validate(): choose and run.
+/// The body of every public op function: validate, choose, run. An op that has nothing for the context's
+/// device says so before validate(), which may read the contents of a tensor.
 template <class Problem, class Args, std::size_t kCount>
-void dispatch(const Implementation<Problem, Args> (&list)[kCount], const Problem& problem, const Args& args,
-              const Context& context) {
+void dispatch(const Implementation<Problem, Args> (&list)[kCount], Problem (*validate)(const Args&, Device),
+              const Args& args, const Context& context) {
+  detail::expect_device(list, context);
+  const Problem problem = validate(args, context.device());
   const auto& implementation = choose(list, problem, context);
   if (context.verbose("time")) [[unlikely]] {
     const ScopedTimer timer(problem_string(problem) + " " + std::string(implementation.name));

@@ -27,7 +27,7 @@ void expect_scale(const Expect& expect, std::string_view argument, const TensorV
   } else {
     expect.shape(argument, scale, {batch, rows, columns});
   }
-  expect.host(argument, scale);
+  expect.on_device(argument, scale);
   if (scale.data == nullptr && scale.count() > 0) expect.fail(argument, "have data", "a null pointer");
   const std::int64_t row_step = scale.step(scale.rank - 2);
   const std::int64_t column_step = scale.step(scale.rank - 1);

@@ -103,7 +103,7 @@ void check_row_tensor(const Expect& expect, std::string_view name, const TensorV
   } else {
     expect.shape(name, tensor, {count, width});
   }
-  expect.host(name, tensor);
+  expect.on_device(name, tensor);
   if (tensor.data == nullptr && tensor.count() > 0) expect.fail(name, "have data", "a null pointer");
 }
 

@@ -57,8 +57,13 @@ void Expect::contiguous(std::string_view argument, const TensorView& tensor) con
   if (!tensor.is_contiguous()) fail(argument, "be contiguous", "other strides for " + shape_string(tensor));
 }
 
-void Expect::host(std::string_view argument, const TensorView& tensor) const {
-  if (tensor.device.kind != DeviceKind::host) fail(argument, "be in host memory", "a CUDA tensor");
+void Expect::on_device(std::string_view argument, const TensorView& tensor) const {
+  if (tensor.device == device) [[likely]]
+    return;
+  const bool on_host = tensor.device.kind == DeviceKind::host;
+  if (device.kind == DeviceKind::host) fail(argument, "be in host memory", "a CUDA tensor");
+  fail(argument, "be on " + to_string(device) + ", the context's device",
+       on_host ? "a tensor in host memory" : "one on " + to_string(tensor.device));
 }
 
 void Expect::at_least(std::string_view argument, std::int64_t value, std::int64_t least) const {
@@ -69,7 +74,7 @@ void Expect::tensor(std::string_view argument, const TensorView& tensor, std::in
                     std::initializer_list<std::int64_t> expected) const {
   dtype(argument, tensor, allowed);
   shape(argument, tensor, expected);
-  host(argument, tensor);
+  on_device(argument, tensor);
   unit_stride(argument, tensor);
   if (tensor.data == nullptr && tensor.count() > 0) fail(argument, "have data", "a null pointer");
 }

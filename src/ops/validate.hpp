@@ -9,9 +9,11 @@
 
 namespace fathom {
 
-/// Throws InvalidArgument unless every condition holds; `op` and `argument` start the message.
+/// Throws InvalidArgument unless every condition holds; `op` and `argument` start the message. `device` is
+/// the context's, where every tensor of the call must be.
 struct Expect {
   std::string_view op;
+  Device device{};
 
   [[noreturn]] void fail(std::string_view argument, std::string_view expected, std::string_view got) const;
   /// `got` of the message is the tensor's shape. -1 in `shape` accepts any size.
@@ -22,8 +24,8 @@ struct Expect {
   /// Elements of the last axis are neighbours.
   void unit_stride(std::string_view argument, const TensorView& tensor) const;
   void contiguous(std::string_view argument, const TensorView& tensor) const;
-  /// All tensors of one call live on one device; today that is the host.
-  void host(std::string_view argument, const TensorView& tensor) const;
+  /// All tensors of one call live on the context's device.
+  void on_device(std::string_view argument, const TensorView& tensor) const;
   void that(bool condition, std::string_view argument, std::string_view expected,
             std::string_view got) const {
     if (!condition) fail(argument, expected, got);
@@ -41,7 +43,7 @@ struct Expect {
       fail(argument, expected, shape_string(got));
   }
   void at_least(std::string_view argument, std::int64_t value, std::int64_t least) const;
-  /// dtype + shape + host + unit stride: the common case. Data may be null only if the tensor is empty.
+  /// dtype + shape + device + unit stride: the common case. Data may be null only if the tensor is empty.
   void tensor(std::string_view argument, const TensorView& tensor, std::initializer_list<DType> allowed,
               std::initializer_list<std::int64_t> shape) const;
 };

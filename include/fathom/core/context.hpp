@@ -19,7 +19,10 @@ enum class CompileMode {
   cached_only,   ///< never compiled: a kernel that is in neither is an error. What a strict server runs in.
 };
 
+class DeviceState;
+
 struct ContextOptions {
+  std::string device = "cpu";             ///< where ops run: "cpu", "cuda" (the first device) or "cuda:N"
   int threads = 0;                        ///< 0: one per core this process may use
   bool strict = false;                    ///< refuse an implementation that is only a fallback
   std::string force_implementation;       ///< run this implementation or fail; empty: choose
@@ -40,15 +43,26 @@ struct FallbackCount {
   std::int64_t count = 0;
 };
 
+/// Copies share everything: threads, device, counters. A copy is as cheap as a shared_ptr. Any thread may use
+/// a Context.
 class Context {
  public:
   /// Reads ContextOptions::from_environment(). Throws InvalidArgument if a variable has a value that means
-  /// nothing.
+  /// nothing, CudaError if the device cannot be used.
   Context();
   explicit Context(const ContextOptions& options);
-  ~Context();
-  Context(Context&&) noexcept;
-  Context& operator=(Context&&) noexcept;
+  /// For a device state that exists already; null for the host. `options.device` is not read.
+  Context(const ContextOptions& options, std::shared_ptr<DeviceState> device_state);
+
+  /// Where ops run. The tensors of every call live there.
+  Device device() const { return device_; }
+  /// The CUstream that CUDA ops run on; null: the device's default stream, and on the host.
+  void* stream() const { return stream_; }
+  /// This context with ops on another CUstream of its device, which the caller keeps alive. Throws
+  /// InvalidArgument on the host.
+  Context on_stream(void* stream) const;
+  /// What src/cuda keeps for the device; null on the host.
+  const std::shared_ptr<DeviceState>& device_state() const;
 
   int threads() const;
   const ContextOptions& options() const;
@@ -68,10 +82,11 @@ class Context {
   std::vector<FallbackCount> fallbacks() const;
 
   struct Impl;
-  Impl& impl() const { return *impl_; }
 
  private:
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
+  Device device_{};
+  void* stream_ = nullptr;
 };
 
 /// One environment variable Fathom reads; the only ones are in environment_variables().

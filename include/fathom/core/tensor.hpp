@@ -26,6 +26,9 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
+/// "cpu", "cuda:1"
+std::string to_string(Device device);
+
 inline constexpr int kMaxRank = 5;
 
 /// A view of a strided tensor that somebody else owns. Strides count elements, not bytes (as in DLPack).

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, batched_gemm_nt_ref, /*fallback=*/true},
 };
 
-BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args) {
-  const Expect expect{BatchedGemmNtProblem::op};
+BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args, Device device) {
+  const Expect expect{BatchedGemmNtProblem::op, device};
   expect.rank("x", args.x, 3);
   expect.rank("w", args.w, 3);
   const BatchedGemmNtProblem problem{.tokens = args.x.size(0),
@@ -37,7 +37,7 @@ BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args) {
   if (problem.w == DType::f8e4m3) {
     expect.dtype("w_scale", args.w_scale, {DType::f32});
     expect.shape("w_scale", args.w_scale, {problem.groups, (problem.n + 127) / 128, (problem.k + 127) / 128});
-    expect.host("w_scale", args.w_scale);
+    expect.on_device("w_scale", args.w_scale);
   } else {
     expect.that(!args.w_scale.given(), "w_scale", "be given only with f8e4m3", to_string(problem.w));
   }
@@ -51,7 +51,7 @@ const OpInfo batched_gemm_nt_info =
     make_op_info("one matrix product per group", BatchedGemmNtProblem{}, kImplementations);
 
 void batched_gemm_nt(const BatchedGemmNtArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, bf16_gemm_nt_ref, /*fallback=*/true},
 };
 
-Bf16GemmNtProblem validate(const Bf16GemmNtArgs& args) {
-  const Expect expect{Bf16GemmNtProblem::op};
+Bf16GemmNtProblem validate(const Bf16GemmNtArgs& args, Device device) {
+  const Expect expect{Bf16GemmNtProblem::op, device};
   expect.rank("a", args.a, 2);
   expect.rank("b", args.b, 2);
   const Bf16GemmNtProblem problem{.m = args.a.size(0),
@@ -36,7 +36,7 @@ extern const OpInfo bf16_gemm_nt_info;
 const OpInfo bf16_gemm_nt_info = make_op_info("bf16 matrix product", Bf16GemmNtProblem{}, kImplementations);
 
 void bf16_gemm_nt(const Bf16GemmNtArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, copy_rows_ref, /*fallback=*/true},
 };
 
-CopyRowsProblem validate(const CopyRowsArgs& args) {
-  const Expect expect{CopyRowsProblem::op};
+CopyRowsProblem validate(const CopyRowsArgs& args, Device device) {
+  const Expect expect{CopyRowsProblem::op, device};
   expect.that(args.x.rank == 2 || args.x.rank == 3, "x", "have rank 2 or 3", args.x);
   expect.rank("out", args.out, args.x.rank);
   const bool heads = args.x.rank == 3;
@@ -55,7 +55,7 @@ const OpInfo copy_rows_info =
     make_op_info("copies, selects, converts or adds rows", CopyRowsProblem{}, kImplementations);
 
 void copy_rows(const CopyRowsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

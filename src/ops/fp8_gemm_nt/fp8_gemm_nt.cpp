@@ -21,12 +21,12 @@ void expect_scale(const Expect& expect, std::string_view name, const TensorView&
                   std::int64_t groups) {
   expect.dtype(name, scale, {DType::f32, DType::i32});
   expect.shape(name, scale, {rows, scale.dtype == DType::i32 ? (groups + 3) / 4 : groups});
-  expect.host(name, scale);
+  expect.on_device(name, scale);
   expect.that(scale.data != nullptr || scale.count() == 0, name, "have data", "a null pointer");
 }
 
-Fp8GemmNtProblem validate(const Fp8GemmNtArgs& args) {
-  const Expect expect{Fp8GemmNtProblem::op};
+Fp8GemmNtProblem validate(const Fp8GemmNtArgs& args, Device device) {
+  const Expect expect{Fp8GemmNtProblem::op, device};
   expect.rank("a", args.a, 2);
   expect.rank("b", args.b, 2);
   expect.rank("b_scale", args.b_scale, 2);
@@ -61,7 +61,7 @@ const OpInfo fp8_gemm_nt_info =
     make_op_info("FP8 matrix product with 128-element scales", Fp8GemmNtProblem{}, kImplementations);
 
 void fp8_gemm_nt(const Fp8GemmNtArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

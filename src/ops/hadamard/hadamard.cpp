@@ -17,8 +17,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, hadamard_ref, /*fallback=*/true},
 };
 
-HadamardProblem validate(const HadamardArgs& args) {
-  const Expect expect{HadamardProblem::op};
+HadamardProblem validate(const HadamardArgs& args, Device device) {
+  const Expect expect{HadamardProblem::op, device};
   expect.rank("x", args.x, 2);
   const HadamardProblem problem{
       .rows = args.x.size(0), .dim = args.x.size(1), .x = args.x.dtype, .out = args.out.dtype};
@@ -37,7 +37,7 @@ const OpInfo hadamard_info =
     make_op_info("orthonormal Walsh-Hadamard rotation of rows", HadamardProblem{}, kImplementations);
 
 void hadamard(const HadamardArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -17,8 +17,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, head_gate_ref, /*fallback=*/true},
 };
 
-HeadGateProblem validate(const HeadGateArgs& args) {
-  const Expect expect{HeadGateProblem::op};
+HeadGateProblem validate(const HeadGateArgs& args, Device device) {
+  const Expect expect{HeadGateProblem::op, device};
   expect.rank("x", args.x, 2);
   expect.rank("w", args.w, 2);
   const HeadGateProblem problem{.tokens = args.x.size(0),
@@ -44,7 +44,7 @@ const OpInfo head_gate_info =
     make_op_info("weights of the indexer's heads", HeadGateProblem{}, kImplementations);
 
 void head_gate(const HeadGateArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -13,8 +13,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, index_key_gather_ref},  // a copy: nothing to be won by another form
 };
 
-IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args) {
-  const Expect expect{IndexKeyGatherProblem::op};
+IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args, Device device) {
+  const Expect expect{IndexKeyGatherProblem::op, device};
   expect.rank("keys", args.keys, 2);
   expect.rank("lens", args.lens, 1);
   const IndexKeyGatherProblem problem{.batch = args.lens.size(0),
@@ -57,7 +57,7 @@ const OpInfo index_key_gather_info =
     make_op_info("copies index keys out of their paged cache", IndexKeyGatherProblem{}, kImplementations);
 
 void index_key_gather(const IndexKeyGatherArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -14,8 +14,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, index_key_store_ref, /*fallback=*/true},
 };
 
-IndexKeyStoreProblem validate(const IndexKeyStoreArgs& args) {
-  const Expect expect{IndexKeyStoreProblem::op};
+IndexKeyStoreProblem validate(const IndexKeyStoreArgs& args, Device device) {
+  const Expect expect{IndexKeyStoreProblem::op, device};
   expect.rank("k", args.k, 2);
   const IndexKeyStoreProblem problem{.tokens = args.k.size(0),
                                      .dim = args.k.size(1),
@@ -39,7 +39,7 @@ const OpInfo index_key_store_info =
     make_op_info("stores index keys in their paged cache", IndexKeyStoreProblem{}, kImplementations);
 
 void index_key_store(const IndexKeyStoreArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, layer_norm_ref, /*fallback=*/true},
 };
 
-LayerNormProblem validate(const LayerNormArgs& args) {
-  const Expect expect{LayerNormProblem::op};
+LayerNormProblem validate(const LayerNormArgs& args, Device device) {
+  const Expect expect{LayerNormProblem::op, device};
   expect.rank("x", args.x, 2);
   const LayerNormProblem problem{.tokens = args.x.size(0),
                                  .dim = args.x.size(1),
@@ -40,7 +40,7 @@ const OpInfo layer_norm_info =
     make_op_info("layer normalisation of rows, with bias", LayerNormProblem{}, kImplementations);
 
 void layer_norm(const LayerNormArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -22,8 +22,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", host_tensors, linear_bf16_fp32_ref, /*fallback=*/true},
 };
 
-LinearBf16Fp32Problem validate(const LinearBf16Fp32Args& args) {
-  const Expect expect{LinearBf16Fp32Problem::op};
+LinearBf16Fp32Problem validate(const LinearBf16Fp32Args& args, Device device) {
+  const Expect expect{LinearBf16Fp32Problem::op, device};
   expect.rank("x", args.x, 2);
   expect.rank("w", args.w, 2);
   const LinearBf16Fp32Problem problem{.m = args.x.size(0), .n = args.w.size(0), .k = args.x.size(1)};
@@ -73,7 +73,7 @@ const OpInfo linear_bf16_fp32_info = make_op_info("bf16 linear layer with an f32
                                                   LinearBf16Fp32Problem{}, kImplementations);
 
 void linear_bf16_fp32(const LinearBf16Fp32Args& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, linear_f32_ref, /*fallback=*/true},
 };
 
-LinearF32Problem validate(const LinearF32Args& args) {
-  const Expect expect{LinearF32Problem::op};
+LinearF32Problem validate(const LinearF32Args& args, Device device) {
+  const Expect expect{LinearF32Problem::op, device};
   expect.rank("x", args.x, 2);
   expect.rank("w", args.w, 2);
   const LinearF32Problem problem{.m = args.x.size(0),
@@ -43,7 +43,7 @@ const OpInfo linear_f32_info =
     make_op_info("f32 linear layer over f32, bf16 or FP8 weights", LinearF32Problem{}, kImplementations);
 
 void linear_f32(const LinearF32Args& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

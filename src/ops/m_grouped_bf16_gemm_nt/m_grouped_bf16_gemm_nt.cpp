@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, m_grouped_bf16_gemm_nt_ref, /*fallback=*/true},
 };
 
-MGroupedBf16GemmNtProblem validate(const MGroupedBf16GemmNtArgs& args) {
-  const Expect expect{MGroupedBf16GemmNtProblem::op};
+MGroupedBf16GemmNtProblem validate(const MGroupedBf16GemmNtArgs& args, Device device) {
+  const Expect expect{MGroupedBf16GemmNtProblem::op, device};
   const GroupLayout layout = group_layout(expect, args.rows);
   const bool masked = layout == GroupLayout::masked;
   expect.rank("a", args.a, masked ? 3 : 2);
@@ -46,7 +46,7 @@ const OpInfo m_grouped_bf16_gemm_nt_info = make_op_info(
     "bf16 product of groups of rows with their own weights", MGroupedBf16GemmNtProblem{}, kImplementations);
 
 void m_grouped_bf16_gemm_nt(const MGroupedBf16GemmNtArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

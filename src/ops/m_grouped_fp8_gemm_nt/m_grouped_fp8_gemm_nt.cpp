@@ -17,8 +17,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, m_grouped_fp8_gemm_nt_ref, /*fallback=*/true},
 };
 
-MGroupedFp8GemmNtProblem validate(const MGroupedFp8GemmNtArgs& args) {
-  const Expect expect{MGroupedFp8GemmNtProblem::op};
+MGroupedFp8GemmNtProblem validate(const MGroupedFp8GemmNtArgs& args, Device device) {
+  const Expect expect{MGroupedFp8GemmNtProblem::op, device};
   const GroupLayout layout = group_layout(expect, args.rows);
   const bool masked = layout == GroupLayout::masked;
   expect.rank("a", args.a, masked ? 3 : 2);
@@ -53,7 +53,7 @@ const OpInfo m_grouped_fp8_gemm_nt_info = make_op_info("FP8 product of groups of
                                                        MGroupedFp8GemmNtProblem{}, kImplementations);
 
 void m_grouped_fp8_gemm_nt(const MGroupedFp8GemmNtArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, m_grouped_linear_f32_ref, /*fallback=*/true},
 };
 
-MGroupedLinearF32Problem validate(const MGroupedLinearF32Args& args) {
-  const Expect expect{MGroupedLinearF32Problem::op};
+MGroupedLinearF32Problem validate(const MGroupedLinearF32Args& args, Device device) {
+  const Expect expect{MGroupedLinearF32Problem::op, device};
   const GroupLayout layout = group_layout(expect, args.rows);
   const bool masked = layout == GroupLayout::masked;
   expect.rank("a", args.a, masked ? 3 : 2);
@@ -53,7 +53,7 @@ const OpInfo m_grouped_linear_f32_info =
                  MGroupedLinearF32Problem{}, kImplementations);
 
 void m_grouped_linear_f32(const MGroupedLinearF32Args& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -12,8 +12,8 @@ using Impl = Implementation<MlaAbsorbProblem, MlaAbsorbArgs>;
 // Runs once, at load: the plain loops are good enough.
 constexpr Impl kImplementations[] = {{"ref:any", always, mla_absorb_ref}};
 
-MlaAbsorbProblem validate(const MlaAbsorbArgs& args) {
-  const Expect expect{MlaAbsorbProblem::op};
+MlaAbsorbProblem validate(const MlaAbsorbArgs& args, Device device) {
+  const Expect expect{MlaAbsorbProblem::op, device};
   expect.rank("kv_b", args.kv_b, 2);
   expect.rank("w_uk", args.w_uk, 3);
   const bool codes = args.w_uk.dtype == DType::f8e4m3;
@@ -64,7 +64,7 @@ const OpInfo mla_absorb_info =
     make_op_info("splits kv_b for latent attention in absorbed form", MlaAbsorbProblem{}, kImplementations);
 
 void mla_absorb(const MlaAbsorbArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

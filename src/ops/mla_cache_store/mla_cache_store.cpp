@@ -14,8 +14,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, mla_cache_store_ref, /*fallback=*/true},
 };
 
-MlaCacheStoreProblem validate(const MlaCacheStoreArgs& args) {
-  const Expect expect{MlaCacheStoreProblem::op};
+MlaCacheStoreProblem validate(const MlaCacheStoreArgs& args, Device device) {
+  const Expect expect{MlaCacheStoreProblem::op, device};
   expect.rank("latent", args.latent, 2);
   expect.rank("rope", args.rope, 2);
   const MlaCacheStoreProblem problem{.tokens = args.latent.size(0),
@@ -47,7 +47,7 @@ const OpInfo mla_cache_store_info =
     make_op_info("stores tokens in the latent key-value cache", MlaCacheStoreProblem{}, kImplementations);
 
 void mla_cache_store(const MlaCacheStoreArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

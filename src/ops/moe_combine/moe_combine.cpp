@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, moe_combine_ref, /*fallback=*/true},
 };
 
-MoeCombineProblem validate(const MoeCombineArgs& args) {
-  const Expect expect{MoeCombineProblem::op};
+MoeCombineProblem validate(const MoeCombineArgs& args, Device device) {
+  const Expect expect{MoeCombineProblem::op, device};
   expect.rank("y", args.y, 2);
   expect.rank("slot_to_row", args.slot_to_row, 2);
   const MoeCombineProblem problem{.tokens = args.slot_to_row.size(0),
@@ -49,7 +49,7 @@ const OpInfo moe_combine_info =
     make_op_info("weighted sum of every token's expert outputs", MoeCombineProblem{}, kImplementations);
 
 void moe_combine(const MoeCombineArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

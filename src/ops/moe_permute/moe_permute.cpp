@@ -50,8 +50,8 @@ void check_index(const Expect& expect, std::string_view name, const TensorView& 
   if (tensor.given()) expect.tensor(name, tensor, {DType::i32}, {size});
 }
 
-MoePermuteProblem validate(const MoePermuteArgs& args) {
-  const Expect expect{MoePermuteProblem::op};
+MoePermuteProblem validate(const MoePermuteArgs& args, Device device) {
+  const Expect expect{MoePermuteProblem::op, device};
   expect.rank("ids", args.ids, 2);
   expect.rank("x", args.x, 2);
   if (args.out.rank != 2 && args.out.rank != 3)
@@ -78,7 +78,7 @@ MoePermuteProblem validate(const MoePermuteArgs& args) {
     expect.dtype(name, tensor, {dtype});
     masked ? expect.shape(name, tensor, {problem.groups, problem.rows, width})
            : expect.shape(name, tensor, {problem.rows, width});
-    expect.host(name, tensor);
+    expect.on_device(name, tensor);
   };
   rows_of("out", args.out, problem.x, problem.dim);
   expect.unit_stride("out", args.out);
@@ -87,7 +87,7 @@ MoePermuteProblem validate(const MoePermuteArgs& args) {
   if (args.x_scale.given()) {
     expect.dtype("x_scale", args.x_scale, {DType::f32, DType::i32});
     expect.shape("x_scale", args.x_scale, {problem.tokens, -1});
-    expect.host("x_scale", args.x_scale);
+    expect.on_device("x_scale", args.x_scale);
     rows_of("out_scale", args.out_scale, args.x_scale.dtype, problem.scales);
   }
   const std::int64_t all_rows = masked ? problem.groups * problem.rows : problem.rows;
@@ -124,7 +124,7 @@ const OpInfo moe_permute_info =
     make_op_info("brings the rows of every expert together", MoePermuteProblem{}, kImplementations);
 
 void moe_permute(const MoePermuteArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

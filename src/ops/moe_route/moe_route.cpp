@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, moe_route_ref, /*fallback=*/true},
 };
 
-MoeRouteProblem validate(const MoeRouteArgs& args) {
-  const Expect expect{MoeRouteProblem::op};
+MoeRouteProblem validate(const MoeRouteArgs& args, Device device) {
+  const Expect expect{MoeRouteProblem::op, device};
   expect.rank("logits", args.logits, 2);
   expect.rank("ids", args.ids, 2);
   const MoeRouteProblem problem{.tokens = args.logits.size(0),
@@ -71,7 +71,7 @@ const OpInfo moe_route_info =
     make_op_info("MoE router: group-limited top-k with correction bias", MoeRouteProblem{}, kImplementations);
 
 void moe_route(const MoeRouteArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -14,8 +14,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, mqa_logits_ref, /*fallback=*/true},
 };
 
-MqaLogitsProblem validate(const MqaLogitsArgs& args) {
-  const Expect expect{MqaLogitsProblem::op};
+MqaLogitsProblem validate(const MqaLogitsArgs& args, Device device) {
+  const Expect expect{MqaLogitsProblem::op, device};
   expect.rank("q", args.q, 3);
   expect.rank("k", args.k, 2);
   const MqaLogitsProblem problem{.tokens = args.q.size(0),
@@ -47,7 +47,7 @@ const OpInfo mqa_logits_info =
     make_op_info("indexer scores over a ragged batch", MqaLogitsProblem{}, kImplementations);
 
 void mqa_logits(const MqaLogitsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -50,8 +50,8 @@ void expect_schedule(const Expect& expect, const PagedMqaLogitsArgs& args) {
   }
 }
 
-PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args) {
-  const Expect expect{PagedMqaLogitsProblem::op};
+PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args, Device device) {
+  const Expect expect{PagedMqaLogitsProblem::op, device};
   expect.rank("q", args.q, 4);
   expect.rank("logits", args.logits, 2);
   const PagedMqaLogitsProblem problem{.batch = args.q.size(0),
@@ -82,7 +82,7 @@ const OpInfo paged_mqa_logits_info =
     make_op_info("indexer scores over the paged cache", PagedMqaLogitsProblem{}, kImplementations);
 
 void paged_mqa_logits(const PagedMqaLogitsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -13,8 +13,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, paged_mqa_schedule_ref},  // a few hundred integers: no other form is worth having
 };
 
-PagedMqaScheduleProblem validate(const PagedMqaScheduleArgs& args) {
-  const Expect expect{PagedMqaScheduleProblem::op};
+PagedMqaScheduleProblem validate(const PagedMqaScheduleArgs& args, Device device) {
+  const Expect expect{PagedMqaScheduleProblem::op, device};
   expect.rank("context_lens", args.context_lens, 2);
   expect.rank("schedule", args.schedule, 2);
   const PagedMqaScheduleProblem problem{.batch = args.context_lens.size(0),
@@ -34,7 +34,7 @@ const OpInfo paged_mqa_schedule_info = make_op_info("splits the work of paged_mq
                                                     PagedMqaScheduleProblem{}, kImplementations);
 
 void paged_mqa_schedule(const PagedMqaScheduleArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -16,8 +16,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, quantize_groups_ref, /*fallback=*/true},
 };
 
-QuantizeGroupsProblem validate(const QuantizeGroupsArgs& args) {
-  const Expect expect{QuantizeGroupsProblem::op};
+QuantizeGroupsProblem validate(const QuantizeGroupsArgs& args, Device device) {
+  const Expect expect{QuantizeGroupsProblem::op, device};
   expect.rank("x", args.x, 2);
   const QuantizeGroupsProblem problem{.tokens = args.x.size(0),
                                       .k = args.x.size(1),
@@ -40,7 +40,7 @@ const OpInfo quantize_groups_info =
     make_op_info("FP8 quantisation of rows in groups of 128", QuantizeGroupsProblem{}, kImplementations);
 
 void quantize_groups(const QuantizeGroupsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, quantize_weight_ref, /*fallback=*/true},
 };
 
-QuantizeWeightProblem validate(const QuantizeWeightArgs& args) {
-  const Expect expect{QuantizeWeightProblem::op};
+QuantizeWeightProblem validate(const QuantizeWeightArgs& args, Device device) {
+  const Expect expect{QuantizeWeightProblem::op, device};
   const int rank = args.w.rank == 3 ? 3 : 2;
   expect.rank("w", args.w, rank);
   const QuantizeWeightProblem problem{.experts = rank == 3 ? args.w.size(0) : 0,
@@ -46,7 +46,7 @@ const OpInfo quantize_weight_info = make_op_info("FP8 quantisation of weights in
                                                  QuantizeWeightProblem{}, kImplementations);
 
 void quantize_weight(const QuantizeWeightArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, requantize_weight_ref, /*fallback=*/true},
 };
 
-RequantizeWeightProblem validate(const RequantizeWeightArgs& args) {
-  const Expect expect{RequantizeWeightProblem::op};
+RequantizeWeightProblem validate(const RequantizeWeightArgs& args, Device device) {
+  const Expect expect{RequantizeWeightProblem::op, device};
   const int rank = args.w.rank == 3 ? 3 : 2;
   expect.rank("w", args.w, rank);
   const RequantizeWeightProblem problem{
@@ -45,7 +45,7 @@ const OpInfo requantize_weight_info = make_op_info("FP8 weights requantised to p
                                                    RequantizeWeightProblem{}, kImplementations);
 
 void requantize_weight(const RequantizeWeightArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -15,8 +15,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, rms_norm_ref, /*fallback=*/true},
 };
 
-RmsNormProblem validate(const RmsNormArgs& args) {
-  const Expect expect{RmsNormProblem::op};
+RmsNormProblem validate(const RmsNormArgs& args, Device device) {
+  const Expect expect{RmsNormProblem::op, device};
   expect.rank("x", args.x, 2);
   const RmsNormProblem problem{.tokens = args.x.size(0),
                                .dim = args.x.size(1),
@@ -38,7 +38,7 @@ const OpInfo rms_norm_info =
     make_op_info("root-mean-square normalisation of rows", RmsNormProblem{}, kImplementations);
 
 void rms_norm(const RmsNormArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -21,8 +21,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, rope_ref, /*fallback=*/true},
 };
 
-RopeProblem validate(const RopeArgs& args) {
-  const Expect expect{RopeProblem::op};
+RopeProblem validate(const RopeArgs& args, Device device) {
+  const Expect expect{RopeProblem::op, device};
   expect.rank("x", args.x, 3);
   expect.rank("cos_sin", args.cos_sin, 2);
   const RopeProblem problem{.tokens = args.x.size(0),
@@ -161,7 +161,7 @@ const OpInfo rope_info =
     make_op_info("rotary position embedding in place, both pairings", RopeProblem{}, kImplementations);
 
 void rope(const RopeArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

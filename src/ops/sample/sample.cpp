@@ -18,8 +18,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, sample_ref, /*fallback=*/true},
 };
 
-SampleProblem validate(const SampleArgs& args) {
-  const Expect expect{SampleProblem::op};
+SampleProblem validate(const SampleArgs& args, Device device) {
+  const Expect expect{SampleProblem::op, device};
   expect.rank("logits", args.logits, 2);
   check_sampling_params(expect, args.params);
   const SampleProblem problem{.rows = args.logits.size(0),
@@ -43,7 +43,7 @@ const OpInfo sample_info =
     make_op_info("draws one token from every row of logits", SampleProblem{}, kImplementations);
 
 void sample(const SampleArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -18,8 +18,8 @@ constexpr Implementation<ScaleProblem, ScaleArgs> kImplementations[] = {
 // [doc:end list]
 
 // [doc:begin validate]
-ScaleProblem validate(const ScaleArgs& args) {
-  const Expect expect{ScaleProblem::op};
+ScaleProblem validate(const ScaleArgs& args, Device device) {
+  const Expect expect{ScaleProblem::op, device};
   expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1});
   const ScaleProblem problem{.rows = args.x.size(0), .dim = args.x.size(1), .dtype = args.x.dtype};
   expect.tensor("out", args.out, {problem.dtype}, {problem.rows, problem.dim});
@@ -35,7 +35,7 @@ extern const OpInfo scale_info;
 const OpInfo scale_info = make_op_info("every element times one factor", ScaleProblem{}, kImplementations);
 
 void scale(const ScaleArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 // [doc:end public]
 

@@ -17,8 +17,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, silu_mul_ref, /*fallback=*/true},
 };
 
-SiluMulProblem validate(const SiluMulArgs& args) {
-  const Expect expect{SiluMulProblem::op};
+SiluMulProblem validate(const SiluMulArgs& args, Device device) {
+  const Expect expect{SiluMulProblem::op, device};
   expect.rank("out", args.out, 2);
   const SiluMulProblem problem{.rows = args.out.size(0),
                                .dim = args.out.size(1),
@@ -41,7 +41,7 @@ const OpInfo silu_mul_info =
     make_op_info("gated activation: silu(gate) * up", SiluMulProblem{}, kImplementations);
 
 void silu_mul(const SiluMulArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -27,8 +27,8 @@ void check_masked_m(const Expect& expect, const TensorView& masked_m, std::int64
   }
 }
 
-SiluMulQuantProblem validate(const SiluMulQuantArgs& args) {
-  const Expect expect{SiluMulQuantProblem::op};
+SiluMulQuantProblem validate(const SiluMulQuantArgs& args, Device device) {
+  const Expect expect{SiluMulQuantProblem::op, device};
   const bool masked = args.masked_m.given();
   const int rank = masked ? 3 : 2;
   expect.rank("q", args.q, rank);
@@ -71,7 +71,7 @@ const OpInfo silu_mul_quant_info =
     make_op_info("gated activation quantised to FP8", SiluMulQuantProblem{}, kImplementations);
 
 void silu_mul_quant(const SiluMulQuantArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

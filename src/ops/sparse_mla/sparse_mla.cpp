@@ -29,8 +29,8 @@ void expect_indices(const Expect& expect, const TensorView& indices, std::int64_
   }
 }
 
-SparseMlaProblem validate(const SparseMlaArgs& args) {
-  const Expect expect{SparseMlaProblem::op};
+SparseMlaProblem validate(const SparseMlaArgs& args, Device device) {
+  const Expect expect{SparseMlaProblem::op, device};
   expect.rank("q", args.q, 3);
   expect.rank("out", args.out, 3);
   expect.rank("indices", args.indices, 2);
@@ -66,7 +66,7 @@ const OpInfo sparse_mla_info = make_op_info("latent attention of every token ove
                                             SparseMlaProblem{}, kImplementations);
 
 void sparse_mla(const SparseMlaArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -69,8 +69,8 @@ void expect_rows(const Expect& expect, const TopKProblem& problem, const TopKArg
   }
 }
 
-TopKProblem validate(const TopKArgs& args) {
-  const Expect expect{TopKProblem::op};
+TopKProblem validate(const TopKArgs& args, Device device) {
+  const Expect expect{TopKProblem::op, device};
   expect.rank("out", args.out, 2);
   const TopKProblem problem{.rows = args.out.size(0),
                             .n = args.scores.given() && args.scores.rank == 2 ? args.scores.size(1) : 0,
@@ -123,7 +123,7 @@ const OpInfo top_k_info =
     make_op_info("positions of the k largest scores of every row", TopKProblem{}, kImplementations);
 
 void top_k(const TopKArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom

@@ -36,8 +36,8 @@ void expect_powers_of_two(const Expect& expect, const TensorView& sf) {
   }
 }
 
-TransformScaleUe8m0Problem validate(const TransformScaleUe8m0Args& args) {
-  const Expect expect{TransformScaleUe8m0Problem::op};
+TransformScaleUe8m0Problem validate(const TransformScaleUe8m0Args& args, Device device) {
+  const Expect expect{TransformScaleUe8m0Problem::op, device};
   const int rank = args.sf.rank == 3 ? 3 : 2;
   expect.rank("sf", args.sf, rank);
   expect.rank("out", args.out, rank);
@@ -66,7 +66,7 @@ const OpInfo transform_scale_ue8m0_info =
     make_op_info("power-of-two scales packed into exponents", TransformScaleUe8m0Problem{}, kImplementations);
 
 TensorView transform_scale_ue8m0(const TransformScaleUe8m0Args& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
   return with_aligned_stride(args.out);
 }
 

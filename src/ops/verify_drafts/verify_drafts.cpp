@@ -18,8 +18,8 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, verify_drafts_ref, /*fallback=*/true},
 };
 
-VerifyDraftsProblem validate(const VerifyDraftsArgs& args) {
-  const Expect expect{VerifyDraftsProblem::op};
+VerifyDraftsProblem validate(const VerifyDraftsArgs& args, Device device) {
+  const Expect expect{VerifyDraftsProblem::op, device};
   expect.rank("logits", args.logits, 3);
   check_sampling_params(expect, args.params);
   const VerifyDraftsProblem problem{.batch = args.logits.size(0),
@@ -55,7 +55,7 @@ const OpInfo verify_drafts_info = make_op_info("accepts drafts such that the tar
                                                VerifyDraftsProblem{}, kImplementations);
 
 void verify_drafts(const VerifyDraftsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate(args), args, context);
+  dispatch(kImplementations, validate, args, context);
 }
 
 }  // namespace fathom
