@@ -66,8 +66,8 @@ void expect_device(const Implementation<Problem, Args> (&list)[kCount], const Co
 }  // namespace detail
 
 /// The first implementation of `list` for the context's device that accepts: best first, the general one last
-/// of each device. One that is marked as a
-/// fallback is counted, logged under "dispatch" with the reasons of the others, and refused in strict mode.
+/// of each device. One that is marked as a fallback is counted, logged under "dispatch" with the reasons of
+/// the others, and refused in strict mode.
 template <class Problem, class Args, std::size_t kCount>
 const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> (&list)[kCount],
                                             const Problem& problem, const Context& context) {
