@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Makes sure that the system packages Fathom needs are there, and installs what is missing where it can.
 #
-#   tools/setup.sh build     what ./run and ./test need
+#   tools/setup.sh build     what ./run needs
+#   tools/setup.sh test      the same and NVRTC, which the tests compile every kernel with: no GPU, no toolkit
 #   tools/setup.sh ci        the same and what only .ci/run needs
 #
+# NVRTC 13 is taken from this system; where it has none, a Python wheel goes into build/nvrtc.
 # Exits 0 when everything is there. Otherwise prints the exact list of what is missing and exits 1.
 set -euo pipefail
 
@@ -27,14 +29,43 @@ clang_runtime() {
   esac
 }
 
-case "${1:-}" in
+have_nvrtc() {
+  compgen -G 'build/nvrtc/nvidia/*/lib/libnvrtc.so.13' >/dev/null || [ -e /usr/local/cuda/lib64/libnvrtc.so.13 ] ||
+    { command -v ldconfig >/dev/null && ldconfig -p | grep -q 'libnvrtc\.so\.13 '; }
+}
+
+have_pip() { python3 -m pip --version >/dev/null 2>&1; }
+
+mode=${1:-}
+case "$mode" in
   build) wanted=("${build_packages[@]}") ;;
+  test) wanted=("${build_packages[@]}") ;;
   ci) wanted=("${build_packages[@]}" "${ci_packages[@]}" "$(clang_runtime)") ;;
   *)
-    say "usage: tools/setup.sh build|ci"
+    say "usage: tools/setup.sh build|test|ci"
     exit 2
     ;;
 esac
+cd "$(dirname "$0")/.."
+get_nvrtc=false
+[ "$mode" = build ] || have_nvrtc || get_nvrtc=true
+! $get_nvrtc || have_pip || wanted+=(python3-pip)
+
+# To a folder beside its place first: a download that stops half-way leaves nothing that looks whole.
+finish() {
+  $get_nvrtc || exit 0
+  say "getting NVRTC into build/nvrtc (90 MB, once)"
+  rm -rf build/nvrtc.new
+  mkdir -p build
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+    --only-binary :all: --require-hashes --target build/nvrtc.new -r tools/nvrtc.txt >&2 || {
+    say "NVRTC could not be had; the tests that compile kernels will fail."
+    [ "$mode" = test ] && exit 0 || exit 1
+  }
+  rm -rf build/nvrtc
+  mv build/nvrtc.new build/nvrtc
+  exit 0
+}
 
 give_up() {
   say "$1"
@@ -52,7 +83,7 @@ missing=()
 for package in "${wanted[@]}"; do
   dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+[ ${#missing[@]} -gt 0 ] || finish
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -65,3 +96,4 @@ say "installing ${#missing[@]} packages with ${as_root[*]:+sudo }apt-get: ${miss
 "${as_root[@]}" apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 || give_up "apt-get install failed."
+finish
