@@ -1,8 +1,9 @@
-# fathom_add_op(NAME [CPU]) adds one op: src/ops/NAME/ with the files of docs/guides/add_an_op.md.
-#   NAME.cpp NAME_ref.cpp NAME_test.cpp NAME_bench.cpp, include/fathom/ops/NAME.hpp, and with CPU also NAME_cpu.cpp.
+# fathom_add_op(NAME [CPU] [SIMT] [SM90]) adds one op: src/ops/NAME/ with the files of docs/guides/add_an_op.md.
+#   NAME.cpp NAME_ref.cpp NAME_test.cpp NAME_bench.cpp, include/fathom/ops/NAME.hpp, with CPU also NAME_cpu.cpp.
+#   SIMT and SM90 add NAME_simt.cpp and NAME_sm90.cpp; with either, the op defines NAME_kernels() of ops/kernels.hpp.
 # A missing file stops the configuration: an op without a test or a bench does not exist.
 function(fathom_add_op name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "CPU" "" "")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "CPU;SIMT;SM90" "" "")
   get_property(ops GLOBAL PROPERTY FATHOM_OPS)
   if(name IN_LIST ops)
     message(FATAL_ERROR "op ${name} is added twice")
@@ -10,9 +11,12 @@ function(fathom_add_op name)
   set(stem "${PROJECT_SOURCE_DIR}/src/ops/${name}/${name}")
   set(header "${PROJECT_SOURCE_DIR}/include/fathom/ops/${name}.hpp")
   set(sources "${stem}.cpp" "${stem}_ref.cpp")
-  if(arg_CPU)
-    list(APPEND sources "${stem}_cpu.cpp")
-  endif()
+  foreach(backend IN ITEMS CPU SIMT SM90)
+    if(arg_${backend})
+      string(TOLOWER "${backend}" suffix)
+      list(APPEND sources "${stem}_${suffix}.cpp")
+    endif()
+  endforeach()
   foreach(file IN LISTS sources ITEMS "${header}" "${stem}_test.cpp" "${stem}_bench.cpp")
     if(NOT EXISTS "${file}")
       message(FATAL_ERROR "op ${name}: ${file} is missing")
@@ -21,6 +25,9 @@ function(fathom_add_op name)
   target_sources(fathom PRIVATE ${sources})
   target_sources(fathom PUBLIC FILE_SET HEADERS FILES "${header}")
   set_property(GLOBAL APPEND PROPERTY FATHOM_OPS ${name})
+  if(arg_SIMT OR arg_SM90)
+    set_property(GLOBAL APPEND PROPERTY FATHOM_CUDA_OPS ${name})
+  endif()
 endfunction()
 
 # fathom_write_op_registry() generates the table of all ops, in the order in which they were added.
@@ -36,8 +43,19 @@ function(fathom_write_op_registry)
     string(APPEND bench_declarations "BenchCase ${op}_bench(std::string_view problem, const Context& context);\n")
     string(APPEND bench_entries "      {\"${op}\", &${op}_bench},\n")
   endforeach()
+  get_property(cuda_ops GLOBAL PROPERTY FATHOM_CUDA_OPS)
+  list(LENGTH cuda_ops kernel_count)
+  set(kernel_declarations "")
+  set(kernel_entries "")
+  foreach(op IN LISTS cuda_ops)
+    string(APPEND kernel_declarations "KernelSources ${op}_kernels;\n")
+    string(APPEND kernel_entries "      {\"${op}\", &${op}_kernels},\n")
+  endforeach()
+  configure_file("${PROJECT_SOURCE_DIR}/src/ops/kernel_registry.cpp.in"
+                 "${PROJECT_BINARY_DIR}/generated/kernel_registry.cpp" @ONLY)
   configure_file("${PROJECT_SOURCE_DIR}/src/ops/registry.cpp.in" "${PROJECT_BINARY_DIR}/generated/registry.cpp" @ONLY)
   configure_file("${PROJECT_SOURCE_DIR}/bench/bench_registry.cpp.in"
                  "${PROJECT_BINARY_DIR}/generated/bench_registry.cpp" @ONLY)
-  target_sources(fathom PRIVATE "${PROJECT_BINARY_DIR}/generated/registry.cpp")
+  target_sources(fathom PRIVATE "${PROJECT_BINARY_DIR}/generated/registry.cpp"
+                                "${PROJECT_BINARY_DIR}/generated/kernel_registry.cpp")
 endfunction()

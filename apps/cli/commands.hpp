@@ -18,5 +18,7 @@ void add_perplexity(CLI::App& program, Action& action);
 void add_info(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
 void add_ops(CLI::App& program, Action& action);
+void add_kernels(CLI::App& program, Action& action);
+void add_warmup(CLI::App& program, Action& action);
 
 }  // namespace fathom::cli

@@ -40,6 +40,8 @@ int run(int argc, char** argv) {
   fathom::cli::add_info(program, action);
   fathom::cli::add_bench(program, action);
   fathom::cli::add_ops(program, action);
+  fathom::cli::add_kernels(program, action);
+  fathom::cli::add_warmup(program, action);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

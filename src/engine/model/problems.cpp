@@ -1,0 +1,104 @@
+#include "fathom/engine/problems.hpp"
+
+#include <cstdint>
+#include <set>
+#include <utility>
+
+#include "fathom/core/problem.hpp"
+#include "fathom/engine/plan.hpp"
+#include "fathom/ops/bf16_gemm_nt.hpp"
+#include "fathom/ops/fp8_gemm_nt.hpp"
+#include "fathom/ops/linear_bf16_fp32.hpp"
+
+namespace fathom {
+namespace {
+
+// Denser where plans change: every number of drafts, then the sizes of tiles and chunks.
+constexpr std::int64_t kRows[] = {1,  2,  3,   4,   5,   6,   7,   8,   12,   16,   24,   32,  48,
+                                  64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192};
+
+using Shapes = std::set<std::pair<std::int64_t, std::int64_t>>;  // [n, k]
+
+void add_fp8(const Shapes& shapes, std::vector<std::string>& problems) {
+  for (const auto& [n, k] : shapes) {
+    for (const std::int64_t m : kRows) {
+      Fp8GemmNtProblem problem{.m = m, .n = n, .k = k, .out = DType::f32};
+      problems.push_back(problem_string(problem));
+      problem.accumulate = true;
+      problems.push_back(problem_string(problem));
+      problems.push_back(problem_string(Fp8GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
+    }
+  }
+}
+
+void add_bf16(const Shapes& shapes, std::vector<std::string>& problems) {
+  for (const auto& [n, k] : shapes) {
+    for (const std::int64_t m : kRows) {
+      problems.push_back(problem_string(LinearBf16Fp32Problem{.m = m, .n = n, .k = k}));
+      Bf16GemmNtProblem problem{.m = m, .n = n, .k = k, .out = DType::f32, .accumulate = true};
+      problems.push_back(problem_string(problem));
+      problem.accumulate = false;
+      problems.push_back(problem_string(problem));
+      problems.push_back(problem_string(Bf16GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
+    }
+  }
+}
+
+void add_model(const ModelConfig& config, Shapes& fp8, Shapes& bf16) {
+  for (const ExpectedTensor& tensor : expected_tensors(config)) {
+    const bool product =
+        tensor.rank == 2 && (tensor.kind == TensorKind::matrix || tensor.kind == TensorKind::plain);
+    if (!product || tensor.routed_expert || tensor.name.ends_with("embed_tokens.weight")) continue;
+    const auto [n, k] = tensor.shape;
+    Shapes& shapes = tensor.kind == TensorKind::matrix && config.quantization_config ? fp8 : bf16;
+    shapes.emplace(n, k);
+    if (tensor.name.ends_with("gate_proj.weight")) shapes.emplace(2 * n, k);  // gate and up as one
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> model_problems(const ModelConfig& config) {
+  Shapes fp8;
+  Shapes bf16;
+  add_model(config, fp8, bf16);
+  std::vector<std::string> problems;
+  add_fp8(fp8, problems);
+  add_bf16(bf16, problems);
+  return problems;
+}
+
+std::vector<std::string> deepseek_v32_problems() {
+  ModelConfig config;
+  config.vocab_size = 129280;
+  config.hidden_size = 7168;
+  config.num_hidden_layers = 4;  // of 61: three dense ones, and all others are alike
+  config.num_nextn_predict_layers = 1;
+  config.num_attention_heads = 128;
+  config.q_lora_rank = 1536;
+  config.kv_lora_rank = 512;
+  config.qk_nope_head_dim = 128;
+  config.qk_rope_head_dim = 64;
+  config.v_head_dim = 128;
+  config.index_n_heads = 64;
+  config.index_head_dim = 128;
+  config.intermediate_size = 18432;
+  config.first_k_dense_replace = 3;
+  config.n_routed_experts = 256;
+  config.n_shared_experts = 1;
+  config.moe_intermediate_size = 2048;
+  config.quantization_config = QuantizationConfig{};
+  // What a fusion of q_a with kv_a, and a split over devices, make of these.
+  Shapes fp8{{2112, 7168},  {576, 7168},  {24576, 1536}, {32768, 512},
+             {7168, 16384}, {4096, 7168}, {7168, 2048}};
+  Shapes bf16 = fp8;
+  bf16.emplace(64, 7168);
+  bf16.emplace(256, 7168);
+  add_model(config, fp8, bf16);
+  std::vector<std::string> problems;
+  add_fp8(fp8, problems);
+  add_bf16(bf16, problems);
+  return problems;
+}
+
+}  // namespace fathom

@@ -1,0 +1,102 @@
+// Every kernel that the ops list, compiled by the real compiler without a spill; packs and warm-ups of them.
+#include "fathom/ops/kernels.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "fathom/core/op_info.hpp"
+#include "fathom/engine/problems.hpp"
+#include "jit/cubin_store.hpp"
+#include "jit/nvrtc.hpp"
+#include "jit/scratch.hpp"
+#include "ops/kernels.hpp"
+#include "ops/op_test.hpp"
+
+namespace fathom {
+namespace {
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t kMostKernels = 4;  // the compiler does not change with our sanitizers; its cost does
+#else
+constexpr std::size_t kMostKernels = 1000;
+#endif
+
+// All that the ops list for DeepSeek-V3.2 and for their own examples; `what` is in the name.
+std::vector<jit::Source> sources_for(std::string_view arch, std::string_view what) {
+  std::vector<std::string> problems = deepseek_v32_problems();
+  for (const OpInfo* op : all_ops()) problems.push_back(op->example);
+  auto sources = kernel_sources(problems, usual_device(arch));
+  std::erase_if(sources, [what](const jit::Source& s) { return s.name.find(what) == std::string::npos; });
+  return sources;
+}
+
+void expect_no_spills(std::string_view arch, std::vector<jit::Source> sources) {
+  if (sources.size() > kMostKernels) sources.resize(kMostKernels);
+  jit::nvrtc();
+  std::vector<std::string> failures(sources.size());
+  jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
+    try {
+      const jit::Cubin cubin = jit::compile(sources[i], std::string(arch), jit::nvrtc());
+      if (jit::spilled_bytes(cubin) != 0) failures[i] = "spills:\n" + cubin.log;
+    } catch (const Error& error) {
+      failures[i] = error.what();
+    }
+  });
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    EXPECT_EQ(failures[i], "") << sources[i].name << " for " << arch;
+}
+
+TEST(Kernels, OfHopperCompileWithoutSpills) { expect_no_spills("sm_90a", sources_for("sm_90a", "")); }
+
+TEST(Kernels, GeneralOnesCompileForEveryArchitecture) {
+  for (const std::string_view arch : kernel_architectures()) {
+    if (arch != "sm_90a") expect_no_spills(arch, sources_for(arch, ""));
+  }
+}
+
+TEST(Kernels, AreFew) {
+  const auto sources = sources_for("sm_90a", "");
+  EXPECT_LT(sources.size(), 200u);
+  std::set<std::string> names;
+  for (const jit::Source& source : sources) {
+    EXPECT_TRUE(names.insert(source.name).second) << "two kernels are called " << source.name;
+    EXPECT_EQ(source.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_."), std::string::npos)
+        << source.name;
+  }
+}
+
+TEST(Kernels, UnknownOpsAndArchitecturesAreErrors) {
+  const std::string no_op[] = {"no_such_op:m=1"};
+  EXPECT_ERROR(InvalidArgument, "no op 'no_such_op'", kernel_sources(no_op, usual_device("sm_90a")));
+  EXPECT_ERROR(InvalidArgument, "sm_80, sm_89, sm_90a, sm_100a, sm_120; got 'sm_1'", usual_device("sm_1"));
+}
+
+TEST(Kernels, PackAndWarmUp) {
+  jit::nvrtc();
+  const jit::Scratch scratch;
+  ContextOptions options;
+  options.cache_dir = scratch / "cache";
+  const std::vector<std::string> problems{"fp8_gemm_nt:m=1,n=4096,k=7168", "rms_norm:tokens=1,dim=7168"};
+  const KernelBuild pack = build_kernel_pack(scratch / "pack", problems, "sm_90a", Context(options));
+  const KernelPackInfo info = read_kernel_pack(scratch / "pack", /*verify=*/true);
+  EXPECT_EQ(pack.compiled, static_cast<std::int64_t>(info.kernels.size()));
+  std::vector<std::int64_t> seen;
+  const KernelBuild first =
+      warm_up_kernels(problems, "sm_90a", Context(options), [&](std::int64_t done, std::int64_t total) {
+        seen.push_back(done);
+        EXPECT_EQ(total, pack.kernels);
+      });
+  EXPECT_EQ(first.compiled, first.kernels);
+  EXPECT_EQ(first.place, options.cache_dir);
+  EXPECT_EQ(std::ssize(seen), pack.kernels + 1);
+  EXPECT_TRUE(std::ranges::is_sorted(seen));
+  EXPECT_EQ(warm_up_kernels(problems, "sm_90a", Context(options)).compiled, 0) << "the second does nothing";
+  options.cache_dir = scratch / "other";
+  options.kernel_pack = scratch / "pack";
+  EXPECT_EQ(warm_up_kernels(problems, "sm_90a", Context(options)).compiled, 0) << "the pack has them";
+}
+
+}  // namespace
+}  // namespace fathom
