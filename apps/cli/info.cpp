@@ -18,6 +18,7 @@
 #include "fathom/cuda/probe.hpp"
 #include "fathom/engine/checkpoint.hpp"
 #include "fathom/engine/plan.hpp"
+#include "fathom/ops/kernels.hpp"
 
 namespace fathom::cli {
 namespace {
@@ -76,6 +77,9 @@ void print_machine(const Context& context) {
   row("targets", targets);
   row("cuda", probe(probe_cuda_driver()));
   row("nvrtc", probe(probe_nvrtc()));
+  const KernelPlaces kernels = kernel_places(context);
+  row("cache", kernels.cache);
+  row("pack", kernels.pack);
 }
 
 void print_environment() {

@@ -201,4 +201,32 @@ KernelPackInfo read_kernel_pack(const std::filesystem::path& file, bool verify) 
   return info;
 }
 
+KernelPlaces kernel_places(const Context& context) {
+  KernelPlaces places{"none: neither FATHOM_CACHE_DIR nor XDG_CACHE_HOME nor HOME names a folder", "none"};
+  const std::string& given = context.options().cache_dir;
+  if (const std::string folder = given.empty() ? jit::DiskCache::default_directory() : given;
+      !folder.empty()) {
+    std::int64_t kernels = 0;
+    std::uintmax_t bytes = 0;
+    std::error_code error;  // a folder that cannot be read holds nothing
+    for (auto at = std::filesystem::directory_iterator(folder, error);
+         !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
+      if (at->path().extension() != ".cubin") continue;
+      ++kernels;
+      std::error_code ignored;
+      if (const auto size = at->file_size(ignored); !ignored) bytes += size;
+    }
+    places.cache = fmt::format("{}, {} kernels, {} bytes", folder, kernels, bytes);
+  }
+  try {
+    if (const auto pack = jit::find_pack(context.options().kernel_pack)) {
+      places.pack = fmt::format("{}, {} kernels of NVRTC {}", pack->origin(), pack->entries().size(),
+                                pack->nvrtc_version());
+    }
+  } catch (const FileError& error) {
+    places.pack = fmt::format("not usable: {}", error.what());
+  }
+  return places;
+}
+
 }  // namespace fathom

@@ -54,4 +54,12 @@ struct KernelPackInfo {
 /// What a pack says of itself; with `verify` every kernel's SHA-256 is checked. Throws FileError.
 KernelPackInfo read_kernel_pack(const std::filesystem::path& file, bool verify = false);
 
+/// One line each about the compiled kernels that `context` would use: the cache's folder, the pack. Changes
+/// nothing.
+struct KernelPlaces {
+  std::string cache;
+  std::string pack;
+};
+KernelPlaces kernel_places(const Context& context);
+
 }  // namespace fathom
