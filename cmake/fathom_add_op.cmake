@@ -1,9 +1,11 @@
-# fathom_add_op(NAME [CPU] [SIMT] [SM90]) adds one op: src/ops/NAME/ with the files of docs/guides/add_an_op.md.
-#   NAME.cpp NAME_ref.cpp NAME_test.cpp NAME_bench.cpp, include/fathom/ops/NAME.hpp, with CPU also NAME_cpu.cpp.
-#   SIMT and SM90 add NAME_simt.cpp and NAME_sm90.cpp; with either, the op defines NAME_kernels() of ops/kernels.hpp.
+# fathom_add_op(NAME [CPU] [SIMT] [CUBLASLT] [SM90]) adds one op: src/ops/NAME/ with the files of docs/guides/add_an_op.md.
+#   NAME.cpp NAME_ref.cpp NAME_test.cpp NAME_bench.cpp, include/fathom/ops/NAME.hpp, and for each word a file of its own:
+#   NAME_cpu.cpp, NAME_simt.cpp, ... With SIMT or SM90, the op defines NAME_kernels() of ops/kernels.hpp.
 # A missing file stops the configuration: an op without a test or a bench does not exist.
+set(FATHOM_OP_BACKENDS CPU SIMT CUBLASLT SM90)
+
 function(fathom_add_op name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "CPU;SIMT;SM90" "" "")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "${FATHOM_OP_BACKENDS}" "" "")
   get_property(ops GLOBAL PROPERTY FATHOM_OPS)
   if(name IN_LIST ops)
     message(FATAL_ERROR "op ${name} is added twice")
@@ -11,7 +13,7 @@ function(fathom_add_op name)
   set(stem "${PROJECT_SOURCE_DIR}/src/ops/${name}/${name}")
   set(header "${PROJECT_SOURCE_DIR}/include/fathom/ops/${name}.hpp")
   set(sources "${stem}.cpp" "${stem}_ref.cpp")
-  foreach(backend IN ITEMS CPU SIMT SM90)
+  foreach(backend IN LISTS FATHOM_OP_BACKENDS)
     if(arg_${backend})
       string(TOLOWER "${backend}" suffix)
       list(APPEND sources "${stem}_${suffix}.cpp")

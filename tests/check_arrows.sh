@@ -39,7 +39,7 @@ may src/core 'core/|fathom/core/'
 may src/cuda 'core/|cuda/|fathom/(core|cuda)/'
 may src/jit 'core/|cuda/|jit/|fathom/(core|cuda)/'
 may src/cpu 'core/|cpu/|fathom/(core|ops)/|ops/[a-z_]+\.hpp'
-may src/ops 'core/|cpu/|cuda/|jit/|ops/|fathom/(core|cuda|ops)/|bench\.hpp'
+may src/ops 'core/|cpu/|cuda/|jit/|layout/|ops/|fathom/(core|cuda|ops)/|bench\.hpp'
 may src/engine 'core/|engine/|fathom/(core|ops|engine)/'
 may apps 'fathom/|core/(file|json)\.hpp|engine/loader/safetensors_writer\.hpp|[a-z_]+\.hpp'
 

@@ -9,8 +9,9 @@ namespace {
 
 using Impl = Implementation<Bf16GemmNtProblem, Bf16GemmNtArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, bf16_gemm_nt_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, bf16_gemm_nt_cpu},
     {"ref:any", always, bf16_gemm_nt_ref, /*fallback=*/true},
 };

@@ -5,4 +5,5 @@
 namespace fathom {
 void bf16_gemm_nt_ref(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& args, const Context& context);
 void bf16_gemm_nt_cpu(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& args, const Context& context);
+void bf16_gemm_nt_simt(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& args, const Context& context);
 }  // namespace fathom

@@ -10,8 +10,9 @@ namespace {
 
 using Impl = Implementation<Fp8GemmNtProblem, Fp8GemmNtArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, fp8_gemm_nt_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, fp8_gemm_nt_cpu},
     {"ref:any", always, fp8_gemm_nt_ref, /*fallback=*/true},
 };

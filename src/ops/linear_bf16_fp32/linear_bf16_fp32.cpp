@@ -16,8 +16,15 @@ Verdict host_tensors(const LinearBf16Fp32Problem&, const Context& context) {
                  std::string(to_string(algorithm)) + ", which takes CUDA tensors");
 }
 
-// Best first. The reference is last and takes every valid problem.
+Verdict cuda_tensors(const LinearBf16Fp32Problem&, const Context& context) {
+  const LinearAlgorithm algorithm = parse_linear_algorithm(context.options().linear_algorithm);
+  if (algorithm == LinearAlgorithm::automatic || algorithm == LinearAlgorithm::native) return accept;
+  return decline("needs algorithm auto or native, got " + std::string(to_string(algorithm)));
+}
+
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", cuda_tensors, linear_bf16_fp32_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", host_tensors, linear_bf16_fp32_cpu},
     {"ref:any", host_tensors, linear_bf16_fp32_ref, /*fallback=*/true},
 };

@@ -7,4 +7,6 @@ void linear_bf16_fp32_ref(const LinearBf16Fp32Problem& problem, const LinearBf16
                           const Context& context);
 void linear_bf16_fp32_cpu(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
                           const Context& context);
+void linear_bf16_fp32_simt(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
+                           const Context& context);
 }  // namespace fathom

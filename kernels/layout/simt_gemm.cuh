@@ -1,0 +1,32 @@
+// What the host and the general matrix product kernel agree on. Compiled by both, so it includes nothing.
+#pragma once
+
+namespace fathom {
+
+/// Scales of one operand: f32 with any strides, or UE8M0 exponents packed four to a word. None: 1.
+struct SimtScale {
+  const void* data;
+  long long row_stride;    // elements between the scales of neighbouring rows (or blocks of rows)
+  long long group_stride;  // elements between neighbouring groups of k (packed: words)
+  int rows_per_scale;      // 1 or 128
+  int packed;
+};
+
+/// out[m, n] = a[m, k] * b[n, k]^T, any sizes and strides. Elements of a and b are f8e4m3 or bf16, as the kernel
+/// says.
+struct SimtGemmArgs {
+  const void* a;
+  const void* b;
+  void* out;
+  long long m, n, k;
+  long long a_row, b_row, out_row;  // elements between neighbouring rows
+  SimtScale a_scale, b_scale;
+  int out_bf16;    // 0: f32
+  int accumulate;  // adds to what out holds
+};
+
+/// A block of threads computes one tile, each thread 4x4 elements of it.
+inline constexpr int kSimtTile = 64;
+inline constexpr int kSimtThreads = 256;
+
+}  // namespace fathom
