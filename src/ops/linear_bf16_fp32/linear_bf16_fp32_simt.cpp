@@ -1,5 +1,5 @@
-#include "ops/linear_bf16_fp32/linear_bf16_fp32_impl.hpp"
 #include "ops/kernels.hpp"
+#include "ops/linear_bf16_fp32/linear_bf16_fp32_impl.hpp"
 #include "ops/simt_gemm.hpp"
 
 namespace fathom {
