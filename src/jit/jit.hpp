@@ -30,9 +30,9 @@ std::span<const Header> embedded_headers();
 /// (#include "sm90/fp8_gemm.cuh") and defines exactly one kernel, kEntryPoint. `name` is for people and file
 /// names: [a-z0-9_.], op first, e.g. "fp8_gemm_nt.sm90_m64n128s6".
 ///
-/// Device code is C++20 and sees no header but those of kernels/. Products and sums are fused only where the
-/// code says fma (__fmaf_rn): two kernels that must give equal bytes must not depend on what the compiler
-/// fuses.
+/// Device code is C++20 and sees no header but those of kernels/. A function without __global__ or __host__
+/// is a __device__ function. Products and sums are fused only where the code says fma (__fmaf_rn): two
+/// kernels that must give equal bytes must not depend on what the compiler fuses.
 struct Source {
   std::string name;
   std::string text;

@@ -11,8 +11,12 @@ inline constexpr std::string_view kCacheFormat = "fathom-kernel-1";
 
 inline std::vector<std::string> compile_options(std::string_view arch) {
   return {"--gpu-architecture=" + std::string(arch), "--std=c++20",
-          "--fmad=false",         // a product and a sum are fused where the source says so, and only there
-          "--ptxas-options=-v"};  // registers and spills, in the log
+          // kernels/layout is compiled by the host as well, so its functions say nothing of devices.
+          "--device-as-default-execution-space",
+          // A product and a sum are fused where the source says so, and only there.
+          "--fmad=false",
+          // Registers and spills, in the log.
+          "--ptxas-options=-v"};
 }
 
 }  // namespace fathom::jit

@@ -73,7 +73,7 @@ TEST(Source, KeyIsContent) {
 // options do gives old code. Change kCacheFormat with the way keys are made, and this value with it.
 TEST(Source, KeyOfThisFormat) {
   EXPECT_EQ(cache_key({"k", "int x;"}, "sm_90a", "13.0", {}),
-            "7814ddbf61cbf55e58f696de7e464620c77f87e20871c74139567e40005ebde1");
+            "5f3d5d0e381527a4f28db6b5bec17ce8ae93152ef7f9feb8847e43c4706c48d1");
 }
 
 TEST(Source, ArchitectureNames) {
