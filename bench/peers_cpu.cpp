@@ -108,8 +108,8 @@ std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::in
   const memory::desc plain({shape.k, shape.n}, memory::data_type::bf16, memory::format_tag::ba);
   const memory::desc out_desc({m, shape.n}, memory::data_type::f32, memory::format_tag::ab);
   const matmul::primitive_desc description(matmul::desc(a_desc, any, out_desc), cpu);
-  // Its kernels read a little beyond the end of the left operand.
-  auto a_buffer = std::make_shared<Buffer>(m * shape.k * 2 + 4096);
+  // Its kernels read beyond the end of the left operand: a block of rows more.
+  auto a_buffer = std::make_shared<Buffer>((m + 64) * shape.k * 2);
   auto plain_buffer = std::make_shared<Buffer>(shape.n * shape.k * 2);
   fill(*a_buffer, true);
   fill(*plain_buffer, true);

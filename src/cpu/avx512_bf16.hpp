@@ -92,13 +92,6 @@ FATHOM_AVX512_INLINE __m512i broadcast_pair(const std::uint32_t* pair) {
   return _mm512_set1_epi32(static_cast<int>(*pair));
 }
 
-/// sum + w * the pair in every lane, as one instruction that reads the pair from memory. (The compilers' own
-/// intrinsic cannot say that; it costs a register and an instruction more.)
-FATHOM_AVX512_INLINE __m512 dot_broadcast(__m512 sum, __m512i w, const std::uint32_t* pair) {
-  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*pair));
-  return sum;
-}
-
 /// 4x4 transposition of 128-bit lanes: out[l] = lane l of in[0], in[1], in[2], in[3].
 FATHOM_AVX512_INLINE void transpose_lanes(const __m512i (&in)[4], __m512i (&out)[4]) {
   const __m512i even01 = _mm512_shuffle_i32x4(in[0], in[1], 0x88);

@@ -1,118 +1,85 @@
-// The matrix product core for AVX-512 with BF16 and VBMI: FP8 or bf16 weights, a lane is a column.
+// The matrix product core for AVX-512 with BF16 and VBMI: FP8 or bf16 weights.
 //
-// 16 weight rows are transposed in registers, e4m3 becomes bf16, and one dot instruction adds a pair of k to
-// 16 columns. A group of 128 k is 64 pairs in two chains of 32 (order in slot_pair), so a sum has one order
-// everywhere:
-//   total = fma(chain 0 + chain 1, a_scale * b_scale, total), groups ascending.
-// Few rows (narrow): memory decides, and it likes 16 streams; 16 columns at a time go through a small stage
-// in L1. Many rows (wide): arithmetic decides; panels of 64 columns x 128 k in L1, the next written while one
-// is used.
+// The dot instruction adds a pair of neighbouring k in 16 lanes. The 64 pairs of a group of 128 k form four
+// chains, pair p in chain p % 4, ascending; so a sum has one order everywhere:
+//   total = fma((chain 0 + chain 2) + (chain 1 + chain 3), a_scale * b_scale, total), groups ascending.
+// Few rows (narrow): memory decides. A vector holds 16 bytes of four weight rows, which are four columns
+// times the four chains: little has to be moved to get there from rows as they lie. Many rows (wide):
+// arithmetic decides. A lane is a column; panels of 64 columns x 128 k are transposed into L1, the next while
+// one is used.
 #include "cpu/avx512_bf16.hpp"
 #include "cpu/gemm_impl.hpp"
 
 #ifdef FATHOM_HAS_AVX512_BF16_CODE
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 FATHOM_AVX512_BF16_BEGIN
 namespace fathom::cpu {
 namespace {
 
-constexpr std::int64_t kSlots = 64;          // pairs of one group
-constexpr std::int64_t kChain = kSlots / 2;  // pairs of one chain
+constexpr std::int64_t kPairs = 64;  // of one group
+constexpr std::int64_t kChains = 4;
+constexpr std::int64_t kSteps = kPairs / kChains;  // of one chain
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kRowBlock = 288;  // rows whose bf16 copies and totals are held at once
 
-constexpr std::int64_t kNarrowRows = 24;      // up to here the narrow form
-constexpr std::int64_t kNarrowTileRows = 12;  // x 2 chains = 24 sums in registers
-constexpr std::int64_t kRawRows = 5;          // up to here e4m3 is staged as it is and converted on use
-constexpr std::int64_t kMaxUnits = 4;         // groups whose chains run side by side where rows give too few
-constexpr std::int64_t kAheadGroups = 8;      // how far ahead weights are fetched
+constexpr std::int64_t kNarrowRows = 24;     // up to here the narrow form
+constexpr std::int64_t kDirectRows = 4;      // up to here weights stay in registers
+constexpr std::int64_t kNarrowTileRows = 6;  // x 4 vectors = 24 sums in registers
+constexpr std::int64_t kAheadGroups = 6;     // how far ahead weights are fetched
 
 constexpr std::int64_t kVectors = 4;  // of a panel: 64 columns
 constexpr std::int64_t kPanelColumns = kVectors * kLanes;
 constexpr std::int64_t kWideColumns = 8 * kPanelColumns;  // whose totals are held at once
 constexpr std::int64_t kRunBytes = 384 << 10;             // of packed rows that stay in the second cache
 constexpr std::int64_t kPanelStride =
-    kSlots + 1;                            // one more, so that the vectors of a slot lie in different sets
-constexpr std::int64_t kWideTileRows = 3;  // x 4 vectors x 2 chains = 24 sums in registers
+    kPairs + 1;                            // one more, so that the vectors of a pair lie in different sets
+constexpr std::int64_t kWideTileRows = 3;  // x 2 vectors x 4 chains = 24 sums in registers
+constexpr std::int64_t kWideTileVectors = 2;
 
 template <bool kF8>
 constexpr std::int64_t kGroupTiles = kF8 ? 2 : 4;  // tiles of 64 bytes in a group
 
 using Pairs = std::uint32_t;  // two bf16 of neighbouring k
 
-// Rows of the left operand as bf16 pairs in slot order, and their scales: group-major.
+// Rows of the left operand as bf16, and their scales: group-major.
 struct PackedRows {
-  Pairs* pairs = nullptr;   // [groups][rows][kSlots]
+  Pairs* pairs = nullptr;   // [groups][rows][kPairs]
   float* scales = nullptr;  // [groups][rows]
   std::int64_t rows = 0;
 };
-
-// The pair of k (counted in pairs from the group's first k) that stands in slot s.
-constexpr std::int64_t slot_pair(bool f8, std::int64_t slot) {
-  const std::int64_t chain = slot / kChain;
-  const std::int64_t step = slot % kChain;
-  if (f8) {  // tiles of 64 k; in a tile j, then l; the chain is the second index of f8_to_bf16
-    const std::int64_t l = step % 4;
-    const std::int64_t j = step / 4 % 4;
-    return step / 16 * 32 + 8 * l + 2 * j + chain;
-  }
-  const std::int64_t l = step % 2 * 2 + chain;  // tiles of 32 k; the chain is the parity of l
-  const std::int64_t j = step / 2 % 4;
-  return step / 8 * 16 + 4 * l + j;
-}
-
-struct SlotTable {
-  alignas(64) std::int32_t index[kSlots]{};
-};
-// Indices for a two-source permutation: slots 16t..16t+15 come from the half t % 2 of the group's pairs.
-// `f8` says what b is, `f8_rows` what a is.
-constexpr SlotTable make_slot_table(bool f8, bool f8_rows) {
-  SlotTable table;
-  for (std::int64_t slot = 0; slot < kSlots; ++slot) {
-    const std::int64_t pair = slot_pair(f8, slot) % 32;
-    // f8_to_bf16 leaves the pairs of 64 codes as (lane, half): first holds 8l..8l+3, second 8l+4..8l+7.
-    table.index[slot] =
-        static_cast<std::int32_t>(f8_rows ? pair / 4 % 2 * 16 + pair / 8 * 4 + pair % 4 : pair);
-  }
-  return table;
-}
-template <bool kF8, bool kF8Rows>
-inline constexpr SlotTable kSlotTable = make_slot_table(kF8, kF8Rows);
 
 __mmask64 byte_mask(std::int64_t bytes) {
   return bytes >= 64 ? ~__mmask64{0} : (__mmask64{1} << std::max<std::int64_t>(bytes, 0)) - 1;
 }
 
-template <bool kF8, bool kF8Rows>
+template <bool kF8Rows>
 void pack_rows(const Gemm& p, std::int64_t first, std::int64_t begin, std::int64_t end,
                const PackedRows& packed) {
   const F8Tables tables = load_f8_tables();
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t element = kF8Rows ? 1 : 2;
   for (std::int64_t i = begin; i < end; ++i) {
     const auto* row = static_cast<const std::uint8_t*>(p.a) + (first + i) * p.a_stride * element;
     for (std::int64_t g = 0; g < groups; ++g) {
-      Pairs* out = packed.pairs + (g * packed.rows + i) * kSlots;
+      Pairs* out = packed.pairs + (g * packed.rows + i) * kPairs;
       const std::int64_t rest = (p.k - g * kScaleGroup) * element;  // bytes from here to the row's end
       const std::uint8_t* bytes = row + g * kScaleGroup * element;
-      __m512i halves[2][2];
-      for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 4
+      for (std::int64_t t = 0; t < kGroupTiles<kF8Rows>; ++t) {
+        const __m512i x = _mm512_maskz_loadu_epi8(byte_mask(rest - 64 * t), bytes + 64 * t);
         if constexpr (kF8Rows) {
-          const __m512i codes = _mm512_maskz_loadu_epi8(byte_mask(rest - 64 * half), bytes + 64 * half);
-          f8_to_bf16(codes, tables, halves[half][0], halves[half][1]);
+          __m512i half[2];
+          f8_to_bf16(x, tables, half[0], half[1]);
+          _mm512_store_si512(out + 32 * t, _mm512_permutex2var_epi64(half[0], low, half[1]));
+          _mm512_store_si512(out + 32 * t + 16, _mm512_permutex2var_epi64(half[0], high, half[1]));
         } else {
-          for (int quarter = 0; quarter < 2; ++quarter) {
-            const std::int64_t at = 128 * half + 64 * quarter;
-            halves[half][quarter] = _mm512_maskz_loadu_epi8(byte_mask(rest - at), bytes + at);
-          }
+          _mm512_store_si512(out + 16 * t, x);
         }
-      }
-      for (int t = 0; t < 4; ++t) {
-        const __m512i index = _mm512_load_si512(kSlotTable<kF8, kF8Rows>.index + 16 * t);
-        _mm512_store_si512(out + 16 * t,
-                           _mm512_permutex2var_epi32(halves[t % 2][0], index, halves[t % 2][1]));
       }
       packed.scales[g * packed.rows + i] = scale_of(p.a_scale, first + i, g);
     }
@@ -179,33 +146,34 @@ class Weights {
         n_(p.n),
         bytes_(p.k * (kF8 ? 1 : 2)) {}
 
-  std::int64_t stride() const { return stride_; }
-
-  // Writes rows [j, j + 16) of group g, transposed. Raw e4m3: f8_to_bf16(out[s]) gives the pairs of slots s
-  // and s + 32; else out[slot] holds the pairs of the slot.
-  template <bool kRaw>
-  FATHOM_AVX512_INLINE void stage(std::int64_t j, std::int64_t g, __m512i* out) {
+  struct Rows {
+    const std::uint8_t* data;
+    std::int64_t stride;
+  };
+  // Rows [j, j + 16) of group g.
+  FATHOM_AVX512_INLINE Rows rows(std::int64_t j, std::int64_t g) {
     const std::int64_t offset = g * kBytes;
-    const std::uint8_t* rows = b_ + j * stride_ + offset;
-    std::int64_t stride = stride_;
     if (j + kLanes > n_ || offset + kBytes > bytes_) [[unlikely]] {
       copy_edge(j, offset);
-      rows = edge_;
-      stride = kBytes;
+      return {edge_, kBytes};
     }
+    return {b_ + j * stride_ + offset, stride_};
+  }
+
+  // Writes rows [j, j + 16) of group g as bf16, transposed: a vector per pair, a lane per row.
+  FATHOM_AVX512_INLINE void transpose(std::int64_t j, std::int64_t g, __m512i* out) {
     const F8Tables tables = load_f8_tables();
+    const Rows from = rows(j, g);
 #pragma GCC unroll 4
     for (int t = 0; t < kGroupTiles<kF8>; ++t) {
-      visit_tile<kF8>(rows + 64 * t, stride, [&](int i, int l, __m512i x) {
-        if constexpr (kF8 && kRaw) {
-          _mm512_store_si512(out + 16 * t + 4 * i + l, x);
-        } else if constexpr (kF8) {
+      visit_tile<kF8>(from.data + 64 * t, from.stride, [&](int i, int l, __m512i x) {
+        if constexpr (kF8) {
           __m512i w[2];
           f8_to_bf16(x, tables, w[0], w[1]);
-          _mm512_store_si512(out + 16 * t + 4 * i + l, w[0]);
-          _mm512_store_si512(out + 16 * t + 4 * i + l + kChain, w[1]);
+          _mm512_store_si512(out + 32 * t + 8 * l + 2 * i, w[0]);
+          _mm512_store_si512(out + 32 * t + 8 * l + 2 * i + 1, w[1]);
         } else {
-          _mm512_store_si512(out + (l & 1) * kChain + 8 * t + 2 * i + (l >> 1), x);
+          _mm512_store_si512(out + 16 * t + 4 * l + i, x);
         }
       });
     }
@@ -223,15 +191,16 @@ class Weights {
     }
   }
 
-  // Where the 16 rows lie that follow `groups` groups after (j, g), along the rows and then in the next 16
-  // rows; null if that is beyond the end.
-  const std::uint8_t* ahead(std::int64_t j, std::int64_t g, std::int64_t groups) const {
+  // The 16 rows that follow `groups` groups after (j, g), along the rows and then in the next 16 rows; where
+  // that is beyond the end, something that is at hand already.
+  Rows ahead(std::int64_t j, std::int64_t g, std::int64_t groups) const {
     std::int64_t offset = (g + groups) * kBytes;
     while (offset >= bytes_) {
       offset -= (bytes_ + kBytes - 1) / kBytes * kBytes;
       j += kLanes;
     }
-    return j + kLanes <= n_ && offset + kBytes <= bytes_ ? b_ + j * stride_ + offset : nullptr;
+    if (j + kLanes > n_ || offset + kBytes > bytes_) return {edge_, 0};
+    return {b_ + j * stride_ + offset, stride_};
   }
 
  private:
@@ -252,182 +221,255 @@ class Weights {
   alignas(64) std::uint8_t edge_[kLanes * kBytes];
 };
 
-// What a narrow tile works on: kUnits staged groups, each with its rows' pairs, scales and totals. The units
-// are groups of the same 16 columns (one set of totals), or one group of different columns (one set of
-// pairs).
-struct NarrowUnits {
-  const __m512i* staged = nullptr;  // kSlots apart
-  const Pairs* pairs = nullptr;
-  std::int64_t pairs_step = 0;  // from unit to unit
-  const float* a_scales = nullptr;
-  std::int64_t a_scales_step = 0;
-  const __m512* b_scales = nullptr;  // one per unit
-  float* totals = nullptr;           // [rows][16]
-  std::int64_t totals_step = 0;
-  // 16 rows per unit of weights to fetch for later. That is spread over the arithmetic: memory does not take
-  // bursts.
-  const std::uint8_t* const* fetch = nullptr;
-  std::int64_t fetch_stride = 0;
-};
+FATHOM_AVX512_INLINE __m512i four_pairs(const Pairs* pairs) {
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(pairs)));
+}
 
-template <bool kF8, std::int64_t kRows, std::int64_t kUnits>
-void narrow_tile(const NarrowUnits& units) {
-  constexpr bool kRaw = kF8 && kRows <= kRawRows;
-  const F8Tables tables = load_f8_tables();
-  __m512 sums[kUnits][2][kRows];
-#pragma GCC unroll 4
-  for (std::int64_t u = 0; u < kUnits; ++u) {
-#pragma GCC unroll 12
-    for (std::int64_t r = 0; r < kRows; ++r) sums[u][0][r] = sums[u][1][r] = _mm512_setzero_ps();
-  }
-  const std::uint8_t* fetch[kUnits];
-#pragma GCC unroll 4
-  for (std::int64_t u = 0; u < kUnits; ++u) fetch[u] = units.fetch[u];
-  for (std::int64_t s = 0; s < kChain; ++s) {
-    if (s == kLanes) {
-#pragma GCC unroll 4
-      for (std::int64_t u = 0; u < kUnits; ++u) fetch[u] += (kF8 ? 64 : 128) - kLanes * units.fetch_stride;
-    }
-#pragma GCC unroll 4
-    for (std::int64_t u = 0; u < kUnits; ++u) {
-      _mm_prefetch(reinterpret_cast<const char*>(fetch[u]), _MM_HINT_T0);
-      if constexpr (!kF8) _mm_prefetch(reinterpret_cast<const char*>(fetch[u] + 64), _MM_HINT_T0);
-      fetch[u] += units.fetch_stride;
-      __m512i w[2];
-      if constexpr (kRaw) {
-        __m512i codes = _mm512_load_si512(units.staged + u * kSlots + s);
-        asm("" : "+v"(codes));  // else GCC reads it from memory three times
-        f8_to_bf16(codes, tables, w[0], w[1]);
-      } else {
-        w[0] = _mm512_load_si512(units.staged + u * kSlots + s);
-        w[1] = _mm512_load_si512(units.staged + u * kSlots + kChain + s);
-      }
-      const Pairs* pairs = units.pairs + u * units.pairs_step + s;
-#pragma GCC unroll 12
-      for (std::int64_t r = 0; r < kRows; ++r) {
-        sums[u][0][r] = dot_broadcast(sums[u][0][r], w[0], pairs + r * kSlots);
-        sums[u][1][r] = dot_broadcast(sums[u][1][r], w[1], pairs + r * kSlots + kChain);
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (std::int64_t u = 0; u < kUnits; ++u) {
-#pragma GCC unroll 12
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      float* total = units.totals + u * units.totals_step + r * kLanes;
-      const __m512 scale =
-          _mm512_mul_ps(_mm512_set1_ps(units.a_scales[u * units.a_scales_step + r]), units.b_scales[u]);
-      const __m512 sum = _mm512_add_ps(sums[u][0][r], sums[u][1][r]);
-      _mm512_store_ps(total, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(total)));
-    }
+// Hides where a pointer comes from: what is read through it stays behind this line. Else the compiler loads
+// and computes addresses early, and runs out of registers.
+template <class T>
+FATHOM_AVX512_INLINE void opaque(const T*& pointer) {
+  asm volatile("" : "+r"(pointer));
+}
+
+// A vector of a group of 16 weight rows holds rows v, 4 + v, 8 + v and 12 + v, one to a 128-bit lane; so lane
+// l of the sums of vector v belongs to column 4l + v. Reads 64 bytes of each row: quarters[q] has bytes 16q
+// ...
+FATHOM_AVX512_INLINE void load_quarters(const std::uint8_t* rows, std::int64_t stride, int v, int tile,
+                                        __m512i (&quarters)[4]) {
+  const std::uint8_t* row = rows + v * stride + 64 * tile;
+  const __m512i in[4] = {_mm512_loadu_si512(row), _mm512_loadu_si512(row + 4 * stride),
+                         _mm512_loadu_si512(row + 8 * stride), _mm512_loadu_si512(row + 12 * stride)};
+  transpose_lanes(in, quarters);
+}
+
+// A quarter is one step of the four chains, or two steps if it is e4m3.
+template <bool kF8>
+constexpr int kQuarterSteps = kF8 ? 2 : 1;
+template <bool kF8>
+FATHOM_AVX512_INLINE void decode_quarter(__m512i quarter, const F8Tables& tables,
+                                         __m512i (&steps)[kQuarterSteps<kF8>]) {
+  if constexpr (kF8) {
+    f8_to_bf16(quarter, tables, steps[0], steps[1]);
+  } else {
+    steps[0] = quarter;
   }
 }
 
-using NarrowTile = void (*)(const NarrowUnits&);
-// [rows][units]; few rows have too few chains to hide the latency of the dot product, so they take more
-// units.
-template <bool kF8>
-constexpr NarrowTile kNarrowTiles[kNarrowTileRows + 1][kMaxUnits + 1] = {
-    {},
-    {nullptr, narrow_tile<kF8, 1, 1>, narrow_tile<kF8, 1, 2>, narrow_tile<kF8, 1, 3>, narrow_tile<kF8, 1, 4>},
-    {nullptr, narrow_tile<kF8, 2, 1>, narrow_tile<kF8, 2, 2>, narrow_tile<kF8, 2, 3>, narrow_tile<kF8, 2, 4>},
-    {nullptr, narrow_tile<kF8, 3, 1>, narrow_tile<kF8, 3, 2>},
-    {nullptr, narrow_tile<kF8, 4, 1>, narrow_tile<kF8, 4, 2>},
-    {nullptr, narrow_tile<kF8, 5, 1>, narrow_tile<kF8, 5, 2>},
-    {nullptr, narrow_tile<kF8, 6, 1>},
-    {nullptr, narrow_tile<kF8, 7, 1>},
-    {nullptr, narrow_tile<kF8, 8, 1>},
-    {nullptr, narrow_tile<kF8, 9, 1>},
-    {nullptr, narrow_tile<kF8, 10, 1>},
-    {nullptr, narrow_tile<kF8, 11, 1>},
-    {nullptr, narrow_tile<kF8, 12, 1>}};
-constexpr std::int64_t units_at_once(std::int64_t rows) { return rows <= 2 ? 4 : rows <= kRawRows ? 2 : 1; }
+// Fetches the line and moves on. Memory does not take bursts, so this stays where it is written.
+FATHOM_AVX512_INLINE void fetch_line(const std::uint8_t*& line, std::int64_t stride) {
+  asm volatile("prefetcht0 (%0)" : "+r"(line));
+  line += stride;
+}
 
-struct NarrowMemory {
-  __m512i staged[kMaxUnits * kSlots];
-  __m512 scales[kMaxUnits];
-  alignas(64) float totals[kMaxUnits * kNarrowRows * kLanes];
+// Sums of the vectors 0..3 of a group, columns times chains, as 16 columns.
+FATHOM_AVX512_INLINE __m512 add_chains(const __m512 (&sums)[4]) {
+  const __m512 sum01 =
+      _mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
+  const __m512 sum23 =
+      _mm512_add_ps(_mm512_unpacklo_ps(sums[2], sums[3]), _mm512_unpackhi_ps(sums[2], sums[3]));
+  const __m512d a = _mm512_castps_pd(sum01);
+  const __m512d b = _mm512_castps_pd(sum23);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+}
+
+// A place among the groups of 16 columns, and the next in the order in which memory is read.
+struct NarrowPlace {
+  std::int64_t j;
+  std::int64_t g;
+  NarrowPlace next(std::int64_t groups) const {
+    return g + 1 < groups ? NarrowPlace{j, g + 1} : NarrowPlace{j + kLanes, 0};
+  }
 };
 
-// kRaw as narrow_tile has it for these rows.
-template <bool kF8, bool kRaw>
+// Few rows: weights go from their rows through registers into the sums.
+template <bool kF8, std::int64_t kRows>
+void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin,
+                    std::int64_t end) {
+  constexpr int kAtOnce = kRows <= 2 ? 4 : 2;  // vectors side by side: chains hide the dot's latency
+  const std::int64_t groups = scale_groups(p.k);
+  const F8Tables tables = load_f8_tables();
+  Weights<kF8> weights(p);
+  for (std::int64_t j = begin; j < end; j += kLanes) {
+    const ColumnScales b_scales(p, j);
+    __m512 totals[kRows];
+#pragma GCC unroll 4
+    for (std::int64_t r = 0; r < kRows; ++r) totals[r] = _mm512_setzero_ps();
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const Pairs* pairs = a.pairs + g * kRows * kPairs;
+      __m512 sums[kRows][4];
+#pragma GCC unroll 4
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = _mm512_setzero_ps();
+      }
+      const auto rows = weights.rows(j, g);
+      const auto ahead = weights.ahead(j, g, kAheadGroups);
+#pragma GCC unroll 4
+      for (int t = 0; t < kGroupTiles<kF8>; ++t) {
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v += kAtOnce) {
+          __m512i quarters[kAtOnce][4];
+          const std::uint8_t* lines[kAtOnce];
+#pragma GCC unroll 4
+          for (int u = 0; u < kAtOnce; ++u) {
+            load_quarters(rows.data, rows.stride, v + u, t, quarters[u]);
+            lines[u] = ahead.data + (v + u) * ahead.stride + 64 * t;
+          }
+#pragma GCC unroll 4
+          for (int q = 0; q < 4; ++q) {
+            __m512i w[kAtOnce][kQuarterSteps<kF8>];
+#pragma GCC unroll 4
+            for (int u = 0; u < kAtOnce; ++u) {
+              fetch_line(lines[u], 4 * ahead.stride);
+              decode_quarter<kF8>(quarters[u][q], tables, w[u]);
+            }
+            opaque(pairs);
+#pragma GCC unroll 2
+            for (int s = 0; s < kQuarterSteps<kF8>; ++s) {
+#pragma GCC unroll 4
+              for (std::int64_t r = 0; r < kRows; ++r) {
+                const __m512i x =
+                    four_pairs(pairs + r * kPairs + kChains * (kQuarterSteps<kF8> * (4 * t + q) + s));
+#pragma GCC unroll 4
+                for (int u = 0; u < kAtOnce; ++u) sums[r][v + u] = dot_pairs(sums[r][v + u], w[u][s], x);
+              }
+            }
+          }
+        }
+      }
+      const __m512 b_scale = b_scales.at(g);
+#pragma GCC unroll 4
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a.scales[g * kRows + r]), b_scale);
+        totals[r] = _mm512_fmadd_ps(add_chains(sums[r]), scale, totals[r]);
+      }
+    }
+#pragma GCC unroll 4
+    for (std::int64_t r = 0; r < kRows; ++r) store_columns(p, i0 + r, j, end, totals[r]);
+  }
+}
+
+// Adds one group to the totals of kRows x 16 elements.
+template <std::int64_t kRows>
+void narrow_tile(const __m512i* staged, const Pairs* pairs, const float* a_scales, __m512 b_scale,
+                 float* totals) {
+  __m512 sums[kRows][4];
+#pragma GCC unroll 8
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = _mm512_setzero_ps();
+  }
+  for (std::int64_t s = 0; s < kSteps; ++s) {
+    const __m512i w[4] = {_mm512_load_si512(staged + 4 * s), _mm512_load_si512(staged + 4 * s + 1),
+                          _mm512_load_si512(staged + 4 * s + 2), _mm512_load_si512(staged + 4 * s + 3)};
+#pragma GCC unroll 8
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const __m512i x = four_pairs(pairs + r * kPairs + kChains * s);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) sums[r][v] = dot_pairs(sums[r][v], w[v], x);
+    }
+  }
+#pragma GCC unroll 8
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a_scales[r]), b_scale);
+    const __m512 total = _mm512_load_ps(totals + r * kLanes);
+    _mm512_store_ps(totals + r * kLanes, _mm512_fmadd_ps(add_chains(sums[r]), scale, total));
+  }
+}
+
+using NarrowTile = void (*)(const __m512i*, const Pairs*, const float*, __m512, float*);
+constexpr NarrowTile kNarrowTiles[kNarrowTileRows + 1] = {
+    nullptr, narrow_tile<1>, narrow_tile<2>, narrow_tile<3>, narrow_tile<4>, narrow_tile<5>, narrow_tile<6>};
+
+struct NarrowMemory {
+  __m512i staged[2][kSteps * 4];  // [step][vector]; one is used while the next is written
+  alignas(64) float totals[kNarrowRows * kLanes];
+};
+
+template <bool kF8>
 void narrow_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin, std::int64_t end,
                     NarrowMemory& memory) {
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t tiles = (a.rows + kNarrowTileRows - 1) / kNarrowTileRows;
-  const std::int64_t tile_rows = (a.rows + tiles - 1) / tiles;
-  // With one group there is nothing to run side by side but columns.
-  const std::int64_t blocks = groups == 1 ? units_at_once(tile_rows) : 1;
-  const std::int64_t at_once = groups == 1 ? 1 : units_at_once(tile_rows);
+  const F8Tables tables = load_f8_tables();
   Weights<kF8> weights(p);
-  for (std::int64_t j = begin; j < end; j += blocks * kLanes) {
-    const std::int64_t columns = std::min(blocks, (end - j + kLanes - 1) / kLanes);  // in vectors
-    std::memset(memory.totals, 0, static_cast<std::size_t>(columns * a.rows * kLanes) * sizeof(float));
-    for (std::int64_t g = 0; g < groups; g += at_once) {
-      const std::int64_t units = blocks > 1 ? columns : std::min(at_once, groups - g);
-      const std::uint8_t* fetch[kMaxUnits];
-      std::int64_t fetch_stride = weights.stride();
-      for (std::int64_t u = 0; u < units; ++u) {
-        const std::int64_t column = blocks > 1 ? j + u * kLanes : j;
-        const std::int64_t group = blocks > 1 ? g : g + u;
-        weights.template stage<kRaw>(column, group, memory.staged + u * kSlots);
-        memory.scales[u] = ColumnScales(p, column).at(group);
-        fetch[u] = weights.ahead(column, group, kAheadGroups);
-        // What is at hand already costs next to nothing.
-        if (fetch[u] == nullptr || fetch_stride == 0) {
-          fetch_stride = 0;
-          fetch[u] = reinterpret_cast<const std::uint8_t*>(memory.staged);
+  const auto stage = [&](NarrowPlace at, std::int64_t first, std::int64_t last, __m512i* out) {
+    if (first == last) return;
+    const auto rows = weights.rows(at.j, at.g);
+    const auto ahead = weights.ahead(at.j, at.g, kAheadGroups);
+    for (int v = static_cast<int>(first); v < last; ++v) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kGroupTiles<kF8>; ++t) {
+        __m512i quarters[4];
+        load_quarters(rows.data, rows.stride, v, t, quarters);
+        const std::uint8_t* line = ahead.data + v * ahead.stride + 64 * t;
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+          fetch_line(line, 4 * ahead.stride);
+          __m512i w[kQuarterSteps<kF8>];
+          decode_quarter<kF8>(quarters[q], tables, w);
+#pragma GCC unroll 2
+          for (int s = 0; s < kQuarterSteps<kF8>; ++s) {
+            _mm512_store_si512(out + 4 * (kQuarterSteps<kF8> * (4 * t + q) + s) + v, w[s]);
+          }
         }
       }
-      for (std::int64_t i = 0; i < a.rows; i += tile_rows) {
-        kNarrowTiles<kF8>[std::min(tile_rows, a.rows - i)][units](
-            {.staged = memory.staged,
-             .pairs = a.pairs + (g * a.rows + i) * kSlots,
-             .pairs_step = blocks > 1 ? 0 : a.rows * kSlots,
-             .a_scales = a.scales + g * a.rows + i,
-             .a_scales_step = blocks > 1 ? 0 : a.rows,
-             .b_scales = memory.scales,
-             .totals = memory.totals + i * kLanes,
-             .totals_step = blocks > 1 ? a.rows * kLanes : 0,
-             .fetch = fetch,
-             .fetch_stride = fetch_stride});
-      }
     }
-    for (std::int64_t u = 0; u < columns; ++u) {
+  };
+  NarrowPlace at{begin, 0};
+  stage(at, 0, 4, memory.staged[0]);
+  for (int current = 0; at.j < end; current ^= 1) {
+    const NarrowPlace next = at.next(groups);
+    const std::int64_t to_stage = next.j < end ? 4 : 0;
+    if (at.g == 0) std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kLanes) * sizeof(float));
+    const __m512 b_scale = ColumnScales(p, at.j).at(at.g);
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      const std::int64_t i = a.rows * tile / tiles;
+      const std::int64_t rows = a.rows * (tile + 1) / tiles - i;
+      // Staging is spread between the tiles, because its work is for other units of the core than theirs.
+      stage(next, to_stage * tile / tiles, to_stage * (tile + 1) / tiles, memory.staged[current ^ 1]);
+      kNarrowTiles[rows](memory.staged[current], a.pairs + (at.g * a.rows + i) * kPairs,
+                         a.scales + at.g * a.rows + i, b_scale, memory.totals + i * kLanes);
+    }
+    if (at.g == groups - 1) {
       for (std::int64_t i = 0; i < a.rows; ++i) {
-        store_columns(p, i0 + i, j + u * kLanes, end,
-                      _mm512_load_ps(memory.totals + (u * a.rows + i) * kLanes));
+        store_columns(p, i0 + i, at.j, end, _mm512_load_ps(memory.totals + i * kLanes));
       }
     }
+    at = next;
   }
 }
 
 // One group of up to 64 columns as bf16 pairs, and its scales.
 struct Panel {
-  __m512i weights[kVectors * kPanelStride];  // [vector][slot]
+  __m512i weights[kVectors * kPanelStride];  // [vector][pair]
   __m512 scales[kVectors];
 };
 
-// Adds one group to the totals of kRows x kWidth x 16 elements.
+// Adds one group to the totals of kRows x kWidth x 16 elements, from vector `first` of the panel on.
 template <std::int64_t kRows, std::int64_t kWidth>
-void wide_tile(const Pairs* pairs, const float* a_scales, const Panel& panel, float* totals) {
-  __m512 sums[2][kRows][kWidth];
+void wide_tile(const Pairs* pairs, const float* a_scales, const Panel& panel, std::int64_t first,
+               float* totals) {
+  __m512 sums[kChains][kRows][kWidth];
+#pragma GCC unroll 4
+  for (std::int64_t c = 0; c < kChains; ++c) {
 #pragma GCC unroll 8
-  for (std::int64_t r = 0; r < kRows; ++r) {
+    for (std::int64_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (std::int64_t v = 0; v < kWidth; ++v) sums[0][r][v] = sums[1][r][v] = _mm512_setzero_ps();
+      for (std::int64_t v = 0; v < kWidth; ++v) sums[c][r][v] = _mm512_setzero_ps();
+    }
   }
-  for (std::int64_t s = 0; s < kChain; ++s) {
-#pragma GCC unroll 2
-    for (std::int64_t c = 0; c < 2; ++c) {
+  const __m512i* weights = panel.weights + first * kPanelStride;
+  for (std::int64_t s = 0; s < kSteps; ++s) {
+#pragma GCC unroll 4
+    for (std::int64_t c = 0; c < kChains; ++c) {
+      const std::int64_t pair = kChains * s + c;
       __m512i w[kWidth];
 #pragma GCC unroll 8
-      for (std::int64_t v = 0; v < kWidth; ++v) {
-        w[v] = _mm512_load_si512(panel.weights + v * kPanelStride + c * kChain + s);
-      }
+      for (std::int64_t v = 0; v < kWidth; ++v) w[v] = _mm512_load_si512(weights + v * kPanelStride + pair);
 #pragma GCC unroll 8
       for (std::int64_t r = 0; r < kRows; ++r) {
-        const __m512i x = broadcast_pair(pairs + r * kSlots + c * kChain + s);
+        const __m512i x = broadcast_pair(pairs + r * kPairs + pair);
 #pragma GCC unroll 8
         for (std::int64_t v = 0; v < kWidth; ++v) sums[c][r][v] = dot_pairs(sums[c][r][v], w[v], x);
       }
@@ -438,21 +480,20 @@ void wide_tile(const Pairs* pairs, const float* a_scales, const Panel& panel, fl
     const __m512 a_scale = _mm512_set1_ps(a_scales[r]);
 #pragma GCC unroll 8
     for (std::int64_t v = 0; v < kWidth; ++v) {
-      float* total = totals + (r * kVectors + v) * kLanes;
-      const __m512 scale = _mm512_mul_ps(a_scale, panel.scales[v]);
-      const __m512 sum = _mm512_add_ps(sums[0][r][v], sums[1][r][v]);
+      float* total = totals + (r * kVectors + first + v) * kLanes;
+      const __m512 scale = _mm512_mul_ps(a_scale, panel.scales[first + v]);
+      const __m512 sum = _mm512_add_ps(_mm512_add_ps(sums[0][r][v], sums[2][r][v]),
+                                       _mm512_add_ps(sums[1][r][v], sums[3][r][v]));
       _mm512_store_ps(total, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(total)));
     }
   }
 }
 
-using WideTile = void (*)(const Pairs*, const float*, const Panel&, float*);
-constexpr WideTile kWideTiles[kVectors + 1][kWideTileRows + 1] = {
+using WideTile = void (*)(const Pairs*, const float*, const Panel&, std::int64_t, float*);
+constexpr WideTile kWideTiles[kWideTileVectors + 1][kWideTileRows + 1] = {
     {},
     {nullptr, wide_tile<1, 1>, wide_tile<2, 1>, wide_tile<3, 1>},
-    {nullptr, wide_tile<1, 2>, wide_tile<2, 2>, wide_tile<3, 2>},
-    {nullptr, wide_tile<1, 3>, wide_tile<2, 3>, wide_tile<3, 3>},
-    {nullptr, wide_tile<1, 4>, wide_tile<2, 4>, wide_tile<3, 4>}};
+    {nullptr, wide_tile<1, 2>, wide_tile<2, 2>, wide_tile<3, 2>}};
 
 struct WideMemory {
   Panel panels[2];                                     // one is used while the next is written
@@ -495,12 +536,12 @@ void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int6
   const std::int64_t calls = (a.rows + kWideTileRows - 1) / kWideTileRows;
   Weights<kF8> weights(p);
   const auto write = [&](const PanelOrder& at, std::int64_t v, Panel& panel) {
-    weights.template stage<false>(at.j + v * kLanes, at.g, panel.weights + v * kPanelStride);
+    weights.transpose(at.j + v * kLanes, at.g, panel.weights + v * kPanelStride);
     panel.scales[v] = ColumnScales(p, at.j + v * kLanes).at(at.g);
   };
   PanelOrder at{.end = end,
                 .groups = groups,
-                .run = std::max<std::int64_t>(kRunBytes / (a.rows * kSlots * 4), 4),
+                .run = std::max<std::int64_t>(kRunBytes / (a.rows * kPairs * 4), 4),
                 .range = begin};
   for (std::int64_t v = 0; v < at.vectors(); ++v) write(at, v, memory.panels[0]);
   for (int current = 0; !at.done(); current ^= 1) {
@@ -520,9 +561,12 @@ void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int6
     for (std::int64_t call = 1; call <= calls; ++call) {
       const std::int64_t i = (call - 1) * kWideTileRows;
       weights.fetch_lines(fetch.j, fetch.g, lines * (call - 1) / calls, lines * call / calls);
-      kWideTiles[vectors][std::min(kWideTileRows, a.rows - i)](a.pairs + (at.g * a.rows + i) * kSlots,
-                                                               a.scales + at.g * a.rows + i, panel,
-                                                               totals + i * kPanelColumns);
+      const std::int64_t rows = std::min(kWideTileRows, a.rows - i);
+      for (std::int64_t v = 0; v < vectors; v += kWideTileVectors) {
+        kWideTiles[std::min(kWideTileVectors, vectors - v)][rows](a.pairs + (at.g * a.rows + i) * kPairs,
+                                                                  a.scales + at.g * a.rows + i, panel, v,
+                                                                  totals + i * kPanelColumns);
+      }
       // The writing is spread between the tiles, because its work is for other units of the core than theirs.
       for (; written * calls < to_write * call; ++written) write(next, written, memory.panels[current ^ 1]);
     }
@@ -544,23 +588,21 @@ union Memory {
 };
 
 std::int64_t packed_bytes(const Gemm& gemm, std::int64_t rows) {
-  return scale_groups(gemm.k) * rows * (kSlots * 4 + 4);
+  return scale_groups(gemm.k) * rows * (kPairs * 4 + 4);
 }
 
 PackedRows packed_rows(const Gemm& gemm, std::int64_t rows, std::byte* packed) {
   auto* pairs = reinterpret_cast<Pairs*>(packed);
-  return {pairs, reinterpret_cast<float*>(pairs + scale_groups(gemm.k) * rows * kSlots), rows};
+  return {pairs, reinterpret_cast<float*>(pairs + scale_groups(gemm.k) * rows * kPairs), rows};
 }
 
 void pack(const Gemm& gemm, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
           std::byte* packed) {
   const PackedRows a = packed_rows(gemm, rows, packed);
-  if (gemm.b_dtype == DType::bf16) {
-    pack_rows<false, false>(gemm, first, begin, end, a);
-  } else if (gemm.a_dtype == DType::bf16) {
-    pack_rows<true, false>(gemm, first, begin, end, a);
+  if (gemm.a_dtype == DType::bf16) {
+    pack_rows<false>(gemm, first, begin, end, a);
   } else {
-    pack_rows<true, true>(gemm, first, begin, end, a);
+    pack_rows<true>(gemm, first, begin, end, a);
   }
 }
 
@@ -575,10 +617,12 @@ void columns_of(const Gemm& gemm, const PackedRows& a, std::int64_t first, std::
     return;
   }
   auto* memory = reinterpret_cast<Memory*>(gemm_scratch(static_cast<std::int64_t>(sizeof(Memory))));
-  if (a.rows <= kRawRows) {
-    narrow_columns<kF8, true>(gemm, a, first, begin, end, memory->narrow);
+  if (a.rows <= kDirectRows) {
+    constexpr auto direct = std::array{direct_columns<kF8, 1>, direct_columns<kF8, 2>, direct_columns<kF8, 3>,
+                                       direct_columns<kF8, 4>};
+    direct[static_cast<std::size_t>(a.rows - 1)](gemm, a, first, begin, end);
   } else if (a.rows <= kNarrowRows) {
-    narrow_columns<kF8, false>(gemm, a, first, begin, end, memory->narrow);
+    narrow_columns<kF8>(gemm, a, first, begin, end, memory->narrow);
   } else {
     wide_columns<kF8>(gemm, a, first, begin, end, memory->wide);
   }
