@@ -165,8 +165,7 @@ bool Context::verbose(std::string_view topic) const {
   return impl_->options.verbose.find(topic) != std::string::npos;
 }
 
-void Context::parallel_for(std::int64_t count, std::int64_t grain,
-                           const std::function<void(std::int64_t, std::int64_t)>& body) const {
+void Context::parallel_for(std::int64_t count, std::int64_t grain, RangeBody body) const {
   if (count <= 0) return;
   grain = std::max<std::int64_t>(grain, 1);
   if (impl_->threads == 1 || count <= grain) return body(0, count);

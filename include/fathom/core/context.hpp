@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "fathom/core/tensor.hpp"
@@ -43,6 +44,26 @@ struct FallbackCount {
   std::int64_t count = 0;
 };
 
+/// A callable body(begin, end) that is referred to, not owned: it costs no allocation and lives as long as
+/// the callable it was made from.
+class RangeBody {
+ public:
+  template <class Body>
+  requires(!std::is_same_v<std::remove_cvref_t<Body>, RangeBody> &&
+           std::is_object_v<std::remove_reference_t<Body>> &&
+           std::is_invocable_v<Body&, std::int64_t, std::int64_t>)
+      RangeBody(Body&& body)  // implicit, so that a lambda can be passed
+      : body_(const_cast<void*>(static_cast<const void*>(std::addressof(body)))),
+        call_([](void* callable, std::int64_t begin, std::int64_t end) {
+          (*static_cast<std::remove_reference_t<Body>*>(callable))(begin, end);
+        }) {}
+  void operator()(std::int64_t begin, std::int64_t end) const { call_(body_, begin, end); }
+
+ private:
+  void* body_;
+  void (*call_)(void*, std::int64_t, std::int64_t);
+};
+
 /// Copies share everything: threads, device, counters. A copy is as cheap as a shared_ptr. Any thread may use
 /// a Context.
 class Context {
@@ -74,8 +95,7 @@ class Context {
 
   /// Runs body(begin, end) over [0, count) on this context's threads, in pieces of at least `grain`.
   /// Never called with an empty range. Exceptions reach the caller.
-  void parallel_for(std::int64_t count, std::int64_t grain,
-                    const std::function<void(std::int64_t, std::int64_t)>& body) const;
+  void parallel_for(std::int64_t count, std::int64_t grain, RangeBody body) const;
 
   /// Counts an implementation that ran although a better one declined.
   void count_fallback(std::string_view op, std::string_view implementation) const;
