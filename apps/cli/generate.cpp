@@ -150,10 +150,11 @@ void print_report(const LoadedModel& loaded, const Generation& result) {
 }
 
 int generate(const GenerateArguments& arguments) {
-  const std::atomic<bool>& interrupted = watch_for_interrupt();
   const Prompt prompt = read_prompt(arguments);
   LoadedModel loaded(arguments.model);
   if (!arguments.ids_file.empty()) check_ids(arguments.ids_file, prompt.ids, loaded.model);
+  // Not before: until there is something to report, Ctrl-C ends the process at once.
+  const std::atomic<bool>& interrupted = watch_for_interrupt();
 
   Writer writer(prompt.tokenizer ? &*prompt.tokenizer : nullptr);
   Progress progress("prefill");
@@ -226,7 +227,7 @@ void add_generate(CLI::App& program, Action& action) {
       "Print one object at the end instead: prompt_ids, output_ids, text, finish_reason, timings, draft");
   command->footer(
       "The text is streamed to standard output, the report goes to standard error. Ctrl-C ends the text\n"
-      "early and still reports.");
+      "early and still reports; while the model loads it ends the process.");
   command->callback([&action, arguments, temperature, top_p, top_k] {
     const bool greedy = arguments->options.sampling.temperature <= 0;
     for (const CLI::Option* option : {top_p, top_k}) {

@@ -121,8 +121,9 @@ void print_model(const std::string& directory, const Checkpoint& checkpoint, boo
   for (const auto& [name, value] : plan.architecture) fmt::print("  {:<26} {}\n", name, value);
   fmt::print("  {:<26} {}, of which {} are in the MTP layer and {} are used for one token\n", "parameters",
              plan.parameters, plan.mtp_parameters, plan.active_parameters);
-  fmt::print("  {:<26} {} of {} the config asks for\n", "tensors", plan.expected - std::ssize(plan.missing),
-             plan.expected);
+  fmt::print("  {:<26} {} of {} the config asks for{}\n", "tensors",
+             plan.expected - std::ssize(plan.missing) - plan.left_out, plan.expected,
+             plan.left_out > 0 ? fmt::format("; {} of the others are optional", plan.left_out) : "");
   fmt::print("\nmemory\n");
   fmt::print("  {:<26} {}, mapped from the files\n", "weights", megabytes(plan.weight_bytes));
   fmt::print("  {:<26} {} with --precision fp8, {} with fp32\n", "absorbed attention weights",

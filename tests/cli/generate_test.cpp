@@ -1,4 +1,5 @@
 // fathom generate: what is on which stream, and how it ends.
+#include <csignal>
 #include <nlohmann/json.hpp>
 
 #include "cli/program.hpp"
@@ -120,6 +121,24 @@ TEST(Generate, CtrlCEndsCleanly) {
   const Outcome json = fathom(as_json, {.interrupt_after_ms = 300});
   expect_done(json);
   EXPECT_EQ(Json::parse(json.out).at("finish_reason"), "cancelled");
+}
+
+// Sparse files of 300 layers, whose kv_b takes seconds to transpose.
+TEST(Generate, CtrlCWhileLoadingTakesEffectAtOnce) {
+  const TemporaryDirectory folder;
+  ModelConfig config = small_config();
+  config.num_hidden_layers = 300;
+  config.n_routed_experts = config.n_shared_experts = 0;
+  config.num_attention_heads = 128;
+  config.kv_lora_rank = 512;
+  config.qk_nope_head_dim = config.v_head_dim = 128;
+  write_checkpoint(folder / "model", config, {.sparse = true});
+  write_text(folder / "ids.json", "[1]");
+  const Outcome run = fathom(
+      {"generate", "--model", (folder / "model").string(), "--ids", (folder / "ids.json").string(), "--json"},
+      {.interrupt_after_ms = 100});
+  EXPECT_EQ(run.code, -SIGINT) << run.err;
+  EXPECT_EQ(run.out, "");
 }
 
 TEST(Generate, ShowsProgressOnATerminal) {

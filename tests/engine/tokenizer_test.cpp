@@ -2,6 +2,7 @@
 #include <atomic>
 #include <thread>
 
+#include "engine/checkpoint_writer.hpp"
 #include "engine/tokenizer/bpe.hpp"
 #include "engine/tokenizer/utf8.hpp"
 #include "engine/tokenizer_data.hpp"
@@ -146,6 +147,48 @@ TEST(Tokenizer, KnowsItsTokens) {
   EXPECT_EQ(second().end_token(), std::nullopt);
   EXPECT_EQ(second().begin_token(), second().find_token("<|begin|>"));
   EXPECT_EQ(second().encode("", true), std::vector<std::int32_t>{*second().begin_token()});
+}
+
+// The official checkpoints have no template in tokenizer.json; tokenizer_config.json decides.
+TEST(Tokenizer, BeginTokenOfTheConfigWithoutATemplate) {
+  const TemporaryDirectory folder;
+  const auto write = [&](const std::string& name, const nlohmann::json& json) {
+    std::ofstream(folder / name) << json.dump();
+  };
+  const auto encoded = [&] { return Tokenizer::load(folder.path()).encode("The sea", true); };
+  nlohmann::json file = nlohmann::json::parse(slurp(kModel / "tokenizer.json"));
+  nlohmann::json config = nlohmann::json::parse(slurp(kModel / "tokenizer_config.json"));
+  const auto with_begin = bundled().encode("The sea", true);
+  const auto plain = bundled().encode("The sea", false);
+  ASSERT_NE(with_begin, plain);
+
+  file["post_processor"] = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", false}};
+  write("tokenizer.json", file);
+  write("tokenizer_config.json", config);
+  EXPECT_EQ(encoded(), with_begin);
+  config["bos_token"] = config["bos_token"]["content"];  // as text
+  write("tokenizer_config.json", config);
+  EXPECT_EQ(encoded(), with_begin);
+  config["add_bos_token"] = false;
+  write("tokenizer_config.json", config);
+  EXPECT_EQ(encoded(), plain);
+  config.erase("add_bos_token");
+  write("tokenizer_config.json", config);
+  EXPECT_EQ(encoded(), plain);
+  config["add_bos_token"] = true;
+  config.erase("bos_token");
+  write("tokenizer_config.json", config);
+  EXPECT_ERROR(FileError, "'bos_token'", static_cast<void>(encoded()));
+  config["bos_token"] = "no such token";
+  write("tokenizer_config.json", config);
+  EXPECT_ERROR(FileError, "'bos_token'", static_cast<void>(encoded()));
+
+  // A template has the last word.
+  file = nlohmann::json::parse(slurp(kModel / "tokenizer.json"));
+  write("tokenizer.json", file);
+  config = nlohmann::json::parse(slurp(kModel / "tokenizer_config.json"));
+  write("tokenizer_config.json", config);
+  EXPECT_EQ(encoded(), with_begin);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ struct ExpectedTensor;  // fathom/engine/plan.hpp
 
 /// How a checkpoint differs from what its config asks for.
 struct Comparison {
-  std::vector<std::string> missing;  ///< names
+  std::vector<std::string> missing;  ///< names of tensors that it must have
+  std::int64_t left_out = 0;         ///< tensors that it lacks and need not have
   std::vector<std::string> wrong;    ///< one line for each tensor with another dtype or shape
 };
 

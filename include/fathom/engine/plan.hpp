@@ -57,6 +57,7 @@ struct ModelPlan {
   std::int64_t present = 0;                ///< tensors in the files
   std::vector<std::string> missing_files;  ///< shards that are named but absent
   std::vector<std::string> missing;        ///< names of absent tensors
+  std::int64_t left_out = 0;               ///< absent tensors that need not be there: optional ones, scales
   std::vector<std::string> wrong;          ///< one line for each tensor with another dtype or shape
   std::int64_t weight_bytes = 0;           ///< of the tensors in the files
   std::int64_t absorbed_bytes_fp8 = 0;     ///< copies of kv_b for the absorbed form of MLA

@@ -20,7 +20,8 @@ struct TokenizerParts;
 class Tokenizer {
  public:
   /// Reads DIR/tokenizer.json, or that file itself. tokenizer_config.json beside it, if there is one, names
-  /// the begin and end tokens. Throws FileError naming the file and the key.
+  /// the begin and end tokens; with add_bos_token it also puts the begin token before a text if
+  /// tokenizer.json has no template. Throws FileError naming the file and the key.
   static Tokenizer load(const std::filesystem::path& directory_or_file);
   /// From the text of a tokenizer.json. Errors start with `origin`.
   static Tokenizer from_json(std::string_view text, const std::string& origin);
@@ -29,10 +30,10 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// The tokens of a UTF-8 text. `add_special_tokens` adds what the file's template adds (usually the begin
-  /// token); special tokens that the text spells out are recognised either way.
-  /// Throws InvalidArgument naming the byte offset if the text is not UTF-8, or if a pattern hits a match
-  /// limit.
+  /// The tokens of a UTF-8 text. `add_special_tokens` adds what the file's template, or the config in its
+  /// place, adds (usually the begin token); special tokens that the text spells out are recognised either
+  /// way. Throws InvalidArgument naming the byte offset if the text is not UTF-8, or if a pattern hits a
+  /// match limit.
   std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens) const;
 
   /// The text of some tokens, as valid UTF-8: bytes that form no character become U+FFFD. Ids that have no

@@ -292,7 +292,12 @@ Comparison Checkpoint::compare(std::span<const ExpectedTensor> expected) const {
   Comparison difference;
   impl_->visit(expected, [&](const ExpectedTensor& tensor, bool needed) {
     if (const auto what = impl_->problem(tensor)) difference.wrong.push_back(*what);
-    if (needed && !has(tensor.name)) difference.missing.push_back(tensor.name);
+    if (has(tensor.name)) return;
+    if (needed) {
+      difference.missing.push_back(tensor.name);
+    } else {
+      ++difference.left_out;
+    }
   });
   return difference;
 }

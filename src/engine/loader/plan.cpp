@@ -137,8 +137,8 @@ std::vector<std::pair<std::string, std::string>> architecture_rows(const ModelCo
                                  : "f8e4m3, one f32 scale per 128x128";
   return {
       {"layers", layers_text(c)},
-      {"hidden / dense MLP / expert size",
-       fmt::format("{} / {} / {}", c.hidden_size, c.intermediate_size, c.moe_intermediate_size)},
+      {"sizes", fmt::format("hidden {}, dense MLP {}, expert {}", c.hidden_size, c.intermediate_size,
+                            c.moe_intermediate_size)},
       {"attention (MLA)", fmt::format("{} heads, q_lora_rank {}, kv_lora_rank {}, nope {}, rope {}, value {}",
                                       c.num_attention_heads, c.q_lora_rank, c.kv_lora_rank,
                                       c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim)},
@@ -199,6 +199,7 @@ ModelPlan plan_model(const Checkpoint& checkpoint) {
   count_parameters(plan, c, expected);
   Comparison difference = checkpoint.compare(expected);
   plan.missing = std::move(difference.missing);
+  plan.left_out = difference.left_out;
   plan.wrong = std::move(difference.wrong);
   plan.expected = std::ssize(expected);
   plan.present = checkpoint.tensor_count();

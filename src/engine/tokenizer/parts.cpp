@@ -226,8 +226,8 @@ class Reader {
       each(step, "processors",
            [&](const JsonObject& inner, const std::string&) { read_post_processor(inner); });
     } else if (type == "TemplateProcessing") {
-      if (has_template_) unsupported("post_processor", "with two templates");
-      has_template_ = true;
+      if (parts_.has_template) unsupported("post_processor", "with two templates");
+      parts_.has_template = true;
       read_template(step);
     } else if (type != "ByteLevel") {  // ByteLevel changes offsets only
       unsupported_type(step, "post_processor");
@@ -272,7 +272,6 @@ class Reader {
   JsonObject root_;
   TokenizerParts parts_;
   bool ends_in_bytes_ = false;
-  bool has_template_ = false;
 };
 
 // bos_token and eos_token: a text, or an object with the text under 'content'.
@@ -297,6 +296,11 @@ TokenizerParts read_parts(std::string_view text, const std::string& origin, std:
   const JsonObject config_object(config_json, config_origin);
   if (!parts.begin_token) parts.begin_token = named_token(parts, config_object, "bos_token");
   parts.end_token = named_token(parts, config_object, "eos_token");
+  // The official files have no template: there Hugging Face makes one of these two.
+  if (!parts.has_template && config_object.boolean("add_bos_token", false)) {
+    if (!parts.begin_token) config_object.fail("bos_token", "a token, since 'add_bos_token' is true");
+    parts.pattern = {*parts.begin_token, TokenizerParts::kText};
+  }
   return parts;
 }
 

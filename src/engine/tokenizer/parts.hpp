@@ -20,6 +20,7 @@ struct TokenizerParts {
   /// What encode() gives with special tokens; kText stands for the tokens of the text.
   std::vector<std::int32_t> pattern{kText};
   static constexpr std::int32_t kText = -1;
+  bool has_template = false;  // the pattern is that of tokenizer.json
 
   TokenTable tokens;
   std::vector<bool> special;              // by id
