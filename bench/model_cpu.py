@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the bundled model on the CPU with every number of drafts, and prints the table of docs/performance.md.
+"""Times the bundled model on the CPU with every number of drafts, and prints what docs/performance.md shows.
 
     python3 bench/model_cpu.py --fathom build/release/apps/cli/fathom --model models/tiny-dsv32 [--json OUT]
 
@@ -47,9 +47,11 @@ def main():
             rows.append({"prompt": prompt["name"], "prompt_tokens": len(prompt["input_ids"]), "drafts": drafts,
                          "acceptance": round(accepted / proposed, 3) if proposed else None,
                          "prompt_tokens_per_second": round(prefill, 1), "generated_tokens_per_second": round(rate, 1),
-                         "against_first": round(rate / base, 3)})
+                         "against_first": round(rate / base, 3),
+                         "weight_megabytes_per_token": round(
+                             all_of[0]["timings"]["weight_bytes_per_token"] * 1e-6, 2)})
             print("{prompt:8} prompt {prompt_tokens:5}  drafts {drafts}  accepted {acceptance!s:5}  prefill "
-                  "{prompt_tokens_per_second:8.1f} /s  decode {generated_tokens_per_second:7.1f} /s  x {against_first}"
+                  "{prompt_tokens_per_second:8.1f} /s  decode {generated_tokens_per_second:7.1f} /s  x {against_first:5}  {weight_megabytes_per_token:5.2f} MB a token"
                   .format(**rows[-1]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"precision": arguments.precision, "threads": arguments.threads,

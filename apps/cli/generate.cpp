@@ -98,6 +98,11 @@ double decode_rate(const GenerateStats& stats) {
   return stats.output_tokens > 1 ? rate(stats.output_tokens - 1, stats.decode_seconds) : 0;
 }
 
+// Weights that decoding read for every token after the first.
+std::int64_t weight_bytes_per_token(const GenerateStats& stats) {
+  return stats.output_tokens > 1 ? stats.weight_bytes / (stats.output_tokens - 1) : 0;
+}
+
 void print_json(const Prompt& prompt, const Generation& result, double load_seconds) {
   const GenerateStats& stats = result.stats;
   nlohmann::ordered_json json;
@@ -110,7 +115,8 @@ void print_json(const Prompt& prompt, const Generation& result, double load_seco
                      {"prefill_seconds", stats.prefill_seconds},
                      {"decode_seconds", stats.decode_seconds},
                      {"prompt_tokens_per_second", rate(stats.prompt_tokens, stats.prefill_seconds)},
-                     {"generated_tokens_per_second", decode_rate(stats)}};
+                     {"generated_tokens_per_second", decode_rate(stats)},
+                     {"weight_bytes_per_token", weight_bytes_per_token(stats)}};
   json["draft"] = {{"proposed", stats.drafts_proposed}, {"accepted", stats.drafts_accepted}};
   fmt::print("{}\n", json.dump());
 }

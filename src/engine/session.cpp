@@ -228,6 +228,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
   std::array<std::int32_t, 1 + kMaxDraftTokens> fed{sampler.next(s.logits(1), length)};
   bool more = output.add(fed[0]);
   result.stats.prefill_seconds = stopwatch.lap();
+  const std::int64_t read_before = s.runner.weight_bytes();
 
   // What the drafter has not seen yet: hidden states, and the tokens one position further.
   TensorView fresh_states = s.states(0, 1);
@@ -266,6 +267,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
   }
   result.stats.output_tokens = static_cast<std::int64_t>(result.output_ids.size());
   result.stats.decode_seconds = stopwatch.lap();
+  result.stats.weight_bytes = s.runner.weight_bytes() - read_before;
   return result;
 }
 

@@ -157,21 +157,31 @@ void write_shard(const std::filesystem::path& dir, const ShardPlan& plan, const 
     declared.push_back(declare(*tensor, config, options));
     bytes += declared.back().bytes();
   }
-  if (options.sparse) {
-    const std::string header = safetensors::make_header(declared);
-    write_text(dir / plan.file, header);
-    std::filesystem::resize_file(dir / plan.file, header.size() + static_cast<std::size_t>(bytes));
-    return;
-  }
-  safetensors::Writer writer(dir / plan.file, declared);
   std::vector<std::byte> buffer;
-  for (std::size_t i = 0; i < kept.size(); ++i) {
+  const auto content = [&](std::size_t i) -> std::span<const std::byte> {
     buffer.resize(static_cast<std::size_t>(declared[i].bytes()));
     // A scale's width gives its matrix's k up to 127, which is near enough for its deviation.
     fill_tensor(buffer, *kept[i], declared[i].dtype, config, kept[i]->shape[1] * 128,
                 Bits(options.seed, kept[i]->name));
-    writer.write(buffer);
+    return buffer;
+  };
+  if (options.sparse) {
+    const std::string header = safetensors::make_header(declared);
+    write_text(dir / plan.file, header);
+    std::filesystem::resize_file(dir / plan.file, header.size() + static_cast<std::size_t>(bytes));
+    std::fstream file(dir / plan.file, std::ios::binary | std::ios::in | std::ios::out);
+    auto offset = static_cast<std::streamoff>(header.size());
+    for (std::size_t i = 0; i < kept.size(); offset += declared[i++].bytes()) {
+      if (!options.filled || !options.filled(*kept[i])) continue;
+      const auto data = content(i);
+      file.seekp(offset);
+      file.write(reinterpret_cast<const char*>(data.data()), std::ssize(data));
+    }
+    if (!file.flush()) throw FileError((dir / plan.file).string() + ": cannot be written");
+    return;
   }
+  safetensors::Writer writer(dir / plan.file, declared);
+  for (std::size_t i = 0; i < kept.size(); ++i) writer.write(content(i));
   writer.commit();
 }
 

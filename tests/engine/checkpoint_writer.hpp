@@ -27,6 +27,7 @@ struct WriteOptions {
   DType plain =
       DType::bf16;      ///< of what is no matrix of a linear layer: norms, embedding, head, router, gate
   bool sparse = false;  ///< headers and holes only: every weight is zero, and takes no disk
+  std::function<bool(const ExpectedTensor&)> filled;  ///< with sparse: these tensors get their weights
   /// Leaves a tensor out of its shard (the index keeps it).
   std::function<bool(const ExpectedTensor&)> omit;
 };

@@ -51,6 +51,7 @@ struct GenerateStats {
   std::int64_t steps = 0;      // passes of the main model after prefill
   std::int64_t drafts_proposed = 0;
   std::int64_t drafts_accepted = 0;
+  std::int64_t weight_bytes = 0;  // read by the matrix products of those steps and of drafting
 };
 
 struct Generation {

@@ -101,6 +101,7 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
     copy_rows({.x = columns(q, 0, nope), .out = q_nope}, context_);
   }
   const TensorView query = arena_.take(query_dtype, {rows, heads, width});
+  linear_.count(w.w_uk.values, w.w_uk.scale);
   batched_gemm_nt({.x = q_nope, .w = w.w_uk.values, .out = columns(query, 0, lora), .w_scale = w.w_uk.scale},
                   context_);
   copy_rows({.x = columns(q, nope, config_.qk_head_dim()), .out = columns(query, lora, width)}, context_);
@@ -113,6 +114,7 @@ void DecoderLayer::attention(const TensorView& x, const TensorView& visible) {
               .out = attended},
              context_);
   const TensorView values = arena_.take(DType::f32, {rows, heads, config_.v_head_dim});
+  linear_.count(w.w_uv.values, w.w_uv.scale);
   batched_gemm_nt({.x = attended, .w = w.w_uv.values, .out = values, .w_scale = w.w_uv.scale}, context_);
   Activation out{.f32 = reshaped(values, {rows, heads * config_.v_head_dim})};
   linear_(w.o, out, x, /*accumulate=*/true);
@@ -169,6 +171,7 @@ TensorView DecoderLayer::select(Activation& in, Activation& q_latent) {
                     context_);
   }
   const TensorView gate = arena_.take(DType::f32, {rows, heads});
+  linear_.count(w.head_gate, {});
   head_gate({.x = linear_.prepare(w.head_gate, in),
              .w = w.head_gate,
              .q_scale = q_scale,

@@ -36,7 +36,7 @@ class DecoderLayer {
  public:
   DecoderLayer(const LayerConstants& constants, const LayerWeights& weights, std::int64_t index,
                const BatchMetadata& batch, const KvCache& cache, const TensorView& rope_table, Arena& arena,
-               const Context& context, const LayerObserver* observer)
+               const Context& context, const LayerObserver* observer, std::int64_t& weight_bytes)
       : constants_(constants),
         config_(constants.config),
         w_(weights),
@@ -47,7 +47,7 @@ class DecoderLayer {
         arena_(arena),
         context_(context),
         observer_(observer),
-        linear_(constants.precision, arena, context) {}
+        linear_(constants.precision, arena, context, weight_bytes) {}
 
   /// x [rows, hidden] f32, the residual stream: read and written. `visible` [rows, k] are the slots of every
   /// row's positions if no row sees more than index_topk.

@@ -63,8 +63,14 @@ Activation Linear::permuted(const TensorView& w, Activation& x, const TensorView
   return out;
 }
 
+void Linear::count(const TensorView& values, const TensorView& scale) const {
+  read_ += values.count() * size_of(values.dtype);
+  if (scale.given()) read_ += scale.count() * size_of(scale.dtype);
+}
+
 void Linear::operator()(const Weight& w, Activation& x, const TensorView& out, bool accumulate) const {
   prepare(w.values, x);
+  count(w.values, w.scale);
   switch (arithmetic(w.values)) {
     case Arithmetic::f32:
       return linear_f32({.x = x.f32, .w = w.values, .w_scale = w.scale, .out = out, .accumulate = accumulate},
@@ -92,6 +98,10 @@ TensorView Linear::operator()(const Weight& w, Activation& x) const {
 
 void Linear::grouped(const ExpertWeights& w, const Activation& x, const GroupedRows& rows,
                      const TensorView& out) const {
+  for (std::size_t e = 0; e < w.values.size(); ++e) {  // only experts that have rows are read
+    const std::int32_t* ends = rows.offsets.as<std::int32_t>() + e;
+    if (ends[0] < ends[1]) count(w.values[e], w.scales.empty() ? TensorView{} : w.scales[e]);
+  }
   switch (arithmetic(w.values[0])) {
     case Arithmetic::f32:
       return m_grouped_linear_f32({.a = x.f32, .b = w.values, .b_scale = w.scales, .rows = rows, .out = out},

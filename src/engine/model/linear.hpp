@@ -18,8 +18,9 @@ struct Activation {
 
 class Linear {
  public:
-  Linear(Precision precision, Arena& arena, const Context& context)
-      : precision_(precision), arena_(arena), context_(context) {}
+  /// `read` counts the bytes of weights and scales that products read.
+  Linear(Precision precision, Arena& arena, const Context& context, std::int64_t& read)
+      : precision_(precision), arena_(arena), context_(context), read_(read) {}
 
   /// out = x * w^T in f32, or out += with accumulate.
   void operator()(const Weight& w, Activation& x, const TensorView& out, bool accumulate = false) const;
@@ -30,6 +31,8 @@ class Linear {
                const TensorView& out) const;
   /// silu(gate) * up of gate_up [rows, 2 * dim], in the format that `next` reads.
   Activation gated(const TensorView& gate_up, const TensorView& next) const;
+  /// Counts the bytes of a matrix as read.
+  void count(const TensorView& values, const TensorView& scale) const;
   /// Makes sure that `x` has the format that `w` reads, and returns it.
   const TensorView& prepare(const TensorView& w, Activation& x) const;
   /// The rows of `x`, in the format that `w` reads, brought together expert by expert: see moe_permute.
@@ -43,6 +46,7 @@ class Linear {
   Precision precision_;
   Arena& arena_;
   const Context& context_;
+  std::int64_t& read_;
 };
 
 }  // namespace fathom

@@ -40,7 +40,7 @@ void Runner::forward_mtp(const BatchMetadata& batch, std::span<const std::int32_
            context_);
   rms_norm({.x = states, .weight = w.hnorm, .out = right, .epsilon = m.constants.epsilon}, context_);
   Activation in{.f32 = both};
-  const Linear linear(m.constants.precision, arena_, context_);
+  const Linear linear(m.constants.precision, arena_, context_, weight_bytes_);
   DecoderLayer decoder = layer(model_.config().num_hidden_layers, batch, cache);
   if (!hidden.given()) return decoder.store(linear(w.eh_proj, in));
   linear(w.eh_proj, in, hidden);
@@ -51,7 +51,7 @@ void Runner::logits(const TensorView& hidden, const TensorView& out) {
   const Model::Impl& m = model_.impl();
   const Arena::Scope scope(arena_);
   Activation in{.f32 = hidden};
-  Linear(m.constants.precision, arena_, context_)(m.weights.head, in, out);
+  Linear(m.constants.precision, arena_, context_, weight_bytes_)(m.weights.head, in, out);
 }
 
 void Runner::logits_mtp(const TensorView& hidden, const TensorView& out) {
@@ -60,7 +60,7 @@ void Runner::logits_mtp(const TensorView& hidden, const TensorView& out) {
   Activation in{.f32 = arena_.take(DType::f32, {hidden.size(0), hidden.size(1)})};
   rms_norm({.x = hidden, .weight = m.weights.mtp.norm, .out = in.f32, .epsilon = m.constants.epsilon},
            context_);
-  Linear(m.constants.precision, arena_, context_)(m.weights.mtp.head, in, out);
+  Linear(m.constants.precision, arena_, context_, weight_bytes_)(m.weights.mtp.head, in, out);
 }
 
 DecoderLayer Runner::layer(std::int64_t index, const BatchMetadata& batch, const KvCache& cache) {
@@ -72,7 +72,7 @@ DecoderLayer Runner::layer(std::int64_t index, const BatchMetadata& batch, const
   }
   return DecoderLayer(m.constants, m.weights.layers[static_cast<std::size_t>(index)], index, batch, cache,
                       rope_table_.view(DType::f32, {rope_positions_, m.rope.dim}), arena_, context_,
-                      observer_);
+                      observer_, weight_bytes_);
 }
 
 TensorView Runner::embed(std::span<const std::int32_t> tokens, const TensorView& embedding) {

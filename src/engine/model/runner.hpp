@@ -29,6 +29,9 @@ class Runner {
   void logits(const TensorView& hidden, const TensorView& out);
   void logits_mtp(const TensorView& hidden, const TensorView& out);
 
+  /// Bytes of weights read so far, each as often as a product read it: what decoding has to move.
+  std::int64_t weight_bytes() const { return weight_bytes_; }
+
   const Model& model() const { return model_; }
   const Context& context() const { return context_; }
   std::int64_t workspace_bytes() const { return arena_.bytes() + rope_table_.size(); }
@@ -44,6 +47,7 @@ class Runner {
   Arena arena_;
   Buffer rope_table_;
   std::int64_t rope_positions_ = 0;
+  std::int64_t weight_bytes_ = 0;
   const LayerObserver* observer_ = nullptr;
 };
 
