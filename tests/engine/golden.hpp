@@ -16,6 +16,14 @@ namespace fathom {
 
 using Ids = std::vector<std::int32_t>;
 
+/// Under AddressSanitizer, which makes models five to ten times slower, sweeps take every path but fewer
+/// cases.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 std::filesystem::path tiny_model_dir();
 nlohmann::json golden_json(const std::string& file);
 

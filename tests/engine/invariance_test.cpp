@@ -175,6 +175,7 @@ TEST(Invariance, LogitsDoNotDependOnChunksOrThreads) {
     std::vector<float> expected;
     for (const int threads : {1, 2}) {
       for (const std::int64_t chunk : {0, 1, 7, 64}) {
+        if (kSanitized && (threads == 1) != (chunk == 0 || chunk == 64)) continue;
         SCOPED_TRACE(std::to_string(threads) + " threads, chunks of " + std::to_string(chunk));
         Session session(tiny_model(precision), test_context(threads), {.prefill_chunk = chunk});
         const std::vector<float> logits = session.logits(ids, 90);
