@@ -21,12 +21,12 @@ std::pair<const std::int32_t*, std::int64_t> valid_slots(const SparseMlaArgs& ar
   return {slots, count};
 }
 
-// Heads of one task: all of them if there are tokens enough for all threads, since entries are converted once
-// a task; else equal parts, in fours because the loops take four heads at a time.
+// Heads of one task: all of them if the tokens keep all threads busy, since entries are converted once a
+// task; else equal parts, in fours because the loops take four heads at a time.
 std::int64_t heads_per_task(const SparseMlaProblem& problem, std::int64_t threads) {
   constexpr std::int64_t kMost = 64;  // their sums stay in the L2 cache
   std::int64_t parts = std::max<std::int64_t>(1, (problem.heads + kMost - 1) / kMost);
-  if (problem.tokens < 2 * threads) parts = std::max(parts, threads);
+  if (problem.tokens < 2 * threads && problem.tokens % threads != 0) parts = std::max(parts, threads);
   return cpu::align_to((problem.heads + parts - 1) / parts, 4);
 }
 
