@@ -78,6 +78,7 @@ TEST(Tokenizer, RefusesBadFiles) {
       {at("/pattern/Regex"), R"("(a)\\1")", "cannot be '(a)\\1': '\\1' is not supported"},
       {at("/pattern/Regex"), R"("[b-a]")", "cannot be '[b-a]': a range of characters"},
       {at("/pattern/Regex"), R"("\\p{Nope}")", "cannot be '\\p{Nope}': '\\p{Nope}' is not supported"},
+      {at("/pattern/Regex"), R"("\\p{N\nope}")", "'\\p{N ope}' is not supported"},
       {at("/pattern/Regex"), R"("(?<=a+)b")",
        "cannot be '(?<=a+)b': lookbehind assertion is not fixed length"},
       {"/post_processor", R"({"type": "BertProcessing"})",

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/json.hpp"
 #include "engine/tokenizer/unicode_sets.hpp"
 #include "engine/tokenizer/utf8.hpp"
 
@@ -16,7 +17,7 @@ constexpr int kMaxDepth = 32;
 constexpr std::size_t kNone = std::string::npos;
 
 [[noreturn]] void refuse(std::string_view what) {
-  throw PatternError(fmt::format("{} is not supported", what));
+  throw PatternError(fmt::format("{} is not supported", printable(what)));
 }
 
 bool is_ascii_letter(char32_t c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
