@@ -1,0 +1,487 @@
+// Matrix products on CUDA tensors against the references on host copies: every implementation that takes the
+// problem.
+#include <bit>
+#include <functional>
+#include <optional>
+#include <thread>
+
+#include "fathom/ops/bf16_gemm_nt.hpp"
+#include "fathom/ops/fp8_gemm_nt.hpp"
+#include "fathom/ops/linear_bf16_fp32.hpp"
+#include "on_device.hpp"
+#include "ops/bf16_gemm_nt/bf16_gemm_nt_impl.hpp"
+#include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
+#include "ops/gemm_scales.hpp"
+
+namespace fathom {
+namespace {
+
+// Of the sum of the magnitudes of all products. cuda:simt adds in f32, 128 products after each other and then
+// the groups; tensor cores keep fewer bits of an FP8 product's sum.
+double sum_error(const std::string& implementation, std::int64_t k) {
+  if (implementation != "cuda:simt") return 0x1p-12;
+  return static_cast<double>(std::min<std::int64_t>(k, 128) + (k + 127) / 128 + 8) * 0x1p-24;
+}
+
+// |got - expected| <= 2^-8 |expected| (bf16) + error * sum |a b|, where `magnitude` holds that sum.
+void expect_product(const TensorView& got, const Tensor& expected, const Tensor& magnitude, double error) {
+  Tensor bound(DType::f32, {got.size(0), got.size(1)});
+  for (std::int64_t i = 0; i < bound.count(); ++i) {
+    bound.set(
+        i, error * magnitude[i] + (got.dtype == DType::bf16 ? 0x1p-8 * std::abs(expected[i]) : 0) + 0x1p-120);
+  }
+  expect_within(got, expected, bound);
+}
+
+// Between the rows, everything is as it was.
+void expect_padding(const Strided& after, const Strided& before) {
+  const std::int64_t width = before.view.size(1);
+  TensorView rest_after = after.buffer.view();
+  TensorView rest_before = before.buffer.view();
+  for (TensorView* rest : {&rest_after, &rest_before}) {
+    rest->data = rest->as<std::byte>() + width * size_of(rest->dtype);
+    rest->shape[1] -= width;
+  }
+  expect_same_bytes(rest_after, rest_before);
+}
+
+void clear_signs(Tensor& values) {
+  const std::int64_t bytes = size_of(values.view().dtype);
+  for (std::int64_t i = 0; i < values.count(); ++i) values.as<std::uint8_t>()[i * bytes + bytes - 1] &= 0x7f;
+}
+
+enum class Layout { rows, columns, aligned_columns };
+constexpr Layout kLayouts[] = {Layout::rows, Layout::columns, Layout::aligned_columns};
+
+// Random operands of one FP8 problem with strides and layouts of `random`'s choice.
+struct Fp8Operands {
+  Fp8Operands(const Fp8GemmNtProblem& p, std::int64_t seed, std::int64_t padding, Layout layout)
+      : random(seed),
+        a_values(random.normal(DType::f8e4m3, {p.m, p.k}, 60)),
+        b_values(random.normal(DType::f8e4m3, {p.n, p.k}, 60)),
+        a(strided(a_values, padding)),
+        b(strided(b_values, padding)),
+        a_scale(scales(p.m, p.k, p.packed_a_scale, layout)),
+        b_scale(scales(p.row_b_scale || p.packed_b_scale ? p.n : scale_groups(p.n), p.k, p.packed_b_scale,
+                       layout)) {}
+
+  Strided scales(std::int64_t rows, std::int64_t k, bool packed, Layout layout) {
+    Tensor values = packed ? Tensor(DType::i32, {rows, (scale_groups(k) + 3) / 4})
+                           : random.uniform(DType::f32, {rows, scale_groups(k)}, 1e-3, 2e-2);
+    if (packed) {
+      for (std::int64_t i = 0; i < values.count() * 4; ++i) {
+        values.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(random.integer(110, 128));
+      }
+    }
+    if (layout == Layout::rows) return strided(values, 1);
+    return column_major(values,
+                        layout == Layout::columns ? std::max<std::int64_t>(rows, 1) : (rows + 4) / 4 * 4);
+  }
+  Fp8GemmNtArgs args(const TensorView& out, bool accumulate) const {
+    return {.a = a.view,
+            .a_scale = a_scale.view,
+            .b = b.view,
+            .b_scale = b_scale.view,
+            .out = out,
+            .accumulate = accumulate};
+  }
+
+  Random random;
+  Tensor a_values;
+  Tensor b_values;
+  Strided a;
+  Strided b;
+  Strided a_scale;
+  Strided b_scale;
+};
+
+// False if the implementation declines the problem.
+bool runs(const std::function<void()>& body) {
+  try {
+    body();
+    return true;
+  } catch (const NoImplementation&) {
+    return false;
+  }
+}
+
+bool check_fp8(Fp8GemmNtProblem p, const std::string& implementation, std::int64_t seed) {
+  p.row_b_scale = p.row_b_scale || p.packed_b_scale;
+  SCOPED_TRACE(problem_string(p) + " " + implementation + " seed " + std::to_string(seed));
+  Random random(seed);
+  const std::int64_t padding = random.integer(0, 1) * random.integer(1, 3) * (random.integer(0, 1) ? 16 : 1);
+  Fp8Operands operands(p, seed, padding, kLayouts[random.integer(0, 2)]);
+  const Tensor base = operands.random.normal(DType::f32, {p.m, p.n});
+  const Tensor nan = poisoned(p.out, {p.m, p.n});
+  const Strided before = strided(p.accumulate ? base : nan, 1 + random.integer(0, 7));
+  const std::int64_t shift = random.integer(0, 1) * random.integer(0, 16);
+  const OnDevice a(operands.a, shift);
+  const OnDevice b(operands.b, shift);
+  const OnDevice a_scale(operands.a_scale);
+  const OnDevice b_scale(operands.b_scale);
+  const OnDevice out(before);
+  if (!runs([&] {
+        fp8_gemm_nt(
+            {.a = a, .a_scale = a_scale, .b = b, .b_scale = b_scale, .out = out, .accumulate = p.accumulate},
+            device_context(implementation));
+      })) {
+    return false;
+  }
+  const Strided got = out.download();
+  Tensor expected = poisoned(DType::f32, {p.m, p.n});
+  Tensor magnitude(DType::f32, {p.m, p.n});
+  for (std::int64_t i = 0; i < p.m * p.n; ++i) {
+    if (p.accumulate) expected.set(i, base[i]);
+    magnitude.set(i, p.accumulate ? std::abs(base[i]) : 0);
+  }
+  fp8_gemm_nt_ref(p, operands.args(expected, p.accumulate), test_context());
+  clear_signs(operands.a_values);
+  clear_signs(operands.b_values);
+  Fp8GemmNtArgs absolute = operands.args(magnitude, true);
+  absolute.a = operands.a_values;
+  absolute.b = operands.b_values;
+  Fp8GemmNtProblem accumulated = p;
+  accumulated.accumulate = true;
+  fp8_gemm_nt_ref(accumulated, absolute, test_context());
+  if (p.k > 0) expect_product(got.view, expected, magnitude, sum_error(implementation, p.k));
+  if (p.k == 0) {
+    for (std::int64_t i = 0; i < p.m; ++i) {
+      for (std::int64_t j = 0; j < p.n; ++j) {
+        EXPECT_EQ(at(got.view, i, j), p.accumulate ? static_cast<float>(base[i * p.n + j]) : 0.0f);
+      }
+    }
+  }
+  expect_padding(got, before);
+  return true;
+}
+
+bool check_bf16(const Bf16GemmNtProblem& p, const std::string& implementation, std::int64_t seed) {
+  SCOPED_TRACE(problem_string(p) + " " + implementation + " seed " + std::to_string(seed));
+  Random random(seed);
+  const std::int64_t padding = random.integer(0, 1) * random.integer(1, 3) * (random.integer(0, 1) ? 8 : 1);
+  Tensor a_values = random.normal(DType::bf16, {p.m, p.k});
+  Tensor b_values = random.normal(DType::bf16, {p.n, p.k});
+  const Tensor base = random.normal(p.out, {p.m, p.n});
+  const Tensor nan = poisoned(p.out, {p.m, p.n});
+  const Strided before = strided(p.accumulate ? base : nan, 1 + random.integer(0, 7));
+  const OnDevice a(strided(a_values, padding), random.integer(0, 1) * 2 * random.integer(0, 8));
+  const OnDevice b(strided(b_values, padding));
+  const OnDevice out(before);
+  if (!runs([&] {
+        bf16_gemm_nt({.a = a, .b = b, .out = out, .accumulate = p.accumulate},
+                     device_context(implementation));
+      })) {
+    return false;
+  }
+  const Strided got = out.download();
+  Tensor expected(DType::f32, {p.m, p.n});
+  Tensor magnitude(DType::f32, {p.m, p.n});
+  for (std::int64_t i = 0; i < p.m * p.n; ++i) {
+    expected.set(i, p.accumulate ? base[i] : 0);
+    magnitude.set(i, p.accumulate ? std::abs(base[i]) : 0);
+  }
+  const Bf16GemmNtProblem exact{.m = p.m, .n = p.n, .k = p.k, .out = DType::f32, .accumulate = true};
+  bf16_gemm_nt_ref(exact, {.a = a_values, .b = b_values, .out = expected, .accumulate = true},
+                   test_context());
+  clear_signs(a_values);
+  clear_signs(b_values);
+  bf16_gemm_nt_ref(exact, {.a = a_values, .b = b_values, .out = magnitude, .accumulate = true},
+                   test_context());
+  if (p.k > 0) expect_product(got.view, expected, magnitude, sum_error(implementation, p.k));
+  if (p.k == 0) {
+    for (std::int64_t i = 0; i < p.m; ++i) {
+      for (std::int64_t j = 0; j < p.n; ++j) {
+        EXPECT_EQ(at(got.view, i, j), p.accumulate ? static_cast<float>(base[i * p.n + j]) : 0.0f);
+      }
+    }
+  }
+  expect_padding(got, before);
+  return true;
+}
+
+Fp8GemmNtProblem random_fp8(Random& random) {
+  const bool accumulate = random.integer(0, 3) == 0;
+  const bool aligned = random.integer(0, 1) == 1;
+  return {.m = random.integer(1, 150),
+          .n = aligned ? 64 * random.integer(1, 4) : random.integer(1, 300),
+          .k = aligned ? 128 * random.integer(1, 8) : random.integer(1, 900),
+          .packed_a_scale = random.integer(0, 2) == 0,
+          .row_b_scale = random.integer(0, 2) == 0,
+          .packed_b_scale = random.integer(0, 3) == 0,
+          .out = accumulate || random.integer(0, 1) == 1 ? DType::f32 : DType::bf16,
+          .accumulate = accumulate};
+}
+
+TEST(Fp8GemmOnDevice, RandomProblems) {
+  for (const std::string& implementation : cuda_implementations("fp8_gemm_nt")) {
+    Random random(std::random_device{}());
+    int ran = 0;
+    for (int i = 0; i < 60; ++i)
+      ran += check_fp8(random_fp8(random), implementation, random.integer(0, 1 << 30));
+    std::printf("%s took %d of 60 problems\n", implementation.c_str(), ran);
+    EXPECT_TRUE(ran == 60 || implementation != "cuda:simt");
+  }
+}
+
+TEST(Fp8GemmOnDevice, ShapesOfTheModel) {
+  for (const std::string& implementation : cuda_implementations("fp8_gemm_nt")) {
+    for (const std::int64_t m : {1, 17, 64}) {
+      check_fp8({.m = m, .n = 576, .k = 7168}, implementation, m);
+      check_fp8({.m = m, .n = 256, .k = 2048, .out = DType::f32}, implementation, m);
+    }
+  }
+}
+
+TEST(Fp8GemmOnDevice, EmptySizes) {
+  for (const std::string& implementation : cuda_implementations("fp8_gemm_nt")) {
+    check_fp8({.m = 0, .n = 8, .k = 128}, implementation, 1);
+    check_fp8({.m = 8, .n = 0, .k = 128}, implementation, 2);
+    check_fp8({.m = 3, .n = 200, .k = 0}, implementation, 3);
+    check_fp8({.m = 3, .n = 20, .k = 0, .out = DType::f32, .accumulate = true}, implementation, 4);
+  }
+}
+
+// Every code of a against every code of b, NaN and subnormals included.
+TEST(Fp8GemmOnDevice, EveryCodeIsExact) {
+  Tensor codes(DType::f8e4m3, {256, 1});
+  Tensor ones(DType::f32, {256, 1});
+  for (std::int64_t i = 0; i < 256; ++i) {
+    codes.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(i);
+    ones.set(i, 1);
+  }
+  const OnDevice a(codes);
+  const OnDevice a_scale(ones);
+  const OnDevice b_scale(ones.view(), ones.view().rows(0, 2));
+  const OnDevice out(poisoned(DType::f32, {256, 256}));
+  fp8_gemm_nt({.a = a, .a_scale = a_scale, .b = a, .b_scale = b_scale, .out = out}, device_context());
+  const Strided got = out.download();
+  for (std::int64_t i = 0; i < 256; ++i) {
+    for (std::int64_t j = 0; j < 256; ++j) {
+      const double expected = codes[i] * codes[j];
+      const double value = static_cast<double>(at(got.view, i, j));
+      ASSERT_TRUE(value == expected || (std::isnan(value) && std::isnan(expected)))
+          << i << " x " << j << ": " << value;
+    }
+  }
+}
+
+TEST(Bf16GemmOnDevice, RandomProblems) {
+  for (const std::string& implementation : cuda_implementations("bf16_gemm_nt")) {
+    Random random(std::random_device{}());
+    int ran = 0;
+    for (int i = 0; i < 60; ++i) {
+      const bool aligned = random.integer(0, 1) == 1;
+      const Bf16GemmNtProblem p{.m = random.integer(1, 150),
+                                .n = aligned ? 64 * random.integer(1, 4) : random.integer(1, 300),
+                                .k = aligned ? 64 * random.integer(1, 12) : random.integer(1, 700),
+                                .out = random.integer(0, 1) == 1 ? DType::f32 : DType::bf16,
+                                .accumulate = random.integer(0, 2) == 0};
+      ran += check_bf16(p, implementation, random.integer(0, 1 << 30));
+    }
+    std::printf("%s took %d of 60 problems\n", implementation.c_str(), ran);
+    EXPECT_TRUE(ran == 60 || implementation != "cuda:simt");
+  }
+}
+
+TEST(Bf16GemmOnDevice, EmptySizesAndShapesOfTheModel) {
+  for (const std::string& implementation : cuda_implementations("bf16_gemm_nt")) {
+    check_bf16({.m = 0, .n = 8, .k = 128}, implementation, 1);
+    check_bf16({.m = 8, .n = 0, .k = 128}, implementation, 2);
+    check_bf16({.m = 3, .n = 200, .k = 0}, implementation, 3);
+    for (const std::int64_t m : {1, 17, 64}) {
+      check_bf16({.m = m, .n = 64, .k = 7168, .out = DType::f32}, implementation, m);
+      check_bf16({.m = m, .n = 256, .k = 7168, .out = DType::f32}, implementation, m);
+    }
+  }
+}
+
+// An op's bytes: the same on every run, alone and in a batch, on any stream, recorded and replayed.
+struct Fixed {
+  std::string name;
+  std::int64_t m;
+  std::function<void(std::int64_t first, std::int64_t last, const TensorView& out, const Context&)> run;
+};
+
+class Bytes : public ::testing::Test {
+ protected:
+  static constexpr std::int64_t kM = 150;
+  static constexpr std::int64_t kN = 200;
+
+  template <class Body>
+  void for_each_op(Body body) {
+    const Fp8GemmNtProblem p{.m = kM, .n = kN, .k = 1024};
+    const Fp8Operands operands(p, 7, 0, Layout::rows);
+    const OnDevice a(operands.a_values);
+    const OnDevice b(operands.b_values);
+    const OnDevice a_scale(operands.a_scale);
+    const OnDevice b_scale(operands.b_scale);
+    for (const std::string& name : cuda_implementations("fp8_gemm_nt")) {
+      body(Fixed{"fp8_gemm_nt=" + name, kM,
+                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
+                   fp8_gemm_nt({.a = a.view().rows(first, last),
+                                .a_scale = a_scale.view().rows(first, last),
+                                .b = b,
+                                .b_scale = b_scale,
+                                .out = out.rows(first, last)},
+                               context);
+                 }});
+    }
+    Random random(8);
+    const OnDevice x(random.normal(DType::bf16, {kM, 1024}));
+    const OnDevice w(random.normal(DType::bf16, {kN, 1024}));
+    for (const std::string& name : cuda_implementations("bf16_gemm_nt")) {
+      body(Fixed{"bf16_gemm_nt=" + name, kM,
+                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
+                   bf16_gemm_nt({.a = x.view().rows(first, last), .b = w, .out = out.rows(first, last)},
+                                context);
+                 }});
+    }
+    for (const std::string& name : cuda_implementations("linear_bf16_fp32")) {
+      if (name == "cuda:cublaslt") continue;  // NVIDIA's choice of kernel, and so of order, is its own
+      body(Fixed{"linear_bf16_fp32=" + name, kM,
+                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
+                   linear_bf16_fp32({.x = x.view().rows(first, last), .w = w, .out = out.rows(first, last)},
+                                    context);
+                 }});
+    }
+  }
+  // The bytes of rows [0, m) computed `rows` at a time.
+  std::optional<Strided> bytes_of(const Fixed& op, std::int64_t rows, const Context& context) {
+    const OnDevice out(poisoned(DType::f32, {op.m, kN}));
+    if (!runs([&] {
+          for (std::int64_t first = 0; first < op.m; first += rows) {
+            op.run(first, std::min(op.m, first + rows), out, context);
+          }
+        })) {
+      return std::nullopt;
+    }
+    cuda::synchronize(context);
+    return out.download();
+  }
+};
+
+TEST_F(Bytes, AreTheSameOnTwoHundredRuns) {
+  for_each_op([&](const Fixed& op) {
+    SCOPED_TRACE(op.name);
+    const Context& context = device_context(op.name);
+    const auto first = bytes_of(op, op.m, context);
+    if (!first) return;
+    for (int i = 0; i < 200 && !HasFailure(); ++i) {
+      expect_same_bytes(bytes_of(op, op.m, context)->view, first->view);
+    }
+  });
+}
+
+TEST_F(Bytes, OfARowDoNotDependOnTheOthers) {
+  for_each_op([&](const Fixed& op) {
+    SCOPED_TRACE(op.name);
+    const auto together = bytes_of(op, op.m, device_context(op.name));
+    if (!together) return;
+    for (const std::int64_t rows : {1, 2, 3, 8, 16, 17, 63, 64, 65, 128, 149}) {
+      SCOPED_TRACE(rows);
+      expect_same_bytes(bytes_of(op, rows, device_context(op.name))->view, together->view);
+    }
+  });
+}
+
+TEST_F(Bytes, AreTheSameInAGraph) {
+  for_each_op([&](const Fixed& op) {
+    SCOPED_TRACE(op.name);
+    const Context& context = device_context(op.name);
+    const auto expected = bytes_of(op, op.m, context);
+    if (!expected) return;
+    const cuda::Stream stream(context);
+    const Context on_stream = context.on_stream(stream.handle());
+    const Tensor nan = poisoned(DType::f32, {op.m, kN});
+    const OnDevice out(nan);
+    const cuda::Graph graph = cuda::Graph::capture(on_stream, [&] { op.run(0, op.m, out, on_stream); });
+    EXPECT_TRUE(std::isnan(out.download().buffer[0])) << "recording must not run anything";
+    for (int i = 0; i < 3; ++i) {
+      out.upload(nan);
+      graph.launch(on_stream);
+      stream.synchronize();
+      expect_same_bytes(out.download().view, expected->view);
+    }
+  });
+}
+
+TEST_F(Bytes, AreTheSameFromManyThreadsAndStreams) {
+  for_each_op([&](const Fixed& op) {
+    SCOPED_TRACE(op.name);
+    const Context& context = device_context(op.name);
+    const auto expected = bytes_of(op, op.m, context);
+    if (!expected) return;
+    std::vector<std::unique_ptr<OnDevice>> outs;
+    for (int i = 0; i < 4; ++i) outs.push_back(std::make_unique<OnDevice>(poisoned(DType::f32, {op.m, kN})));
+    std::vector<std::thread> threads;
+    for (const auto& out : outs) {
+      threads.emplace_back([&] {
+        const cuda::Stream stream(context);
+        for (int i = 0; i < 20; ++i) op.run(0, op.m, *out, context.on_stream(stream.handle()));
+        stream.synchronize();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& out : outs) expect_same_bytes(out->download().view, expected->view);
+  });
+}
+
+TEST_F(Bytes, AreUntouchedWhenKernelsAreOnlyCompiled) {
+  for_each_op([&](const Fixed& op) {
+    SCOPED_TRACE(op.name);
+    ContextOptions options = device_context(op.name).options();
+    options.compile_mode = CompileMode::compile_only;
+    const Context context(options);
+    const auto got = bytes_of(op, op.m, context);
+    if (!got) return;
+    for (std::int64_t i = 0; i < got->buffer.count(); ++i) ASSERT_TRUE(std::isnan(got->buffer[i]));
+  });
+}
+
+// Rows more than 2^32 elements apart: 32-bit offsets would fall on other bytes.
+TEST(WideStrides, AreIndexedWith64Bits) {
+  constexpr std::int64_t kFar = (std::int64_t{1} << 32) + 64;
+  constexpr std::int64_t kK = 130;
+  constexpr std::int64_t kN = 5;
+  Random random(3);
+  const Tensor a = random.normal(DType::f8e4m3, {2, kK}, 60);
+  const Tensor b = random.normal(DType::f8e4m3, {kN, kK}, 60);
+  const Tensor a_scale = random.uniform(DType::f32, {2, 2}, 1e-3, 2e-2);
+  const Tensor b_scale = random.uniform(DType::f32, {1, 2}, 1e-3, 2e-2);
+  Tensor expected = poisoned(DType::f32, {2, kN});
+  fp8_gemm_nt({.a = a, .a_scale = a_scale, .b = b, .b_scale = b_scale, .out = expected}, test_context());
+  const Context& context = device_context("fp8_gemm_nt=cuda:simt");
+  const cuda::DeviceBuffer far(context, kFar + kK);
+  TensorView far_a = far.view(DType::f8e4m3, {2, kK});
+  far_a.stride[0] = kFar;
+  for (std::int64_t i = 0; i < 2; ++i) {
+    cuda::copy_to_device(context, far_a.as<std::uint8_t>() + i * kFar, a.as<std::uint8_t>() + i * kK, kK);
+  }
+  const cuda::DeviceBuffer far_result(context, kFar + 4 * kN);
+  TensorView far_out = far_result.view(DType::f32, {2, kN});
+  far_out.stride[0] = kFar / 4;
+  const OnDevice device_b(b);
+  const OnDevice device_a_scale(a_scale);
+  const OnDevice device_b_scale(b_scale);
+  fp8_gemm_nt(
+      {.a = far_a, .a_scale = device_a_scale, .b = device_b, .b_scale = device_b_scale, .out = far_out},
+      context);
+  Tensor got = poisoned(DType::f32, {2, kN});
+  for (std::int64_t i = 0; i < 2; ++i) {
+    cuda::copy_to_host(context, got.as<float>() + i * kN, far_out.as<float>() + i * far_out.stride[0],
+                       4 * kN);
+  }
+  cuda::synchronize(context);
+  expect_close(got, expected, {.relative = 1e-5, .absolute = 1e-3});
+}
+
+// Kernels that the driver refuses, memory that is not there: errors with names, and the device goes on.
+TEST(Errors, OfTheDriverAreReported) {
+  EXPECT_ERROR(CudaError, "CUDA_ERROR_OUT_OF_MEMORY",
+               cuda::DeviceBuffer(device_context(), std::int64_t{1} << 45));
+  const cuda::DeviceBuffer works(device_context(), 1024);
+  EXPECT_NE(works.data(), nullptr);
+}
+
+}  // namespace
+}  // namespace fathom
