@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -44,6 +45,14 @@ TEST_F(KernelsCommand, BuildVerifyListInfo) {
   const Outcome warm = run({"warmup", "--arch", "sm_90a", "--model", bundled_model()});
   expect_done(warm);
   EXPECT_NE(warm.out.find("nothing to do"), std::string::npos) << "the pack has them all: " << warm.out;
+}
+
+TEST_F(KernelsCommand, APackBesideTheProgramIsUsed) {
+  expect_done(run({"kernels", "build", "--arch", "sm_90a", "--model", bundled_model(), "-o", pack}));
+  fs::copy_file(FATHOM_PROGRAM, scratch / "fathom");
+  const std::string command = "'" + (scratch / "fathom") + "' info > '" + (scratch / "out") + "'";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_NE(read_text(scratch / "out").find(pack), std::string::npos) << read_text(scratch / "out");
 }
 
 TEST_F(KernelsCommand, WarmUpTwice) {

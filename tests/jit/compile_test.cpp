@@ -120,6 +120,24 @@ TEST_F(StoreTest, PackThenDiskThenCompiler) {
   EXPECT_EQ(third.cubin.bytes, first.cubin.bytes);
 }
 
+TEST_F(StoreTest, EightProcessesCompileOnce) {
+  std::vector<pid_t> children;
+  for (int i = 0; i < 8; ++i) {
+    children.push_back(fork());
+    if (children.back() != 0) continue;
+    const bool compiled = CubinStore(options).get(source, "sm_90a").origin == CubinStore::Origin::compiled;
+    _exit(compiled ? 1 : 0);
+  }
+  int compiled = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    compiled += WEXITSTATUS(status);
+  }
+  EXPECT_EQ(compiled, 1);
+}
+
 TEST_F(StoreTest, CachedOnlyNamesTheKernelAndThePlaces) {
   options.kernel_pack = scratch / "empty.pack";
   write_pack(options.kernel_pack, {}, "13.0");

@@ -23,16 +23,16 @@ constexpr std::size_t kMostKernels = 4;  // the compiler does not change with ou
 constexpr std::size_t kMostKernels = 1000;
 #endif
 
-// All that the ops list for DeepSeek-V3.2 and for their own examples; `what` is in the name.
-std::vector<jit::Source> sources_for(std::string_view arch, std::string_view what) {
+// All that the ops list for DeepSeek-V3.2 and for their own examples.
+std::vector<jit::Source> sources_for(std::string_view arch) {
   std::vector<std::string> problems = deepseek_v32_problems();
   for (const OpInfo* op : all_ops()) problems.push_back(op->example);
-  auto sources = kernel_sources(problems, usual_device(arch));
-  std::erase_if(sources, [what](const jit::Source& s) { return s.name.find(what) == std::string::npos; });
-  return sources;
+  return kernel_sources(problems, usual_device(arch));
 }
 
-void expect_no_spills(std::string_view arch, std::vector<jit::Source> sources) {
+void expect_no_spills(std::string_view arch) {
+  std::vector<jit::Source> sources = sources_for(arch);
+  ASSERT_FALSE(sources.empty());
   if (sources.size() > kMostKernels) sources.resize(kMostKernels);
   jit::nvrtc();
   std::vector<std::string> failures(sources.size());
@@ -48,16 +48,27 @@ void expect_no_spills(std::string_view arch, std::vector<jit::Source> sources) {
     EXPECT_EQ(failures[i], "") << sources[i].name << " for " << arch;
 }
 
-TEST(Kernels, OfHopperCompileWithoutSpills) { expect_no_spills("sm_90a", sources_for("sm_90a", "")); }
+TEST(Kernels, OfHopperCompileWithoutSpills) { expect_no_spills("sm_90a"); }
 
 TEST(Kernels, GeneralOnesCompileForEveryArchitecture) {
   for (const std::string_view arch : kernel_architectures()) {
-    if (arch != "sm_90a") expect_no_spills(arch, sources_for(arch, ""));
+    if (arch != "sm_90a") expect_no_spills(arch);
+  }
+}
+
+TEST(Kernels, EveryOpWithDeviceCodeListsSome) {
+  EXPECT_FALSE(op_kernels().empty());
+  for (const OpKernels& op : op_kernels()) {
+    const auto info = std::ranges::find(all_ops(), op.op, [](const OpInfo* i) { return i->name; });
+    ASSERT_NE(info, all_ops().end()) << op.op;
+    EXPECT_FALSE(op.sources((*info)->example, usual_device("sm_90a")).empty()) << op.op;
+    EXPECT_ERROR(InvalidArgument, op.op,
+                 op.sources(std::string(op.op) + ":no_such_key=1", usual_device("sm_90a")));
   }
 }
 
 TEST(Kernels, AreFew) {
-  const auto sources = sources_for("sm_90a", "");
+  const auto sources = sources_for("sm_90a");
   EXPECT_LT(sources.size(), 200u);
   std::set<std::string> names;
   for (const jit::Source& source : sources) {
