@@ -160,7 +160,13 @@ enum CublasLtDescAttribute : int {
 };
 inline constexpr int kCublasLtScaleVec128 = 4;        // since CUDA 12.9
 inline constexpr int kCublasLtScaleBlock128x128 = 5;  // since CUDA 12.9
-enum CublasLtPreferenceAttribute : int { kCublasLtMaxWorkspaceBytes = 1 };
+enum CublasLtPreferenceAttribute : int {
+  kCublasLtMaxWorkspaceBytes = 1,
+  kCublasLtMinAlignmentA = 5,
+  kCublasLtMinAlignmentB = 6,
+  kCublasLtMinAlignmentC = 7,
+  kCublasLtMinAlignmentD = 8,
+};
 
 // CUPTI's activity records: the front of a kernel's record, the same in every version of CUDA 12 and 13.
 struct alignas(8) CuptiRecord {

@@ -27,7 +27,9 @@ struct LinearBf16Fp32Args {
   TensorView out;  // [m, n], written
 };
 
-/// What ContextOptions::linear_algorithm may name. `automatic` takes the best for the tensors' device.
+/// What ContextOptions::linear_algorithm may name. `automatic` takes the best for the tensors' device that
+/// keeps the promises below. `cublaslt` is NVIDIA's library: its choice of kernel, and with it a row's last
+/// bits, may change with m and with the library's version.
 enum class LinearAlgorithm : std::uint8_t { automatic, native, cublaslt, cpu };
 /// "auto", "native", "cublaslt", "cpu"
 std::string_view to_string(LinearAlgorithm algorithm);

@@ -16,14 +16,16 @@ Verdict host_tensors(const LinearBf16Fp32Problem&, const Context& context) {
                  std::string(to_string(algorithm)) + ", which takes CUDA tensors");
 }
 
-Verdict cuda_tensors(const LinearBf16Fp32Problem&, const Context& context) {
+Verdict cuda_tensors(const LinearBf16Fp32Problem& problem, const Context& context) {
   const LinearAlgorithm algorithm = parse_linear_algorithm(context.options().linear_algorithm);
   if (algorithm == LinearAlgorithm::automatic || algorithm == LinearAlgorithm::native) return accept;
+  if (algorithm == LinearAlgorithm::cublaslt && problem.k == 0) return accept;  // zeros, whoever writes them
   return decline("needs algorithm auto or native, got " + std::string(to_string(algorithm)));
 }
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:cublaslt", linear_bf16_fp32_cublaslt_can_run, linear_bf16_fp32_cublaslt, false, DeviceKind::cuda},
     {"cuda:simt", cuda_tensors, linear_bf16_fp32_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", host_tensors, linear_bf16_fp32_cpu},
     {"ref:any", host_tensors, linear_bf16_fp32_ref, /*fallback=*/true},
