@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 #include <utility>
 
 #include "core/log.hpp"
@@ -91,8 +92,8 @@ std::string DiskCache::default_directory() {
   return {};
 }
 
-DiskCache::DiskCache(std::string directory)
-    : directory_(directory.empty() ? default_directory() : std::move(directory)) {
+DiskCache::DiskCache(std::string directory, std::chrono::milliseconds patience)
+    : directory_(directory.empty() ? default_directory() : std::move(directory)), patience_(patience) {
   if (directory_.empty()) {
     turn_off("neither FATHOM_CACHE_DIR nor XDG_CACHE_HOME nor HOME names a folder");
   } else {
@@ -202,20 +203,28 @@ void DiskCache::store(const std::string& file, std::string_view key, const Bytes
   report_once(why);
 }
 
+void DiskCache::wait_for(int lock) const {
+  const auto end = std::chrono::steady_clock::now() + patience_;
+  // EWOULDBLOCK: another has it. Any other failure is a file system without locks.
+  while (::flock(lock, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
+    if (std::chrono::steady_clock::now() > end) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
 DiskCache::Bytes DiskCache::load_or_make(std::string_view name, std::string_view key,
                                          const std::function<Bytes()>& make) {
   if (!usable()) return make();
   if (auto bytes = load(name, key)) return *std::move(bytes);
   const std::string file = file_name(name, key);
-  // Locks go away with their process. A file system without them costs double work, no wrong result.
+  // Locks go away with their process. To go on without one costs double work, never a wrong result.
   const Descriptor lock{
       ::openat(descriptor_, (file + ".lock").c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600)};
   if (lock.value < 0) {
     report_once(reason());
     return make();
   }
-  while (::flock(lock.value, LOCK_EX) != 0 && errno == EINTR) {
-  }
+  wait_for(lock.value);
   if (auto bytes = load(name, key)) return *std::move(bytes);  // another made it meanwhile
   Bytes bytes = make();
   store(file, key, bytes);

@@ -1,5 +1,6 @@
 // Keeps cubins between processes, in one folder of files. Knows names, keys and bytes, nothing of CUDA.
 #pragma once
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <mutex>
@@ -18,8 +19,9 @@ class DiskCache {
  public:
   using Bytes = std::vector<std::byte>;
 
-  /// Makes the folder if it is missing. Empty: default_directory().
-  explicit DiskCache(std::string directory);
+  /// Makes the folder if it is missing. Empty: default_directory(). `patience`: how long to wait for another
+  /// process that makes the same entry, which may have been stopped for good.
+  explicit DiskCache(std::string directory, std::chrono::milliseconds patience = std::chrono::minutes(2));
   ~DiskCache();
   DiskCache(const DiskCache&) = delete;
   DiskCache& operator=(const DiskCache&) = delete;
@@ -41,9 +43,11 @@ class DiskCache {
   void turn_off(std::string_view why);
   void store(const std::string& file, std::string_view key, const Bytes& payload);
   void discard(const std::string& file, std::string_view why);
+  void wait_for(int lock) const;
   void report_once(std::string_view what);
 
   std::string directory_;
+  std::chrono::milliseconds patience_;
   int descriptor_ = -1;  // of the folder: what is looked at and what is opened cannot be two things
   std::mutex mutex_;
   bool reported_ = false;  // that the folder cannot be written

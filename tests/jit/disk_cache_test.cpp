@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -267,6 +268,17 @@ TEST_F(DiskCacheTest, FullDiskIsMemory) {
               return std::count(log.begin(), log.end(), '\n') == 1 ? 0 : 5;
             }),
             0);
+}
+
+TEST_F(DiskCacheTest, AProcessThatNeverEndsIsNotWaitedForForEver) {
+  fill();
+  fs::remove(file);
+  const int lock = ::open((file + ".lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  DiskCache cache(folder, std::chrono::milliseconds(30));
+  EXPECT_EQ(cache.load_or_make("gemm", kKey, [&] { return bytes; }), bytes);
+  ::close(lock);
+  EXPECT_EQ(DiskCache(folder).load_or_make("gemm", kKey, must_not_make), bytes);
 }
 
 TEST_F(DiskCacheTest, EightProcessesMakeItOnce) {
