@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -186,10 +185,15 @@ std::optional<DiskCache::Bytes> DiskCache::load(std::string_view name, std::stri
 }
 
 void DiskCache::store(const std::string& file, std::string_view key, const Bytes& payload) {
-  static std::atomic<unsigned> count{0};
-  const std::string temporary = fmt::format("{}.{}-{}.tmp", file, ::getpid(), count++);
-  const Descriptor out{
-      ::openat(descriptor_, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)};
+  // The process's number keeps writers apart; the counter passes what a killed one of the same number left.
+  std::string temporary;
+  Descriptor out;
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    temporary = fmt::format("{}.{}-{}.tmp", file, ::getpid(), attempt);
+    out.value =
+        ::openat(descriptor_, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (out.value >= 0 || errno != EEXIST) break;
+  }
   if (out.value < 0) return report_once(reason());
   const std::string header = header_of(key, payload);
   // No fsync: an entry that a power cut damages is found by its SHA-256 and made again.

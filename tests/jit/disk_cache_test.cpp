@@ -270,6 +270,14 @@ TEST_F(DiskCacheTest, FullDiskIsMemory) {
             0);
 }
 
+TEST_F(DiskCacheTest, WhatAKilledProcessLeftIsPassedBy) {
+  fill();
+  fs::remove(file);
+  std::ofstream(file + "." + std::to_string(::getpid()) + "-0.tmp") << "half";
+  EXPECT_EQ(DiskCache(folder).load_or_make("gemm", kKey, [&] { return bytes; }), bytes);
+  EXPECT_EQ(DiskCache(folder).load_or_make("gemm", kKey, must_not_make), bytes);
+}
+
 TEST_F(DiskCacheTest, AProcessThatNeverEndsIsNotWaitedForForEver) {
   fill();
   fs::remove(file);
