@@ -99,6 +99,15 @@ Device parse_device(std::string_view text) {
   throw InvalidArgument("Context: 'device' must be cpu, cuda or cuda:N, got '" + std::string(text) + "'");
 }
 
+// Finds an op and implementation without making strings of them: counting is on the path of every fallback.
+struct ByNames {
+  using is_transparent = void;
+  using Names = std::pair<std::string_view, std::string_view>;
+  bool operator()(const auto& left, const auto& right) const {
+    return Names(left.first, left.second) < Names(right.first, right.second);
+  }
+};
+
 struct Context::Impl {
   Impl(const ContextOptions& given, std::shared_ptr<DeviceState> state)
       : device_state(std::move(state)),
@@ -119,7 +128,7 @@ struct Context::Impl {
   std::optional<tbb::global_control> parallelism;
   tbb::task_arena arena;
   std::mutex mutex;
-  std::map<std::pair<std::string, std::string>, std::int64_t> fallbacks;
+  std::map<std::pair<std::string, std::string>, std::int64_t, ByNames> fallbacks;
 };
 
 Context::Context() : Context(ContextOptions::from_environment()) {}
@@ -178,7 +187,12 @@ void Context::parallel_for(std::int64_t count, std::int64_t grain, RangeBody bod
 
 void Context::count_fallback(std::string_view op, std::string_view implementation) const {
   const std::lock_guard lock(impl_->mutex);
-  ++impl_->fallbacks[{std::string(op), std::string(implementation)}];
+  if (const auto found = impl_->fallbacks.find(ByNames::Names(op, implementation));
+      found != impl_->fallbacks.end()) {
+    ++found->second;
+  } else {
+    impl_->fallbacks.emplace(std::pair(std::string(op), std::string(implementation)), 1);
+  }
 }
 
 std::vector<FallbackCount> Context::fallbacks() const {

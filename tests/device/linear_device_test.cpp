@@ -54,6 +54,28 @@ TEST(LinearOnDevice, AgreesWithOracleUnderEveryAlgorithm) {
   }
 }
 
+TEST(LinearOnDevice, AsTheGuideShows) {
+  const Tensor host_x = tensor_of<float>(DType::bf16, {1, 3}, {1, 2, 3});
+  const Tensor host_w = tensor_of<float>(DType::bf16, {2, 3}, {1, 1, 1, 0, 0, 2});
+  Tensor host_out = poisoned(DType::f32, {1, 2});
+  // [doc:begin device]
+  const Context context(ContextOptions{.device = "cuda"});
+  const cuda::DeviceBuffer x(context, 3 * 2);
+  const cuda::DeviceBuffer w(context, 6 * 2);
+  const cuda::DeviceBuffer out(context, 2 * 4);
+  cuda::copy_to_device(context, x.data(), host_x.as<void>(), x.size());
+  cuda::copy_to_device(context, w.data(), host_w.as<void>(), w.size());
+  linear_bf16_fp32({.x = x.view(DType::bf16, {1, 3}),
+                    .w = w.view(DType::bf16, {2, 3}),
+                    .out = out.view(DType::f32, {1, 2})},
+                   context);
+  cuda::copy_to_host(context, host_out.as<void>(), out.data(), out.size());
+  cuda::synchronize(context);
+  // [doc:end device]
+  EXPECT_EQ(host_out[0], 6);
+  EXPECT_EQ(host_out[1], 6);
+}
+
 // What cuBLASLt has no kernel for is an error with the reason, not a wrong result.
 TEST(LinearOnDevice, CublasLtRunsOrSaysWhyNot) {
   const Context context = with_algorithm("cublaslt");
