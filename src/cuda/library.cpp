@@ -21,4 +21,12 @@ void* Library::symbol(const char* name) {
   return found;
 }
 
+void Library::open_beside(const void* function, const std::string& name) {
+  Dl_info info{};
+  if (dladdr(function, &info) == 0 || info.dli_fname == nullptr) return;
+  const std::string file = info.dli_fname;
+  const auto slash = file.rfind('/');
+  if (slash != std::string::npos) dlopen((file.substr(0, slash + 1) + name).c_str(), RTLD_NOW | RTLD_LOCAL);
+}
+
 }  // namespace fathom::cuda

@@ -20,11 +20,18 @@ class Library {
   void find(const char* name, Function& function) {
     function = reinterpret_cast<Function>(symbol(name));
   }
+  /// Opens another library of the same folder, if there is one, so that it is there when this one opens it by
+  /// name. `function` is one of this library's.
+  template <class Function>
+  void open_beside(Function function, const std::string& name) {
+    open_beside(reinterpret_cast<const void*>(function), name);
+  }
   /// The functions that find() did not find, comma-separated.
   const std::string& missing() const { return missing_; }
 
  private:
   void* symbol(const char* name);
+  void open_beside(const void* function, const std::string& name);
 
   void* handle_ = nullptr;
   std::string detail_;

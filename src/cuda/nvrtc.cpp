@@ -29,6 +29,8 @@ NvrtcProbe find_nvrtc(const std::string& path) {
   if (nvrtc->major * 100 + nvrtc->minor < 1203) {
     return {nullptr, library.detail() + " is of CUDA " + version + "; 12.3 or newer is needed"};
   }
+  // NVRTC opens this one by name when it compiles. That of CUDA 13 does not look into its own folder.
+  library.open_beside(nvrtc->nvrtcVersion, "libnvrtc-builtins.so." + version);
   return {std::move(nvrtc), library.detail() + ", version " + version};
 }
 

@@ -123,18 +123,12 @@ TEST_F(StoreTest, PackThenDiskThenCompiler) {
 TEST_F(StoreTest, EightProcessesCompileOnce) {
   std::vector<pid_t> children;
   for (int i = 0; i < 8; ++i) {
-    children.push_back(fork());
-    if (children.back() != 0) continue;
-    const bool compiled = CubinStore(options).get(source, "sm_90a").origin == CubinStore::Origin::compiled;
-    _exit(compiled ? 1 : 0);
+    children.push_back(start_child([&] {
+      return CubinStore(options).get(source, "sm_90a").origin == CubinStore::Origin::compiled ? 1 : 0;
+    }));
   }
   int compiled = 0;
-  for (const pid_t child : children) {
-    int status = 0;
-    waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFEXITED(status));
-    compiled += WEXITSTATUS(status);
-  }
+  for (const pid_t child : children) compiled += exit_code_of(child);
   EXPECT_EQ(compiled, 1);
 }
 

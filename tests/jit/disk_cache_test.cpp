@@ -293,23 +293,19 @@ TEST_F(DiskCacheTest, EightProcessesMakeItOnce) {
   const std::string made = scratch / "made";
   std::vector<pid_t> children;
   for (int i = 0; i < 8; ++i) {
-    children.push_back(fork());
-    if (children.back() != 0) continue;
-    DiskCache cache(folder);
-    const Bytes got = cache.load_or_make("gemm", kKey, [&] {
-      const int log = ::open(made.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-      if (::write(log, "x", 1) != 1) _exit(2);
-      ::close(log);
-      ::usleep(100000);
-      return bytes;
-    });
-    _exit(got == bytes ? 0 : 3);
+    children.push_back(start_child([&] {
+      DiskCache cache(folder);
+      const Bytes got = cache.load_or_make("gemm", kKey, [&] {
+        const int log = ::open(made.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (::write(log, "x", 1) != 1) _exit(2);
+        ::close(log);
+        ::usleep(100000);
+        return bytes;
+      });
+      return got == bytes ? 0 : 3;
+    }));
   }
-  for (const pid_t child : children) {
-    int status = 0;
-    waitpid(child, &status, 0);
-    EXPECT_EQ(status, 0);
-  }
+  for (const pid_t child : children) EXPECT_EQ(exit_code_of(child), 0);
   EXPECT_EQ(fs::file_size(made), 1u);
   EXPECT_EQ(DiskCache(folder).load_or_make("gemm", kKey, must_not_make), bytes);
 }

@@ -28,21 +28,30 @@ class Scratch {
   std::filesystem::path path_;
 };
 
-/// The exit code of a child process that returns body().
+/// Starts a child process that ends with the code that body() returns, or 99 if it throws: it must never get
+/// back into the tests of its parent.
 template <class Body>
-int in_child(const Body& body) {
+pid_t start_child(const Body& body) {
   const pid_t child = fork();
-  if (child == 0) {
-    int code = 99;
-    try {
-      code = body();
-    } catch (...) {
-    }
-    _exit(code);
+  if (child != 0) return child;
+  int code = 99;
+  try {
+    code = body();
+  } catch (...) {
   }
+  _exit(code);
+}
+
+/// Waits for it. Its exit code, or 1000 and the signal that ended it.
+inline int exit_code_of(pid_t child) {
   int status = 0;
   waitpid(child, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+template <class Body>
+int in_child(const Body& body) {
+  return exit_code_of(start_child(body));
 }
 
 }  // namespace fathom::jit
