@@ -185,9 +185,9 @@ KernelBuild warm_up_kernels(std::span<const std::string> problems, std::string_v
     if (found.origin == jit::CubinStore::Origin::compiled) ++compiled;
     counter.one_more();
   });
-  const bool kept = store.disk().usable();
-  return {static_cast<std::int64_t>(sources.size()), compiled, counter.seconds(),
-          kept ? store.disk().directory() : ""};
+  std::string place = store.disk().usable() ? store.disk().directory() : "";
+  if (store.pack()) place = store.pack()->origin() + (place.empty() ? "" : " and " + place);
+  return {static_cast<std::int64_t>(sources.size()), compiled, counter.seconds(), std::move(place)};
 }
 
 KernelPackInfo read_kernel_pack(const std::filesystem::path& file, bool verify) {

@@ -19,7 +19,7 @@ struct KernelBuild {
   std::int64_t kernels = 0;   ///< that the problems need
   std::int64_t compiled = 0;  ///< of these, now; the others were there
   double seconds = 0;
-  std::string place;  ///< the folder or file they are in; empty: nowhere, there is no folder to write to
+  std::string place;  ///< where they are: a folder, a file, "PACK and FOLDER"; empty: nowhere
 };
 
 /// The architectures that packs can be built for: "sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120".
