@@ -98,7 +98,8 @@ TensorView Linear::operator()(const Weight& w, Activation& x) const {
 
 void Linear::grouped(const ExpertWeights& w, const Activation& x, const GroupedRows& rows,
                      const TensorView& out) const {
-  for (std::size_t e = 0; e < w.values.size(); ++e) {  // only experts that have rows are read
+  const bool known = rows.offsets.device.kind == DeviceKind::host;
+  for (std::size_t e = 0; known && e < w.values.size(); ++e) {  // only experts that have rows are read
     const std::int32_t* ends = rows.offsets.as<std::int32_t>() + e;
     if (ends[0] < ends[1]) count(w.values[e], w.scales.empty() ? TensorView{} : w.scales[e]);
   }

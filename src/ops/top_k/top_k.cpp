@@ -44,27 +44,27 @@ void expect_transform(const Expect& expect, const TopKArgs& args, std::int64_t r
 
 void expect_rows(const Expect& expect, const TopKProblem& problem, const TopKArgs& args) {
   for (std::int64_t r = 0; r < problem.rows; ++r) {
-    const std::string place = " at [" + std::to_string(r) + "]";
+    const auto place = [r] { return " at [" + std::to_string(r) + "]"; };
     const std::int64_t length = std::max<std::int64_t>(integer_at(args.lengths, r), 0);
     const std::int64_t start = args.starts.given() ? integer_at(args.starts, r) : 0;
     if (length > problem.k && !args.scores.given()) {
-      expect.fail("scores", "be given if a length exceeds k", std::to_string(length) + place);
+      expect.fail("scores", "be given if a length exceeds k", std::to_string(length) + place());
     }
     if (length > 0 && args.scores.given() && (start < 0 || start + length > problem.n)) {
       expect.fail("lengths", "keep the range within " + std::to_string(problem.n) + " scores",
-                  std::to_string(start) + " + " + std::to_string(length) + place);
+                  std::to_string(start) + " + " + std::to_string(length) + place());
     }
     if (problem.transform != TopKTransform::paged) continue;
     const std::int64_t request = request_of(args, problem.rows, r);
     if (request < 0 || request >= args.block_table.size(0)) {
       expect.fail("requests", "be rows of the block table, below " + std::to_string(args.block_table.size(0)),
-                  std::to_string(request) + place);
+                  std::to_string(request) + place());
     }
     if (length > args.block_table.size(1) * kIndexKeyPageTokens) {
       expect.fail(
           "lengths",
           "be at most 64 * max_pages = " + std::to_string(args.block_table.size(1) * kIndexKeyPageTokens),
-          std::to_string(length) + place);
+          std::to_string(length) + place());
     }
   }
 }
