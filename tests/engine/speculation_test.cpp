@@ -69,6 +69,7 @@ TEST_P(Speculation, OutputDoesNotDependOnChunksOrThreads) {
       if (kSanitized && (temperature > 0) != (drafts > 0)) continue;
       Ids expected;
       for (const auto& [threads, chunk] : {std::pair{1, 0}, {2, 1}, {2, 7}, {1, 64}}) {
+        if (kSanitized && GetParam() == Precision::fp32 && chunk != 0 && chunk != 7) continue;
         const Ids got = run(GetParam(), prompt,
                             {.max_tokens = 16,
                              .sampling = {.temperature = temperature, .top_p = 0.9f, .seed = 7},
