@@ -4,6 +4,8 @@
 // Weights are cold: copies are rotated, so that they come from memory. Fathom, oneDNN and the bandwidth are
 // measured in turns (A B C A B C ...) because clock and memory drift; figures are medians, ratios are ratios
 // of medians.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -131,14 +133,18 @@ std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::in
 }
 #endif
 
+std::shared_ptr<Buffer> filled(std::int64_t bytes, bool bf16) {
+  auto buffer = std::make_shared<Buffer>(bytes);
+  fill(*buffer, bf16);
+  return buffer;
+}
+
+// `b` holds `copies` weights.
 std::function<void(std::int64_t)> fathom_fp8(std::int64_t m, Shape shape, std::int64_t copies,
-                                             const Context& context) {
+                                             const std::shared_ptr<Buffer>& b, const Context& context) {
   const std::int64_t n = shape.n;
   const std::int64_t k = shape.k;
-  auto a = std::make_shared<Buffer>(m * k);
-  auto b = std::make_shared<Buffer>(copies * n * k);
-  fill(*a, false);
-  fill(*b, false);
+  const auto a = filled(m * k, false);
   const auto a_scale = fathom::bench_normal(DType::f32, {m, (k + 127) / 128});
   const auto b_scale = fathom::bench_normal(DType::f32, {(n + 127) / 128, (k + 127) / 128});
   auto out = std::make_shared<Buffer>(m * n * 4);
@@ -154,13 +160,10 @@ std::function<void(std::int64_t)> fathom_fp8(std::int64_t m, Shape shape, std::i
 }
 
 std::function<void(std::int64_t)> fathom_bf16(std::int64_t m, Shape shape, std::int64_t copies,
-                                              const Context& context) {
+                                              const std::shared_ptr<Buffer>& b, const Context& context) {
   const std::int64_t n = shape.n;
   const std::int64_t k = shape.k;
-  auto a = std::make_shared<Buffer>(m * k * 2);
-  auto b = std::make_shared<Buffer>(copies * n * k * 2);
-  fill(*a, true);
-  fill(*b, true);
+  const auto a = filled(m * k * 2, true);
   auto out = std::make_shared<Buffer>(m * n * 4);
   return [=, &context](std::int64_t run) {
     const std::int64_t copy = run % copies;
@@ -177,6 +180,17 @@ std::string cpu_name() {
     if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
   }
   return "unknown";
+}
+
+// The first line a command prints.
+std::string output_of(const char* command) {
+  char line[128] = {};
+  if (FILE* pipe = popen(command, "r"); pipe != nullptr) {
+    if (std::fgets(line, sizeof line, pipe) == nullptr) line[0] = 0;
+    pclose(pipe);
+  }
+  line[std::strcspn(line, "\n")] = 0;
+  return line;
 }
 
 std::string today() {
@@ -215,7 +229,11 @@ int main(int argc, char** argv) {
   std::vector<double> single;
   for (int i = 0; i < 5; ++i) single.push_back(bandwidth_one.gigabytes_per_second());
 
+  if (commit.empty()) commit = output_of("git describe --always --dirty");
   nlohmann::json report = {{"cpu", cpu_name()},
+                           {"cores", std::thread::hardware_concurrency()},
+                           {"memory_gb", sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) >> 30},
+                           {"system", output_of("uname -sr")},
                            {"target", fathom::cpu_target()},
                            {"threads", context.threads()},
                            {"date", today()},
@@ -228,14 +246,16 @@ int main(int argc, char** argv) {
               "bf16", "oneDNN", "fp8/1DNN", "bf16/1D", "fp8 GB/s", "read GB/s");
   for (const Shape shape : kShapes) {
     if (only.n != 0 && (shape.n != only.n || shape.k != only.k)) continue;
+    const std::int64_t fp8_copies = fathom::cold_copies(shape.n * shape.k);
+    const std::int64_t bf16_copies = fathom::cold_copies(2 * shape.n * shape.k);
+    const auto fp8_weights = filled(fp8_copies * shape.n * shape.k, false);
+    const auto bf16_weights = filled(bf16_copies * shape.n * shape.k * 2, true);
     for (const std::int64_t m : kRows) {
       if (only_rows != 0 && m != only_rows) continue;
       const double flops = 2.0 * static_cast<double>(m * shape.n) * static_cast<double>(shape.k);
       const double bytes = static_cast<double>(shape.n * shape.k);
-      const std::int64_t fp8_copies = fathom::cold_copies(shape.n * shape.k);
-      const std::int64_t bf16_copies = fathom::cold_copies(2 * shape.n * shape.k);
-      const auto fp8 = fathom_fp8(m, shape, fp8_copies, context);
-      const auto bf16 = fathom_bf16(m, shape, bf16_copies, context);
+      const auto fp8 = fathom_fp8(m, shape, fp8_copies, fp8_weights, context);
+      const auto bf16 = fathom_bf16(m, shape, bf16_copies, bf16_weights, context);
       std::int64_t counts[3] = {};
       std::vector<double> fp8_times;
       std::vector<double> bf16_times;
