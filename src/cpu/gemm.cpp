@@ -2,6 +2,7 @@
 #include "cpu/gemm.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -45,7 +46,10 @@ std::byte* gemm_scratch(std::int64_t bytes) {
 }
 
 namespace {
-constexpr std::int64_t kColumns = 64;            // of one piece of work
+constexpr std::int64_t kColumns = 64;       // of one piece of work, at most
+constexpr std::int64_t kLeastColumns = 32;  // where pieces are few: the threads should end together
+constexpr std::int64_t kPiecesPerThread = 12;
+constexpr std::int64_t kOwnBytes = 256 << 10;    // of left operands that every thread packs for itself
 constexpr std::int64_t kPackedBytes = 16 << 20;  // of left operands at once, unless one block alone has more
 // Waking a thread costs some microseconds: a task is worth at least as much.
 constexpr double kTaskNanoseconds = 8000;
@@ -55,15 +59,16 @@ struct Block {
   const Gemm* gemm;
   std::int64_t first;
   std::int64_t rows;
-  std::int64_t packed;  // where in the packed memory
-  std::int64_t row;     // number of its first row among all rows of the round
-  std::int64_t piece;   // number of its first piece among all pieces of the round
-  std::int64_t pieces() const { return (gemm->n + kColumns - 1) / kColumns; }
+  std::int64_t packed;   // where in the packed memory
+  std::int64_t row;      // number of its first row among all rows of the round
+  std::int64_t piece;    // number of its first piece among all pieces of the round
+  std::int64_t columns;  // of one piece
+  std::int64_t pieces() const { return (gemm->n + columns - 1) / columns; }
 };
 
 // Rough nanoseconds of one piece on one core: the weights' way from memory, and the arithmetic.
 double piece_cost(const Block& block) {
-  const auto elements = static_cast<double>(kColumns * block.gemm->k);
+  const auto elements = static_cast<double>(block.columns * block.gemm->k);
   return elements *
          (static_cast<double>(size_of(block.gemm->b_dtype)) / 20 + static_cast<double>(block.rows) / 150);
 }
@@ -84,32 +89,62 @@ void for_each_share(const std::vector<Block>& blocks, std::int64_t begin, std::i
   }
 }
 
-// Packs the blocks' rows, then computes their columns; both on the context's threads if there is enough to
-// do.
-void run_round(const std::vector<Block>& blocks, const GemmKernel& kernel, std::byte* packed,
+// The block's rows, packed by the thread that calls: once a round, in its own memory. Lines that one core
+// writes and another reads cost more than packing a few rows twice.
+const std::byte* own_rows(const Block& block, std::int64_t bytes, const GemmKernel& kernel,
+                          std::uint64_t round) {
+  thread_local std::uint64_t packed_round = 0;
+  thread_local Buffer buffer;
+  std::byte* packed = grown(buffer, bytes);
+  if (packed_round != round) {
+    packed_round = 0;
+    kernel.pack(*block.gemm, block.first, block.rows, 0, block.rows, packed);
+    packed_round = round;
+  }
+  return packed;
+}
+
+// Packs the blocks' rows (`bytes` in all), then computes their columns; on the context's threads if there is
+// enough to do.
+void run_round(std::vector<Block>& blocks, const GemmKernel& kernel, std::int64_t bytes, Buffer& buffer,
                const Context& context) {
   const Block& last = blocks.back();
+  if (last.piece + last.pieces() < kPiecesPerThread * context.threads()) {
+    std::int64_t piece = 0;
+    for (Block& block : blocks) {
+      block.columns = kLeastColumns;
+      block.piece = piece;
+      piece += block.pieces();
+    }
+  }
   double pack_cost = 0;
   double cost = 0;
   for (const Block& block : blocks) {
     pack_cost += static_cast<double>(block.rows * block.gemm->k) / 15;
     cost += static_cast<double>(block.pieces()) * piece_cost(block);
   }
-  const std::int64_t rows = last.row + last.rows;
-  context.parallel_for(rows, grain(pack_cost, rows), [&](std::int64_t begin, std::int64_t end) {
-    for_each_share(
-        blocks, begin, end, [](const Block& block) { return std::pair(block.row, block.rows); },
-        [&](const Block& block, std::int64_t from, std::int64_t to) {
-          kernel.pack(*block.gemm, block.first, block.rows, from, to, packed + block.packed);
-        });
-  });
+  const bool own = blocks.size() == 1 && bytes <= kOwnBytes;
+  static std::atomic<std::uint64_t> rounds = 0;
+  const std::uint64_t round = ++rounds;
+  std::byte* packed = own ? nullptr : grown(buffer, bytes);
+  if (!own) {
+    const std::int64_t rows = last.row + last.rows;
+    context.parallel_for(rows, grain(pack_cost, rows), [&](std::int64_t begin, std::int64_t end) {
+      for_each_share(
+          blocks, begin, end, [](const Block& block) { return std::pair(block.row, block.rows); },
+          [&](const Block& block, std::int64_t from, std::int64_t to) {
+            kernel.pack(*block.gemm, block.first, block.rows, from, to, packed + block.packed);
+          });
+    });
+  }
   const std::int64_t pieces = last.piece + last.pieces();
   context.parallel_for(pieces, grain(cost, pieces), [&](std::int64_t begin, std::int64_t end) {
     for_each_share(
         blocks, begin, end, [](const Block& block) { return std::pair(block.piece, block.pieces()); },
         [&](const Block& block, std::int64_t from, std::int64_t to) {
-          kernel.columns(*block.gemm, block.first, block.rows, packed + block.packed, from * kColumns,
-                         std::min(block.gemm->n, to * kColumns));
+          const std::byte* block_rows = own ? own_rows(block, bytes, kernel, round) : packed + block.packed;
+          kernel.columns(*block.gemm, block.first, block.rows, block_rows, from * block.columns,
+                         std::min(block.gemm->n, to * block.columns));
         });
   });
 }
@@ -121,7 +156,7 @@ void run_all(std::span<const Gemm> products, const GemmKernel& kernel, const Con
   blocks.clear();
   std::int64_t bytes = 0;
   const auto flush = [&] {
-    if (!blocks.empty()) run_round(blocks, kernel, grown(buffer, bytes), context);
+    if (!blocks.empty()) run_round(blocks, kernel, bytes, buffer, context);
     blocks.clear();
     bytes = 0;
   };
@@ -139,7 +174,8 @@ void run_all(std::span<const Gemm> products, const GemmKernel& kernel, const Con
                         .rows = rows,
                         .packed = bytes,
                         .row = start ? 0 : blocks.back().row + blocks.back().rows,
-                        .piece = start ? 0 : blocks.back().piece + blocks.back().pieces()});
+                        .piece = start ? 0 : blocks.back().piece + blocks.back().pieces(),
+                        .columns = kColumns});
       bytes += more;
     }
   }

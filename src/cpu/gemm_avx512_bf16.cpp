@@ -307,21 +307,20 @@ void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
       const auto ahead = weights.ahead(j, g, kAheadGroups);
 #pragma GCC unroll 4
       for (int t = 0; t < kGroupTiles<kF8>; ++t) {
+        const std::uint8_t* line = ahead.data + 64 * t;
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v += kAtOnce) {
           __m512i quarters[kAtOnce][4];
-          const std::uint8_t* lines[kAtOnce];
 #pragma GCC unroll 4
           for (int u = 0; u < kAtOnce; ++u) {
             load_quarters(rows.data, rows.stride, v + u, t, quarters[u]);
-            lines[u] = ahead.data + (v + u) * ahead.stride + 64 * t;
           }
 #pragma GCC unroll 4
           for (int q = 0; q < 4; ++q) {
             __m512i w[kAtOnce][kQuarterSteps<kF8>];
 #pragma GCC unroll 4
             for (int u = 0; u < kAtOnce; ++u) {
-              fetch_line(lines[u], 4 * ahead.stride);
+              fetch_line(line, ahead.stride);
               decode_quarter<kF8>(quarters[u][q], tables, w[u]);
             }
             opaque(pairs);
