@@ -38,6 +38,7 @@ constexpr std::int64_t kPanelStride =
     kPairs + 1;                            // one more, so that the vectors of a pair lie in different sets
 constexpr std::int64_t kWideTileRows = 3;  // x 2 vectors x 4 chains = 24 sums in registers
 constexpr std::int64_t kWideTileVectors = 2;
+constexpr std::int64_t kOutputRows = 18;  // how far ahead output rows are fetched
 
 template <bool kF8>
 constexpr std::int64_t kGroupTiles = kF8 ? 2 : 4;  // tiles of 64 bytes in a group
@@ -131,6 +132,14 @@ void store_columns(const Gemm& p, std::int64_t i, std::int64_t j, std::int64_t e
     total = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(base, 16)), total);
   }
   _mm256_mask_storeu_epi16(out, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(total)));
+}
+
+// Asks for the lines that columns from j on of row i will be written to, so that storing does not wait.
+FATHOM_AVX512_INLINE void fetch_output(const Gemm& p, std::int64_t i, std::int64_t j, std::int64_t columns) {
+  const std::int64_t size = size_of(p.out_dtype);
+  const auto* row = static_cast<const std::uint8_t*>(p.out) + (i * p.out_stride + j) * size;
+  for (std::int64_t byte = 0; byte < columns * size; byte += 64)
+    asm volatile("prefetchw %0" : : "m"(row[byte]));
 }
 
 // Reads groups of 16 weight rows. Inside of the matrix they are read where they lie; at its edges, rows and k
@@ -292,6 +301,7 @@ void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
   const F8Tables tables = load_f8_tables();
   Weights<kF8> weights(p);
   for (std::int64_t j = begin; j < end; j += kLanes) {
+    for (std::int64_t r = 0; r < kRows; ++r) fetch_output(p, i0 + r, j, kLanes);
     const ColumnScales b_scales(p, j);
     __m512 totals[kRows];
 #pragma GCC unroll 4
@@ -420,6 +430,9 @@ void narrow_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
   for (int current = 0; at.j < end; current ^= 1) {
     const NarrowPlace next = at.next(groups);
     const std::int64_t to_stage = next.j < end ? 4 : 0;
+    if (at.g == groups - 1) {
+      for (std::int64_t i = 0; i < a.rows; ++i) fetch_output(p, i0 + i, at.j, kLanes);
+    }
     if (at.g == 0) std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kLanes) * sizeof(float));
     const __m512 b_scale = ColumnScales(p, at.j).at(at.g);
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
@@ -556,26 +569,30 @@ void wide_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int6
     const std::int64_t vectors = at.vectors();
     const Panel& panel = memory.panels[current];
     float* totals = memory.totals + (at.j - at.range) * a.rows;
+    const bool last = at.g == groups - 1;
     std::int64_t written = 0;
+    std::int64_t fetched = 0;  // rows of the output
     for (std::int64_t call = 1; call <= calls; ++call) {
       const std::int64_t i = (call - 1) * kWideTileRows;
       weights.fetch_lines(fetch.j, fetch.g, lines * (call - 1) / calls, lines * call / calls);
       const std::int64_t rows = std::min(kWideTileRows, a.rows - i);
+      if (last) {
+        const std::int64_t ahead = std::min(a.rows, i + kOutputRows);
+        for (; fetched < ahead; ++fetched) fetch_output(p, i0 + fetched, at.j, vectors * kLanes);
+      }
       for (std::int64_t v = 0; v < vectors; v += kWideTileVectors) {
         kWideTiles[std::min(kWideTileVectors, vectors - v)][rows](a.pairs + (at.g * a.rows + i) * kPairs,
                                                                   a.scales + at.g * a.rows + i, panel, v,
                                                                   totals + i * kPanelColumns);
       }
-      // The writing is spread between the tiles, because its work is for other units of the core than theirs.
-      for (; written * calls < to_write * call; ++written) write(next, written, memory.panels[current ^ 1]);
-    }
-    if (at.g == groups - 1) {
-      for (std::int64_t i = 0; i < a.rows; ++i) {
+      for (std::int64_t r = i; last && r < i + rows; ++r) {
         for (std::int64_t v = 0; v < vectors; ++v) {
-          store_columns(p, i0 + i, at.j + v * kLanes, end,
-                        _mm512_load_ps(totals + i * kPanelColumns + v * kLanes));
+          store_columns(p, i0 + r, at.j + v * kLanes, end,
+                        _mm512_load_ps(totals + r * kPanelColumns + v * kLanes));
         }
       }
+      // The writing is spread between the tiles, because its work is for other units of the core than theirs.
+      for (; written * calls < to_write * call; ++written) write(next, written, memory.panels[current ^ 1]);
     }
     at = next;
   }
