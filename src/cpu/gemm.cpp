@@ -49,7 +49,9 @@ namespace {
 constexpr std::int64_t kColumns = 64;       // of one piece of work, at most
 constexpr std::int64_t kLeastColumns = 32;  // where pieces are few: the threads should end together
 constexpr std::int64_t kPiecesPerThread = 12;
-constexpr std::int64_t kOwnBytes = 256 << 10;    // of left operands that every thread packs for itself
+// With as many columns for every thread, each packs the rows it needs itself: lines that one core writes and
+// another reads cost more than packing twice. With fewer, the threads share the packing.
+constexpr std::int64_t kOwnColumns = 128;
 constexpr std::int64_t kPackedBytes = 16 << 20;  // of left operands at once, unless one block alone has more
 // Waking a thread costs some microseconds: a task is worth at least as much.
 constexpr double kTaskNanoseconds = 8000;
@@ -89,17 +91,16 @@ void for_each_share(const std::vector<Block>& blocks, std::int64_t begin, std::i
   }
 }
 
-// The block's rows, packed by the thread that calls: once a round, in its own memory. Lines that one core
-// writes and another reads cost more than packing a few rows twice.
-const std::byte* own_rows(const Block& block, std::int64_t bytes, const GemmKernel& kernel,
-                          std::uint64_t round) {
-  thread_local std::uint64_t packed_round = 0;
+// The block's rows, packed by the thread that calls, unless they are what it packed last. `key` is a number
+// that no other block of any product has.
+const std::byte* own_rows(const Block& block, const GemmKernel& kernel, std::uint64_t key) {
+  thread_local std::uint64_t packed_key = 0;
   thread_local Buffer buffer;
-  std::byte* packed = grown(buffer, bytes);
-  if (packed_round != round) {
-    packed_round = 0;
+  std::byte* packed = grown(buffer, round_up_64(kernel.packed_bytes(*block.gemm, block.rows)));
+  if (packed_key != key) {
+    packed_key = 0;
     kernel.pack(*block.gemm, block.first, block.rows, 0, block.rows, packed);
-    packed_round = round;
+    packed_key = key;
   }
   return packed;
 }
@@ -123,9 +124,11 @@ void run_round(std::vector<Block>& blocks, const GemmKernel& kernel, std::int64_
     pack_cost += static_cast<double>(block.rows * block.gemm->k) / 15;
     cost += static_cast<double>(block.pieces()) * piece_cost(block);
   }
-  const bool own = blocks.size() == 1 && bytes <= kOwnBytes;
-  static std::atomic<std::uint64_t> rounds = 0;
-  const std::uint64_t round = ++rounds;
+  std::int64_t columns = 0;
+  for (const Block& block : blocks) columns += block.gemm->n;
+  const bool own = columns >= kOwnColumns * context.threads();
+  static std::atomic<std::uint64_t> keys = 1;
+  const std::uint64_t key = keys.fetch_add(blocks.size());
   std::byte* packed = own ? nullptr : grown(buffer, bytes);
   if (!own) {
     const std::int64_t rows = last.row + last.rows;
@@ -142,7 +145,9 @@ void run_round(std::vector<Block>& blocks, const GemmKernel& kernel, std::int64_
     for_each_share(
         blocks, begin, end, [](const Block& block) { return std::pair(block.piece, block.pieces()); },
         [&](const Block& block, std::int64_t from, std::int64_t to) {
-          const std::byte* block_rows = own ? own_rows(block, bytes, kernel, round) : packed + block.packed;
+          const std::byte* block_rows =
+              own ? own_rows(block, kernel, key + static_cast<std::uint64_t>(&block - blocks.data()))
+                  : packed + block.packed;
           kernel.columns(*block.gemm, block.first, block.rows, block_rows, from * block.columns,
                          std::min(block.gemm->n, to * block.columns));
         });
