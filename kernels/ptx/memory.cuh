@@ -1,0 +1,60 @@
+// Loads, stores and conversions.
+#pragma once
+#include "ptx/types.cuh"
+
+namespace fathom::ptx {
+
+/// The address in block `rank` of the cluster that corresponds to a shared address of this block.
+__device__ __forceinline__ u32 mapa(u32 address, u32 rank) {
+  u32 remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+__device__ __forceinline__ float4 ld_shared_cluster(u32 remote) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(remote)
+               : "memory");
+  return v;
+}
+/// Stores to a block of the cluster and counts the four bytes at a barrier there; no fence is needed.
+__device__ __forceinline__ void st_async(u32 remote, float value, u32 remote_barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(remote), "f"(value),
+               "r"(remote_barrier)
+               : "memory");
+}
+
+__device__ __forceinline__ float ld_shared(u32 address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+/// Two floats rounded to bf16, the first in the low half.
+__device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+/// Copies 16 (4) bytes to shared memory in the background, or zeros where `live` is false.
+__device__ __forceinline__ void cp_async_16(u32 to, const void* from, bool live) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(live ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void cp_async_4(u32 to, const void* from, bool live) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(live ? 4 : 0) : "memory");
+}
+/// Arrives at a barrier once all earlier cp_async of this thread have landed.
+__device__ __forceinline__ void cp_async_mbarrier_arrive(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Four 8 x 8 matrices of 16 bits: lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+               "r"(c), "r"(d)
+               : "memory");
+}
+
+}  // namespace fathom::ptx

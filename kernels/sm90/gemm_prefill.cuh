@@ -1,0 +1,502 @@
+// out[m, n] = tokens[m, k] * weights[n, k]^T for many tokens, FP8 with scales or bf16.
+//
+// Resident blocks walk over output tiles. One warp feeds a ring of k blocks through the copy engine, shared with a
+// neighbour of the cluster where one operand is the same; for FP8 another warp feeds a ring of scales straight from
+// their row-major home. One or two warpgroups multiply, and promote every FP8 block of 128 to f32 with its scales:
+//
+//   sum = fma(block_sum, token_scale * weight_scale, sum), blocks in ascending order
+//
+// so a value depends on k alone, not on m, the tile or the cluster.
+#pragma once
+#include "layout/gemm.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+#include "sm90/gemm_scales.cuh"
+
+namespace fathom {
+
+template <GemmPrefillConfig c>
+struct GemmPrefill {
+  static constexpr int kTokenBytes = c.block_m * 128;
+  static constexpr int kWeightBytes = c.block_n * 128;
+  static constexpr int kCluster = c.cluster_m * c.cluster_n;
+  static constexpr int kConsumers = 128 * c.groups();
+  static constexpr int kStepElements = c.fp8 ? 128 : 64;
+  static constexpr int kBlockScales = c.scale_blocks * c.block_m;  // floats of a stage; then 2 x scale_blocks for weights
+  static constexpr int kScaleStage = c.scale_blocks * (c.block_m + 2);
+  // A tile of columns touches at most two rows of weight scales.
+  static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 160 || c.block_n == 192);
+  static_assert(kCluster <= 2);
+
+  const GemmArgs& args;
+  u32 store_tile;
+  u32 ring;
+  u32 barriers;  // full[stages], empty[stages], scale_full[scale_stages], scale_empty[scale_stages]
+  float* scales;
+  int rank;
+  int tiles_m, tiles_n;  // in tiles of the cluster
+  int walkers;           // clusters that walk
+
+  __device__ explicit GemmPrefill(const GemmArgs& arguments, u8* shared) : args(arguments) {
+    const u32 base = ptx::shared_address(shared);
+    const u32 aligned = (base + 1023) & ~1023u;
+    store_tile = aligned;
+    ring = aligned + c.store_bytes();
+    const u32 ring_end = ring + c.stages * c.stage_bytes();
+    scales = reinterpret_cast<float*>(shared + (ring_end - base));
+    barriers = ring_end + c.scale_bytes();
+    rank = kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
+    tiles_m = (args.m + c.block_m * c.cluster_m - 1) / (c.block_m * c.cluster_m);
+    tiles_n = (args.n + c.block_n * c.cluster_n - 1) / (c.block_n * c.cluster_n);
+    walkers = static_cast<int>(gridDim.x) / kCluster;
+  }
+
+  __device__ u32 full(int stage) const { return barriers + 8 * stage; }
+  __device__ u32 empty(int stage) const { return barriers + 8 * (c.stages + stage); }
+  __device__ u32 scale_full(int stage) const { return barriers + 8 * (2 * c.stages + stage); }
+  __device__ u32 scale_empty(int stage) const { return barriers + 8 * (2 * c.stages + c.scale_stages + stage); }
+  __device__ u32 token_tile(int stage) const { return ring + stage * c.stage_bytes(); }
+  __device__ u32 weight_tile(int stage) const { return ring + stage * c.stage_bytes() + kTokenBytes; }
+
+  struct Tile {
+    int token0, row0;
+  };
+  __device__ int tiles() const { return tiles_m * tiles_n; }
+  /// Tiles in bands of eight along the tokens, so that what runs at one time shares operands in L2.
+  __device__ Tile tile(int index) const {
+    constexpr int kBand = c.cluster_m > 1 ? 4 : 8;
+    const int band = index / (kBand * tiles_n);
+    const int in_band = index % (kBand * tiles_n);
+    const int height = min(kBand, tiles_m - band * kBand);
+    const int m = band * kBand + in_band % height;
+    const int n = in_band / height;
+    return {(m * c.cluster_m + (c.cluster_m > 1 ? rank : 0)) * c.block_m,
+            (n * c.cluster_n + (c.cluster_n > 1 ? rank : 0)) * c.block_n};
+  }
+  __device__ int first_tile() const { return static_cast<int>(blockIdx.x) / kCluster; }
+
+  /// One thread. A shared operand is fetched in halves, one by each block of the cluster, for both.
+  __device__ void produce() const {
+    int step = 0;
+    for (int index = first_tile(); index < tiles(); index += walkers) {
+      const Tile t = tile(index);
+      for (int block = 0; block < args.blocks; ++block, ++step) {
+        const int stage = step % c.stages;
+        if (step >= c.stages) ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
+        ptx::mbarrier_arrive_expect_tx(full(stage), kTokenBytes + kWeightBytes);
+        const int k = block * kStepElements;
+        if constexpr (c.cluster_n > 1) {
+          constexpr int kHalf = c.block_m / 2;
+          ptx::cp_async_bulk_tensor_2d_multicast(token_tile(stage) + rank * kHalf * 128, &args.tokens, full(stage), k,
+                                                 t.token0 + rank * kHalf, 3, ptx::kEvictNormal);
+        } else {
+          ptx::cp_async_bulk_tensor_2d(token_tile(stage), &args.tokens, full(stage), k, t.token0, ptx::kEvictNormal);
+        }
+        if constexpr (c.cluster_m > 1) {
+          constexpr int kHalf = c.block_n / 2;
+          ptx::cp_async_bulk_tensor_2d_multicast(weight_tile(stage) + rank * kHalf * 128, &args.weights, full(stage), k,
+                                                 t.row0 + rank * kHalf, 3, ptx::kEvictNormal);
+        } else {
+          ptx::cp_async_bulk_tensor_2d(weight_tile(stage), &args.weights, full(stage), k, t.row0, ptx::kEvictNormal);
+        }
+      }
+    }
+    if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers
+      for (int i = 0; i < c.stages; ++i, ++step) {
+        if (step >= c.stages) ptx::mbarrier_wait(empty(step % c.stages), (step / c.stages - 1) & 1);
+      }
+    }
+  }
+
+  /// One warp: the scales of four k blocks at a time, in the background where the caller's layout allows.
+  __device__ void produce_scales() const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const bool fours = scales_in_fours(args);
+    const u32 base = ptx::shared_address(scales);
+    int step = 0;
+    for (int index = first_tile(); index < tiles(); index += walkers) {
+      const Tile t = tile(index);
+      const int row = t.row0 / 128 + lane / c.scale_blocks % 2;
+      for (int block = 0; block < args.blocks; block += c.scale_blocks, ++step) {
+        const int stage = step % c.scale_stages;
+        if (step >= c.scale_stages) ptx::mbarrier_wait(scale_empty(stage), (step / c.scale_stages - 1) & 1);
+        const u32 to = base + stage * (kScaleStage * 4);
+        if (lane < 2 * c.scale_blocks) {
+          const int at = block + lane % c.scale_blocks;
+          const bool live = row * 128 < args.n && at < args.blocks;
+          ptx::cp_async_4(to + 4 * (kBlockScales + lane),
+                          args.weight_scale + (live ? row * args.weight_scale_row + at * args.weight_scale_block : 0), live);
+        }
+        if (fours) {
+          const float* from = static_cast<const float*>(args.token_scale) + block;
+#pragma unroll 4
+          for (int i = lane; i < c.block_m; i += 32) {
+            const bool live = t.token0 + i < args.m;
+            ptx::cp_async_16(to + 16 * i, from + (live ? (t.token0 + i) * args.token_scale_row : 0), live);
+          }
+        } else {
+#pragma unroll 2
+          for (int i = lane; i < c.block_m; i += 32) {
+            const int token = t.token0 + i;
+            const float4 v = token < args.m ? token_scales(args, token, block, false) : float4{0, 0, 0, 0};
+            reinterpret_cast<float4*>(scales + stage * kScaleStage)[i] = v;
+          }
+        }
+        ptx::cp_async_mbarrier_arrive(scale_full(stage));
+      }
+    }
+  }
+
+  /// The ring stage has been read by this warpgroup: its slot may be filled again, here and at the neighbour's.
+  __device__ void release(u32 stage) const {
+    const u32 thread = threadIdx.x % 128;
+    if constexpr (kCluster > 1) {
+      if (thread < kCluster) ptx::mbarrier_arrive_cluster(empty(stage), thread);
+    } else {
+      if (thread == 0) ptx::mbarrier_arrive(empty(stage));
+    }
+  }
+
+  /// Where a warpgroup is in the ring, with the addresses that its stage needs.
+  struct Reader {
+    u32 full;  // barrier of stage 0
+    u32 a, b;  // descriptors of its rows and of the weights in stage 0
+    u32 stage = 0;
+    u32 phase = 0;
+
+    __device__ void wait() const { ptx::mbarrier_wait(full + 8 * stage, phase); }
+    __device__ void next() {
+      if (++stage == c.stages) {
+        stage = 0;
+        phase ^= 1;
+      }
+    }
+  };
+
+  static __device__ void multiply(float (&d)[c.block_n / 2], const Reader& at, int sub, int add) {
+    const u32 a = at.a + at.stage * (c.stage_bytes() / 16) + sub * (64 * 128 / 16);
+    const u32 b = at.b + at.stage * (c.stage_bytes() / 16);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::Wgmma<c.fp8, c.block_n>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
+                                             k > 0 ? 1 : add);
+    }
+  }
+
+  __device__ void consume() const {
+    const u32 thread = threadIdx.x;
+    const u32 group = __shfl_sync(0xffffffff, thread / 128, 0);
+    Reader at{.full = ptx::pinned(full(0)),
+              .a = ptx::pinned(ptx::wgmma_descriptor_low(token_tile(0) + group * c.subs() * 64 * 128)),
+              .b = ptx::pinned(ptx::wgmma_descriptor_low(weight_tile(0)))};
+    const u32 row = group * c.subs() * 64 + thread / 32 % 4 * 16 + thread % 32 / 4;
+    BlockScales scale{.row = ptx::pinned(ptx::shared_address(scales) + row * c.scale_blocks * 4),
+                      .weight = ptx::pinned(ptx::shared_address(scales) + kBlockScales * 4),
+                      .full = ptx::pinned(scale_full(0)),
+                      .empty = ptx::pinned(scale_empty(0))};
+    for (int index = first_tile(); index < tiles(); index += walkers) {
+      const Tile t = tile(index);
+      float sum[c.subs()][c.block_n / 2];
+      for (auto& sub : sum) {
+        for (float& value : sub) value = 0;
+      }
+      if constexpr (c.fp8) {
+        const int border = 128 - t.row0 % 128;
+        if constexpr (c.subs() == 1 && c.block_n <= 128) {
+          sum_blocks_ahead(sum[0], border, at, scale);
+        } else {
+          sum_blocks(sum, border, at, scale);
+        }
+      } else {
+        sum_plain(sum, at);
+      }
+      store(sum, t, group);
+    }
+    ptx::cp_async_bulk_wait_group_read();
+  }
+
+  /// The scales of one k block that a thread needs, and where the next are.
+  struct BlockScales {
+    u32 row, weight, full, empty;  // shared addresses in stage 0
+    u32 stage = 0;
+    u32 phase = 0;
+    u32 part = 0;
+    float token[c.subs()][2];
+    float weights[2];
+
+    __device__ void read() {
+      const u32 at = stage * (kScaleStage * 4) + 4 * part;
+      weights[0] = ptx::ld_shared(weight + at);
+      if constexpr (128 % c.block_n != 0) weights[1] = ptx::ld_shared(weight + at + 4 * c.scale_blocks);
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) {
+        token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
+        token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
+      }
+    }
+    __device__ void wait() const { ptx::mbarrier_wait(full + 8 * stage, phase); }
+    __device__ void next_stage() {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty + 8 * stage);
+      part = 0;
+      if (++stage == c.scale_stages) {
+        stage = 0;
+        phase ^= 1;
+      }
+    }
+  };
+
+  /// The products of one k block for 64 tokens, added to their sum with their scales. Columns change to the next row
+  /// of weight scales at `border`, which is a multiple of kRegion.
+  struct Promotion {
+    static constexpr int kRegion = c.block_n % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
+    float scale[2][2];  // [row of weight scales][token half]
+
+    __device__ Promotion(const float (&token)[2], const float (&weights)[2])
+        : scale{{token[0] * weights[0], token[1] * weights[0]}, {token[0] * weights[1], token[1] * weights[1]}} {}
+
+    __device__ void add(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2], int border) const {
+#pragma unroll
+      for (float& value : block_sum) ptx::keep(value);
+#pragma unroll
+      for (int j = 0; j < c.block_n / 8; ++j) {
+        // Tiles that divide 128 never leave their row of weight scales.
+        const bool second = 128 % c.block_n != 0 && 8 * j / kRegion * kRegion >= border;
+        const float low = second ? scale[1][0] : scale[0][0];
+        const float high = second ? scale[1][1] : scale[0][1];
+        sum[4 * j] = fmaf(block_sum[4 * j], low, sum[4 * j]);
+        sum[4 * j + 1] = fmaf(block_sum[4 * j + 1], low, sum[4 * j + 1]);
+        sum[4 * j + 2] = fmaf(block_sum[4 * j + 2], high, sum[4 * j + 2]);
+        sum[4 * j + 3] = fmaf(block_sum[4 * j + 3], high, sum[4 * j + 3]);
+      }
+    }
+  };
+
+  /// FP8 with two tiles of 64 tokens a warpgroup. While the tensor cores work on the last, the next block's scales are
+  /// read and its arrival is awaited. The other warpgroup multiplies while this one promotes.
+  __device__ void sum_blocks(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+    const u32 blocks = args.blocks;
+    if (blocks == 0) return;
+    scale.wait();
+    scale.read();
+    at.wait();
+    u32 before = 0;
+    for (u32 block = 0; block < blocks; ++block) {
+      Reader next = at;
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) {
+        float block_sum[c.block_n / 2];
+        ptx::wgmma_fence();
+        multiply(block_sum, at, s, 0);
+        ptx::wgmma_commit_group();
+        const Promotion promotion(scale.token[s], scale.weights);
+        if (s == 0 && block > 0) release(before);  // read before the products of this block began
+        if (s == c.subs() - 1) {
+          next.next();
+          if (block + 1 == blocks || ++scale.part == c.scale_blocks) scale.next_stage();
+          if (block + 1 < blocks) {
+            if (scale.part == 0) scale.wait();
+            scale.read();
+            next.wait();
+          }
+        }
+        ptx::wgmma_wait_group<0>();
+        promotion.add(sum[s], block_sum, border);
+      }
+      before = at.stage;
+      at = next;
+    }
+    release(before);
+  }
+
+  /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is
+  /// promoted.
+  __device__ void sum_blocks_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+    const u32 blocks = args.blocks;
+    if (blocks == 0) return;
+    float even[c.block_n / 2];
+    float odd[c.block_n / 2];
+    scale.wait();
+    at.wait();
+    ptx::wgmma_fence();
+    multiply(even, at, 0, 0);
+    ptx::wgmma_commit_group();
+    // Straight pairs: the compiler must see which products are under way at every point.
+    for (u32 pair = 0; pair < (blocks - 1) / 2; ++pair) {
+      step_ahead(sum, even, odd, border, at, scale);
+      step_ahead(sum, odd, even, border, at, scale);
+    }
+    if (blocks % 2 == 0) {
+      step_ahead(sum, even, odd, border, at, scale);
+      last_step(sum, odd, border, at, scale);
+    } else {
+      last_step(sum, even, border, at, scale);
+    }
+  }
+  __device__ void step_ahead(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
+                             float (&following)[c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+    scale.read();
+    const Promotion promotion(scale.token[0], scale.weights);
+    const u32 stage = at.stage;
+    at.next();
+    at.wait();
+    ptx::wgmma_fence();
+    multiply(following, at, 0, 0);
+    ptx::wgmma_commit_group();
+    if (++scale.part == c.scale_blocks) {
+      scale.next_stage();
+      scale.wait();
+    }
+    ptx::wgmma_wait_group<1>();
+    release(stage);
+    promotion.add(sum, current, border);
+  }
+  __device__ void last_step(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2], int border, Reader& at,
+                            BlockScales& scale) const {
+    scale.read();
+    const Promotion promotion(scale.token[0], scale.weights);
+    scale.next_stage();
+    ptx::wgmma_wait_group<0>();
+    release(at.stage);
+    at.next();
+    promotion.add(sum, current, border);
+  }
+
+  __device__ void sum_plain(float (&sum)[c.subs()][c.block_n / 2], Reader& at) const {
+    u32 before = 0;
+    for (int block = 0; block < args.blocks; ++block) {
+      at.wait();
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) multiply(sum[s], at, s, 1);
+      ptx::wgmma_commit_group();
+      // The products of the block before have been read; those of this one may still run.
+      ptx::wgmma_wait_group<1>();
+      if (block > 0) release(before);
+      before = at.stage;
+      at.next();
+    }
+    ptx::wgmma_wait_group<0>();
+    if (args.blocks > 0) release(before);
+    for (auto& sub : sum) {
+      for (float& value : sub) ptx::keep(value);
+    }
+  }
+
+  /// The tile of one warpgroup. bf16 goes through shared memory and the copy engine, which empties it during the next
+  /// tile; f32, and rows that the engine cannot address, are stored where they belong.
+  __device__ void store(const float (&sum)[c.subs()][c.block_n / 2], Tile t, u32 group) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int lane = thread % 32;
+    const int warp_row = thread / 32 % 4 * 16;
+    const int token0 = t.token0 + group * c.store_rows();
+    if (args.out_mapped) {
+      constexpr int kRowBytes = c.store_columns() * 2;
+      constexpr int kUnits = kRowBytes / 16;  // the swizzle exchanges units of 16 bytes
+      const u32 base = store_tile + group * (c.store_rows() * c.block_n * 2);
+      if (thread % 128 == 0) ptx::cp_async_bulk_wait_group_read();
+      ptx::bar_sync(2 + group, 128);
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) {
+        const int row = 64 * s + warp_row + lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+        for (int j = 0; j < c.block_n / 8; j += 2) {
+          const int unit = j % kUnits + lane / 16;
+          const u32 to = base + j / kUnits * (c.store_rows() * kRowBytes) + row * kRowBytes +
+                         (unit ^ row / (8 / kUnits) % kUnits) * 16;
+          const float* d = sum[s] + 4 * j;
+          ptx::stmatrix_x4(to, ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]), ptx::cvt_bf16x2(d[4], d[5]),
+                           ptx::cvt_bf16x2(d[6], d[7]));
+        }
+      }
+      ptx::fence_proxy_async();
+      ptx::bar_sync(2 + group, 128);
+      if (thread % 128 == 0 && token0 < args.m) {
+        for (int column = 0; column < c.block_n && t.row0 + column < args.n; column += c.store_columns()) {
+          ptx::cp_async_bulk_tensor_2d_store(&args.out, base + column * (c.store_rows() * 2), t.row0 + column, token0);
+        }
+        ptx::cp_async_bulk_commit_group();
+      }
+      return;
+    }
+#pragma unroll
+    for (int s = 0; s < c.subs(); ++s) {
+#pragma unroll
+      for (int j = 0; j < c.block_n / 8; ++j) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          store_pair(token0 + 64 * s + warp_row + lane / 4 + 8 * h, t.row0 + 8 * j + 2 * (lane % 4), sum[s][4 * j + 2 * h],
+                     sum[s][4 * j + 2 * h + 1]);
+        }
+      }
+    }
+  }
+
+  __device__ void store_pair(int token, int column, float low, float high) const {
+    if (token >= args.m || column >= args.n) return;
+    const bool both = column + 1 < args.n;
+    const i64 at = token * args.out_row + column;
+    if (args.out_f32) {
+      float* out = static_cast<float*>(args.out_data) + at;
+      out[0] = args.accumulate ? low + out[0] : low;
+      if (both) out[1] = args.accumulate ? high + out[1] : high;
+    } else {
+      u16* out = static_cast<u16*>(args.out_data) + at;
+      const u32 word = ptx::cvt_bf16x2(low, high);
+      out[0] = static_cast<u16>(word);
+      if (both) out[1] = static_cast<u16>(word >> 16);
+    }
+  }
+
+  __device__ void run() const {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    constexpr int kLoader = 4 * c.groups();
+    if (warp == kLoader && threadIdx.x % 32 == 0) {
+      ptx::prefetch_tensormap(&args.tokens);
+      ptx::prefetch_tensormap(&args.weights);
+      for (int stage = 0; stage < c.stages; ++stage) {
+        ptx::mbarrier_init(full(stage), 1);
+        ptx::mbarrier_init(empty(stage), c.groups() * kCluster);
+      }
+      for (int stage = 0; stage < c.scale_stages; ++stage) {
+        ptx::mbarrier_init(scale_full(stage), 32);
+        ptx::mbarrier_init(scale_empty(stage), 4 * c.groups());
+      }
+      ptx::fence_mbarrier_init();
+    }
+    if constexpr (kCluster > 1) {
+      ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();
+    } else {
+      __syncthreads();
+    }
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
+    if (warp >= kLoader) {
+      ptx::setmaxnreg_dec<56>();
+      if (warp == kLoader) {
+        if (threadIdx.x % 32 == 0) produce();
+      } else if (c.fp8 && warp == kLoader + 1) {
+        produce_scales();
+      }
+    } else {
+      ptx::setmaxnreg_inc<c.groups() == 1 ? 248 : 224>();
+      consume();
+    }
+    if constexpr (kCluster > 1) {
+      __syncwarp();
+      ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();
+    }
+  }
+};
+
+template <GemmPrefillConfig c>
+__device__ __forceinline__ void gemm_prefill(const GemmArgs& args) {
+  extern __shared__ unsigned char shared[];
+  GemmPrefill<c>(args, shared).run();
+}
+
+}  // namespace fathom
