@@ -121,9 +121,14 @@ bool check_fp8(Fp8GemmNtProblem p, const std::string& implementation, std::int64
   const OnDevice b_scale(operands.b_scale);
   const OnDevice out(before);
   if (!runs([&] {
-        fp8_gemm_nt(
-            {.a = a, .a_scale = a_scale, .b = b, .b_scale = b_scale, .out = out, .accumulate = p.accumulate},
-            device_context(implementation));
+        fp8_gemm_nt({.a = a,
+                     .a_scale = a_scale,
+                     .b = b,
+                     .b_scale = b_scale,
+                     .out = out,
+                     .accumulate = p.accumulate,
+                     .decode = p.decode},
+                    device_context(implementation));
       })) {
     return false;
   }
@@ -168,7 +173,7 @@ bool check_bf16(const Bf16GemmNtProblem& p, const std::string& implementation, s
   const OnDevice b(strided(b_values, padding));
   const OnDevice out(before);
   if (!runs([&] {
-        bf16_gemm_nt({.a = a, .b = b, .out = out, .accumulate = p.accumulate},
+        bf16_gemm_nt({.a = a, .b = b, .out = out, .accumulate = p.accumulate, .decode = p.decode},
                      device_context(implementation));
       })) {
     return false;
@@ -209,7 +214,8 @@ Fp8GemmNtProblem random_fp8(Random& random) {
           .row_b_scale = random.integer(0, 2) == 0,
           .packed_b_scale = random.integer(0, 3) == 0,
           .out = accumulate || random.integer(0, 1) == 1 ? DType::f32 : DType::bf16,
-          .accumulate = accumulate};
+          .accumulate = accumulate,
+          .decode = random.integer(0, 1) == 1};
 }
 
 TEST(Fp8GemmOnDevice, RandomProblems) {
@@ -227,6 +233,7 @@ TEST(Fp8GemmOnDevice, ShapesOfTheModel) {
   for (const std::string& implementation : cuda_implementations("fp8_gemm_nt")) {
     for (const std::int64_t m : {1, 17, 64}) {
       check_fp8({.m = m, .n = 576, .k = 7168}, implementation, m);
+      check_fp8({.m = m, .n = 576, .k = 7168, .decode = true}, implementation, m);
       check_fp8({.m = m, .n = 256, .k = 2048, .out = DType::f32}, implementation, m);
     }
   }
@@ -275,7 +282,8 @@ TEST(Bf16GemmOnDevice, RandomProblems) {
                                 .n = aligned ? 64 * random.integer(1, 4) : random.integer(1, 300),
                                 .k = aligned ? 64 * random.integer(1, 12) : random.integer(1, 700),
                                 .out = random.integer(0, 1) == 1 ? DType::f32 : DType::bf16,
-                                .accumulate = random.integer(0, 2) == 0};
+                                .accumulate = random.integer(0, 2) == 0,
+                                .decode = random.integer(0, 1) == 1};
       ran += check_bf16(p, implementation, random.integer(0, 1 << 30));
     }
     std::printf("%s took %d of 60 problems\n", implementation.c_str(), ran);
@@ -290,6 +298,7 @@ TEST(Bf16GemmOnDevice, EmptySizesAndShapesOfTheModel) {
     check_bf16({.m = 3, .n = 200, .k = 0}, implementation, 3);
     for (const std::int64_t m : {1, 17, 64}) {
       check_bf16({.m = m, .n = 64, .k = 7168, .out = DType::f32}, implementation, m);
+      check_bf16({.m = m, .n = 64, .k = 7168, .out = DType::f32, .decode = true}, implementation, m);
       check_bf16({.m = m, .n = 256, .k = 7168, .out = DType::f32}, implementation, m);
     }
   }
@@ -307,6 +316,13 @@ class Bytes : public ::testing::Test {
   static constexpr std::int64_t kM = 150;
   static constexpr std::int64_t kN = 200;
 
+  static std::vector<std::pair<std::string, bool>> in_both_classes(std::string_view op) {
+    std::vector<std::pair<std::string, bool>> all;
+    for (const std::string& name : cuda_implementations(std::string(op))) {
+      for (const bool decode : {false, true}) all.emplace_back(name, decode);
+    }
+    return all;
+  }
   template <class Body>
   void for_each_op(Body body) {
     const Fp8GemmNtProblem p{.m = kM, .n = kN, .k = 1024};
@@ -315,34 +331,42 @@ class Bytes : public ::testing::Test {
     const OnDevice b(operands.b_values);
     const OnDevice a_scale(operands.a_scale);
     const OnDevice b_scale(operands.b_scale);
-    for (const std::string& name : cuda_implementations("fp8_gemm_nt")) {
+    for (const auto& [name, decode] : in_both_classes("fp8_gemm_nt")) {
       body(Fixed{"fp8_gemm_nt=" + name, kM,
-                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
+                 [&, decode = decode](std::int64_t first, std::int64_t last, const TensorView& out,
+                                      const Context& context) {
                    fp8_gemm_nt({.a = a.view().rows(first, last),
                                 .a_scale = a_scale.view().rows(first, last),
                                 .b = b,
                                 .b_scale = b_scale,
-                                .out = out.rows(first, last)},
+                                .out = out.rows(first, last),
+                                .decode = decode},
                                context);
                  }});
     }
     Random random(8);
     const OnDevice x(random.normal(DType::bf16, {kM, 1024}));
     const OnDevice w(random.normal(DType::bf16, {kN, 1024}));
-    for (const std::string& name : cuda_implementations("bf16_gemm_nt")) {
-      body(Fixed{"bf16_gemm_nt=" + name, kM,
-                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
-                   bf16_gemm_nt({.a = x.view().rows(first, last), .b = w, .out = out.rows(first, last)},
-                                context);
-                 }});
+    for (const auto& [name, decode] : in_both_classes("bf16_gemm_nt")) {
+      body(Fixed{
+          "bf16_gemm_nt=" + name, kM,
+          [&, decode = decode](std::int64_t first, std::int64_t last, const TensorView& out,
+                               const Context& context) {
+            bf16_gemm_nt(
+                {.a = x.view().rows(first, last), .b = w, .out = out.rows(first, last), .decode = decode},
+                context);
+          }});
     }
-    for (const std::string& name : cuda_implementations("linear_bf16_fp32")) {
+    for (const auto& [name, decode] : in_both_classes("linear_bf16_fp32")) {
       if (name == "cuda:cublaslt") continue;  // NVIDIA's choice of kernel, and so of order, is its own
-      body(Fixed{"linear_bf16_fp32=" + name, kM,
-                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
-                   linear_bf16_fp32({.x = x.view().rows(first, last), .w = w, .out = out.rows(first, last)},
-                                    context);
-                 }});
+      body(Fixed{
+          "linear_bf16_fp32=" + name, kM,
+          [&, decode = decode](std::int64_t first, std::int64_t last, const TensorView& out,
+                               const Context& context) {
+            linear_bf16_fp32(
+                {.x = x.view().rows(first, last), .w = w, .out = out.rows(first, last), .decode = decode},
+                context);
+          }});
     }
   }
   // The bytes of rows [0, m) computed `rows` at a time.

@@ -13,6 +13,8 @@ struct Bf16GemmNtProblem {
   std::int64_t k = 7168;
   DType out = DType::bf16;
   bool accumulate = false;
+  bool decode = false;  // the class of the call, see Args
+  bool aligned = true;  // rows of both operands start at multiples of 16 bytes; always true on the host
 
   template <class V>
   void fields(V& visit) {
@@ -21,6 +23,8 @@ struct Bf16GemmNtProblem {
     visit("k", k);
     visit("out", out);
     visit("accumulate", accumulate);
+    visit("decode", decode);
+    visit("aligned", aligned);
   }
   bool operator==(const Bf16GemmNtProblem&) const = default;
 };
@@ -30,6 +34,7 @@ struct Bf16GemmNtArgs {
   TensorView b;    // [n, k]
   TensorView out;  // [m, n], written; with accumulate read and written
   bool accumulate = false;
+  bool decode = false;  // the forward mode's class on CUDA: how k is cut, see below
 };
 
 /// The product of two bf16 matrices, both with k as the last axis.
@@ -42,7 +47,10 @@ struct Bf16GemmNtArgs {
 ///
 /// Any m, n and k, 0 included; k = 0 gives zeros. Rows may be further apart than they are long. Sums are
 /// f32; subnormal bf16 inputs may count as zero. A row's bytes depend neither on the other rows nor on the
-/// thread count. Throws InvalidArgument if a shape, dtype or stride differs.
+/// thread count.
+/// On CUDA, `decode` cuts k into as many segments as occupy the device when the weights are few: faster for
+/// few rows, and another order of the sum. Within a class a row's bytes depend on n and k alone, not on m.
+/// Throws InvalidArgument if a shape, dtype or stride differs.
 void bf16_gemm_nt(const Bf16GemmNtArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -16,6 +16,8 @@ struct Fp8GemmNtProblem {
   bool packed_b_scale = false;  // b_scale is UE8M0, four to an i32 (and 1x128)
   DType out = DType::bf16;
   bool accumulate = false;
+  bool decode = false;  // the class of the call, see Args
+  bool aligned = true;  // rows of both operands start at multiples of 16 bytes; always true on the host
 
   template <class V>
   void fields(V& visit) {
@@ -27,6 +29,8 @@ struct Fp8GemmNtProblem {
     visit("packed_b_scale", packed_b_scale);
     visit("out", out);
     visit("accumulate", accumulate);
+    visit("decode", decode);
+    visit("aligned", aligned);
   }
   bool operator==(const Fp8GemmNtProblem&) const = default;
 };
@@ -38,6 +42,7 @@ struct Fp8GemmNtArgs {
   TensorView b_scale;  // [ceil(n/128), groups], or [n, groups], or packed [n, ceil(groups/4)]
   TensorView out;      // [m, n], written; with accumulate read and written
   bool accumulate = false;
+  bool decode = false;  // the forward mode's class on CUDA: how k is cut, see below
 };
 
 /// The product of FP8 activations with FP8 weights, both with a scale for every 128 elements along k.
@@ -56,7 +61,10 @@ struct Fp8GemmNtArgs {
 ///
 /// Any m, n and k, 0 included; k = 0 gives zeros. Rows of a, b and out may be further apart than they are
 /// long. The order of every sum is fixed by n and k: a row's bytes depend neither on the other rows nor on
-/// the thread count. Throws InvalidArgument if a shape, dtype or stride differs.
+/// the thread count.
+/// On CUDA, `decode` cuts k into as many segments as occupy the device when the weights are few: faster for
+/// few rows, and another order of the sum. Within a class a row's bytes depend on n and k alone, not on m.
+/// Throws InvalidArgument if a shape, dtype or stride differs.
 void fp8_gemm_nt(const Fp8GemmNtArgs& args, const Context& context);
 
 }  // namespace fathom

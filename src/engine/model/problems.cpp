@@ -27,6 +27,7 @@ void add_fp8(const Shapes& shapes, std::vector<std::string>& problems) {
       problem.accumulate = true;
       problems.push_back(problem_string(problem));
       problems.push_back(problem_string(Fp8GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
+      problems.push_back(problem_string(Fp8GemmNtProblem{.m = m, .n = n, .k = k, .decode = true}));
     }
   }
 }
@@ -40,6 +41,7 @@ void add_bf16(const Shapes& shapes, std::vector<std::string>& problems) {
       problem.accumulate = false;
       problems.push_back(problem_string(problem));
       problems.push_back(problem_string(Bf16GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
+      problems.push_back(problem_string(Bf16GemmNtProblem{.m = m, .n = n, .k = k, .decode = true}));
     }
   }
 }

@@ -3,6 +3,7 @@
 #include "ops/dispatch.hpp"
 #include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
 #include "ops/gemm_scales.hpp"
+#include "ops/sm90_gemm.hpp"
 #include "ops/validate.hpp"
 
 namespace fathom {
@@ -12,6 +13,7 @@ using Impl = Implementation<Fp8GemmNtProblem, Fp8GemmNtArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", fp8_gemm_nt_sm90_can_run, fp8_gemm_nt_sm90, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:simt", always, fp8_gemm_nt_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, fp8_gemm_nt_cpu},
     {"ref:any", always, fp8_gemm_nt_ref, /*fallback=*/true},
@@ -31,13 +33,16 @@ Fp8GemmNtProblem validate(const Fp8GemmNtArgs& args, Device device) {
   expect.rank("a", args.a, 2);
   expect.rank("b", args.b, 2);
   expect.rank("b_scale", args.b_scale, 2);
-  Fp8GemmNtProblem problem{.m = args.a.size(0),
-                           .n = args.b.size(0),
-                           .k = args.a.size(1),
-                           .packed_a_scale = args.a_scale.dtype == DType::i32,
-                           .packed_b_scale = args.b_scale.dtype == DType::i32,
-                           .out = args.out.dtype,
-                           .accumulate = args.accumulate};
+  Fp8GemmNtProblem problem{
+      .m = args.a.size(0),
+      .n = args.b.size(0),
+      .k = args.a.size(1),
+      .packed_a_scale = args.a_scale.dtype == DType::i32,
+      .packed_b_scale = args.b_scale.dtype == DType::i32,
+      .out = args.out.dtype,
+      .accumulate = args.accumulate,
+      .decode = args.decode,
+      .aligned = device.kind == DeviceKind::host || (rows_suit_tma(args.a) && rows_suit_tma(args.b))};
   expect.tensor("a", args.a, {DType::f8e4m3}, {-1, -1});
   expect.tensor("b", args.b, {DType::f8e4m3}, {-1, problem.k});
   const std::int64_t groups = scale_groups(problem.k);

@@ -1,6 +1,5 @@
 #include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
 #include "ops/gemm_scales.hpp"
-#include "ops/kernels.hpp"
 #include "ops/simt_gemm.hpp"
 
 namespace fathom {
@@ -10,12 +9,6 @@ void fp8_gemm_nt_simt(const Fp8GemmNtProblem& problem, const Fp8GemmNtArgs& args
   kernel.a_scale = simt_scale(args.a_scale, 1);
   kernel.b_scale = simt_scale(args.b_scale, problem.row_b_scale ? 1 : static_cast<int>(kScaleGroup));
   run_simt_gemm({SimtElement::f8e4m3}, kernel, context);
-}
-
-KernelSources fp8_gemm_nt_kernels;
-std::vector<jit::Source> fp8_gemm_nt_kernels(std::string_view problem, const cuda::DeviceInfo&) {
-  parse_problem<Fp8GemmNtProblem>(problem);
-  return {simt_gemm_source({SimtElement::f8e4m3})};
 }
 
 }  // namespace fathom

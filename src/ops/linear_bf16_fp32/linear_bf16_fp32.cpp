@@ -2,6 +2,7 @@
 
 #include "ops/dispatch.hpp"
 #include "ops/linear_bf16_fp32/linear_bf16_fp32_impl.hpp"
+#include "ops/sm90_gemm.hpp"
 #include "ops/validate.hpp"
 
 namespace fathom {
@@ -25,6 +26,8 @@ Verdict cuda_tensors(const LinearBf16Fp32Problem& problem, const Context& contex
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", linear_bf16_fp32_sm90_can_run, linear_bf16_fp32_sm90, /*fallback=*/false,
+     DeviceKind::cuda},
     {"cuda:cublaslt", linear_bf16_fp32_cublaslt_can_run, linear_bf16_fp32_cublaslt, false, DeviceKind::cuda},
     {"cuda:simt", cuda_tensors, linear_bf16_fp32_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", host_tensors, linear_bf16_fp32_cpu},
@@ -35,7 +38,12 @@ LinearBf16Fp32Problem validate(const LinearBf16Fp32Args& args, Device device) {
   const Expect expect{LinearBf16Fp32Problem::op, device};
   expect.rank("x", args.x, 2);
   expect.rank("w", args.w, 2);
-  const LinearBf16Fp32Problem problem{.m = args.x.size(0), .n = args.w.size(0), .k = args.x.size(1)};
+  const LinearBf16Fp32Problem problem{
+      .m = args.x.size(0),
+      .n = args.w.size(0),
+      .k = args.x.size(1),
+      .decode = args.decode,
+      .aligned = device.kind == DeviceKind::host || (rows_suit_tma(args.x) && rows_suit_tma(args.w))};
   expect.tensor("x", args.x, {DType::bf16}, {-1, -1});
   expect.tensor("w", args.w, {DType::bf16}, {-1, problem.k});
   expect.tensor("out", args.out, {DType::f32}, {problem.m, problem.n});

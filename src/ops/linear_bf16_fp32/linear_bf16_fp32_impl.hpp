@@ -13,4 +13,7 @@ void linear_bf16_fp32_simt(const LinearBf16Fp32Problem& problem, const LinearBf1
 Verdict linear_bf16_fp32_cublaslt_can_run(const LinearBf16Fp32Problem& problem, const Context& context);
 void linear_bf16_fp32_cublaslt(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
                                const Context& context);
+Verdict linear_bf16_fp32_sm90_can_run(const LinearBf16Fp32Problem& problem, const Context& context);
+void linear_bf16_fp32_sm90(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
+                           const Context& context);
 }  // namespace fathom

@@ -1,0 +1,35 @@
+#include "ops/bf16_gemm_nt/bf16_gemm_nt_impl.hpp"
+#include "ops/kernels.hpp"
+#include "ops/simt_gemm.hpp"
+#include "ops/sm90_gemm.hpp"
+
+namespace fathom {
+namespace {
+
+Sm90GemmShape shape_of(const Bf16GemmNtProblem& problem) {
+  return {.fp8 = false, .decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k};
+}
+
+}  // namespace
+
+Verdict bf16_gemm_nt_sm90_can_run(const Bf16GemmNtProblem& problem, const Context& context) {
+  if (problem.accumulate && problem.out != DType::f32)
+    return decline("needs an f32 out to accumulate, got bf16");
+  return sm90_gemm_verdict(shape_of(problem), problem.aligned, context);
+}
+
+void bf16_gemm_nt_sm90(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& args, const Context& context) {
+  run_sm90_gemm(shape_of(problem), {.a = args.a, .b = args.b, .out = args.out, .accumulate = args.accumulate},
+                context);
+}
+
+KernelSources bf16_gemm_nt_kernels;
+std::vector<jit::Source> bf16_gemm_nt_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
+  const Sm90GemmShape shape = shape_of(parse_problem<Bf16GemmNtProblem>(problem));
+  std::vector<jit::Source> sources{simt_gemm_source({SimtElement::bf16})};
+  if (device.sm() == 90 && shape.k > 0)
+    sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
+  return sources;
+}
+
+}  // namespace fathom

@@ -1,0 +1,291 @@
+#include "ops/sm90_gemm.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "cuda/device_context.hpp"
+#include "cuda/tensor_map.hpp"
+#include "jit/kernel_cache.hpp"
+#include "ops/simt_gemm.hpp"
+
+namespace fathom {
+namespace {
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Elements of a 128-byte block of k.
+std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
+
+GemmDecodeConfig decode_config(const Sm90GemmKernel& kernel) {
+  return {.fp8 = kernel.fp8 != 0,
+          .tokens = kernel.tile_m,
+          .groups = kernel.tile_n / 64,
+          .stage_blocks = kernel.stage_blocks,
+          .stages = kernel.stages};
+}
+
+GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
+  return {.fp8 = kernel.fp8 != 0,
+          .block_m = kernel.tile_m,
+          .block_n = kernel.tile_n,
+          .stages = kernel.stages,
+          .cluster_m = kernel.cluster_m,
+          .cluster_n = kernel.cluster_n};
+}
+
+Sm90GemmKernel decode_kernel(bool fp8, int tokens, int rows, int stage_blocks, int stages) {
+  return {.decode = 1,
+          .fp8 = fp8,
+          .tile_m = tokens,
+          .tile_n = rows,
+          .stages = stages,
+          .stage_blocks = stage_blocks,
+          .cluster_m = 1,
+          .cluster_n = 1};
+}
+
+// Few tokens: 64 weights a block, and as much of them under way as shared memory holds, by one block or by
+// several.
+Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
+  const bool crowded = ceil_div(shape.n, 64) * segments > 2 * sms;
+  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 64, 2, crowded ? 3 : 4);
+  if (shape.m <= 16) return decode_kernel(shape.fp8, 16, 64, 2, crowded ? 3 : 5);
+  // Where a cluster is large, sums are exchanged word by word, which suits narrow tiles.
+  if (segments >= 16) return decode_kernel(shape.fp8, 16, 64, 2, 5);
+  if (shape.m <= 32 || segments == 8) return decode_kernel(shape.fp8, 32, 64, 2, 4);
+  return decode_kernel(shape.fp8, 64, 64, 2, 3);
+}
+
+struct Tile {
+  int m, n, stages;
+  double step;  // microseconds of one block of k, on an H200
+};
+// 2026-11-22, one H200, cold L2; see docs/performance.md.
+constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 144, 5, 0.53},
+                              {128, 128, 5, 0.43}, {128, 64, 8, 0.25},  {64, 128, 8, 0.33},
+                              {64, 96, 8, 0.26},   {64, 64, 8, 0.17},   {64, 48, 14, 0.15}};
+constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 192, 4, 0.52}, {128, 128, 5, 0.37},
+                               {128, 64, 8, 0.21},  {64, 128, 8, 0.24},  {64, 64, 12, 0.15},
+                               {64, 32, 16, 0.11}};
+
+Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
+  const std::int64_t blocks = ceil_div(shape.k, block_elements(shape.fp8));
+  const std::span<const Tile> tiles =
+      shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
+  // What a tile costs beside its products: the first loads, and of the stores what the next tile does not
+  // hide.
+  const auto cost = [&](const Tile& tile) {
+    const std::int64_t waves = ceil_div(ceil_div(shape.m, tile.m) * ceil_div(shape.n, tile.n), sms);
+    return static_cast<double>(waves) * (static_cast<double>(blocks) * tile.step + 0.6);
+  };
+  const Tile best = *std::ranges::min_element(tiles, {}, cost);
+  Sm90GemmKernel kernel{.decode = 0,
+                        .fp8 = shape.fp8,
+                        .tile_m = best.m,
+                        .tile_n = best.n,
+                        .stages = best.stages,
+                        .stage_blocks = 1,
+                        .cluster_m = 1,
+                        .cluster_n = 1};
+  // Two blocks that share an operand fetch half of it each: worth it where tiles are large and many, and
+  // there is a neighbour for every tile.
+  const bool pairs_m = ceil_div(shape.m, best.m) % 2 == 0;
+  const bool pairs_n = ceil_div(shape.n, best.n) % 2 == 0;
+  if (best.m == 256) {
+    if (pairs_n && shape.m >= 1024 && blocks >= 8) kernel.cluster_n = 2;
+  } else if (best.m == 128 && best.n > 128) {
+    if (pairs_m) {
+      kernel.cluster_m = 2;
+    } else if (pairs_n) {
+      kernel.cluster_n = 2;
+    }
+  } else if (best.m == 128 && pairs_m && shape.m >= 512 && blocks >= 32) {
+    kernel.cluster_m = 2;
+  }
+  return kernel;
+}
+
+cuda::TensorMapSpec operand_spec(const TensorView& tensor, std::int64_t rows) {
+  const std::int64_t bytes = size_of(tensor.dtype);
+  return {.data = tensor.data,
+          .type = bytes == 1 ? cuda::TensorMapType::u8 : cuda::TensorMapType::bf16,
+          .rank = 2,
+          .size = {tensor.size(1), tensor.size(0)},
+          .stride_bytes = {0, tensor.step(0) * bytes},
+          .box = {128 / bytes, rows},
+          .swizzle = cuda::TensorMapSwizzle::bytes_128};
+}
+
+TensorMap encode(const cuda::TensorMapSpec& spec, const Context& context) {
+  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+}
+
+// A matrix of one row has no distance between rows; TMA wants one that suits it all the same.
+TensorView with_row_step(TensorView tensor) {
+  const std::int64_t each = 16 / size_of(tensor.dtype);
+  if (tensor.size(0) == 1) tensor.stride[0] = ceil_div(tensor.size(1), each) * each;
+  return tensor;
+}
+
+}  // namespace
+
+int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k) {
+  if (!decode) return 1;
+  constexpr int kMultiprocessors = 132;  // of the architecture's largest device, not of the one at hand
+  const std::int64_t tiles = ceil_div(n, 64);
+  const std::int64_t blocks = ceil_div(k, block_elements(fp8));
+  const int most = n <= 256 ? 16 : 8;
+  int segments = 1;
+  while (segments < most && tiles * segments * 2 <= kMultiprocessors + kMultiprocessors / 8 &&
+         blocks >= segments * 2 * 3) {
+    segments *= 2;
+  }
+  return segments;
+}
+
+Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
+  const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
+  // One segment gives the same sums in both kernels.
+  if (segments > 1 || shape.m <= 16) return {plan_decode(shape, segments, device.num_sms), segments};
+  return {plan_prefill(shape, device.num_sms), 1};
+}
+
+jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
+  const bool decode = kernel.decode != 0;
+  const char* type = kernel.fp8 != 0 ? "f8e4m3" : "bf16";
+  const char* fp8 = kernel.fp8 != 0 ? "true" : "false";
+  const std::string name =
+      decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}", type, kernel.tile_m, kernel.tile_n,
+                           kernel.stage_blocks, kernel.stages)
+             : fmt::format("gemm.sm90_prefill_{}_m{}n{}s{}c{}x{}", type, kernel.tile_m, kernel.tile_n,
+                           kernel.stages, kernel.cluster_m, kernel.cluster_n);
+  const std::string config =
+      decode ? fmt::format(
+                   "GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
+                   ".stage_blocks = {}, .stages = {}}}",
+                   fp8, kernel.tile_m, kernel.tile_n / 64, kernel.stage_blocks, kernel.stages)
+             : fmt::format(
+                   "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
+                   ".cluster_m = {}, .cluster_n = {}}}",
+                   fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
+  const char* what = decode ? "gemm_decode" : "gemm_prefill";
+  const int shared = decode ? decode_config(kernel).shared_bytes() : prefill_config(kernel).shared_bytes();
+  return {name, fmt::format("#include \"sm90/{0}.cuh\"\n"
+                            "namespace fathom {{\n"
+                            "constexpr {1};\n"
+                            "static_assert(sizeof(GemmArgs) == {2} && kConfig.shared_bytes() == {3});\n"
+                            "}}\n"
+                            "extern \"C\" __global__ void __launch_bounds__(fathom::kConfig.threads(), 1)\n"
+                            "fathom_kernel(const __grid_constant__ fathom::GemmArgs args) {{\n"
+                            "  fathom::{0}<fathom::kConfig>(args);\n"
+                            "}}\n",
+                            what, config, sizeof(GemmArgs), shared)};
+}
+
+bool rows_suit_tma(const TensorView& tensor) {
+  const std::int64_t step = tensor.step(0) * size_of(tensor.dtype);
+  return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
+         (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
+}
+
+Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context) {
+  // Its device tests have not all passed on hardware yet (docs/status.md), so it does not run unasked.
+  if (context.options().force_implementation.find("sm90:wgmma") == std::string::npos) {
+    return decline("needs to be asked for by name until its tests on a device have passed");
+  }
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  if (device.sm() != 90)
+    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
+                   std::to_string(device.sm_minor));
+  if (!aligned) return decline("needs rows of a and b at multiples of 16 bytes, got others");
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 256;
+  for (const std::int64_t size : {shape.m, shape.n, shape.k}) {
+    if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
+  }
+  return accept;
+}
+
+void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context) {
+  if (shape.m == 0 || shape.n == 0) return;
+  if (shape.k == 0) {  // nothing to multiply, and nothing for TMA to describe
+    return run_simt_gemm({shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16},
+                         simt_gemm_args(tensors.a, tensors.b, tensors.out, tensors.accumulate), context);
+  }
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  const Sm90GemmPlan plan = plan_sm90_gemm(shape, device);
+  const jit::Kernel& kernel = jit::kernel(context, sm90_gemm_source, plan.kernel);
+  if (context.compile_mode() == CompileMode::compile_only) return;
+
+  const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
+  const bool decode = plan.kernel.decode != 0;
+  const GemmPrefillConfig prefill = prefill_config(plan.kernel);
+  GemmArgs args{};
+  args.tokens = encode(operand_spec(with_row_step(tensors.a),
+                                    decode ? plan.kernel.tile_m : prefill.block_m / prefill.cluster_n),
+                       context);
+  args.weights = encode(operand_spec(with_row_step(tensors.b),
+                                     decode ? plan.kernel.tile_n : prefill.block_n / prefill.cluster_m),
+                        context);
+  if (shape.fp8) {
+    args.token_scale = tensors.a_scale.data;
+    args.token_scale_row = tensors.a_scale.step(0);
+    args.token_scale_block = tensors.a_scale.step(1);
+    args.token_scale_kind = tensors.a_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
+    args.weight_scale = tensors.b_scale.as<const float>();
+    args.weight_scale_row = tensors.b_scale.step(0);
+    args.weight_scale_block = tensors.b_scale.step(1);
+  }
+  args.out_data = tensors.out.data;
+  args.out_row = tensors.out.step(0);
+  args.m = static_cast<int>(shape.m);
+  args.n = static_cast<int>(shape.n);
+  args.blocks = static_cast<int>(ceil_div(shape.k, block_elements(shape.fp8)));
+  args.out_f32 = tensors.out.dtype == DType::f32;
+  args.accumulate = tensors.accumulate;
+  if (decode) {
+    const GemmDecodeConfig config = decode_config(plan.kernel);
+    const auto segments = static_cast<unsigned>(plan.segments);
+    jit::launch(kernel,
+                {.grid = {segments * static_cast<unsigned>(ceil_div(shape.n, config.rows())),
+                          static_cast<unsigned>(ceil_div(shape.m, config.tokens))},
+                 .block = {static_cast<unsigned>(config.threads())},
+                 .cluster = {segments},
+                 .shared_bytes = config.shared_bytes()},
+                context, args);
+    return;
+  }
+  if (!args.out_f32) {
+    const TensorView out = with_row_step(tensors.out);
+    const cuda::TensorMapSpec spec{
+        .data = out.data,
+        .type = cuda::TensorMapType::bf16,
+        .rank = 2,
+        .size = {out.size(1), out.size(0)},
+        .stride_bytes = {0, out.step(0) * 2},
+        .box = {prefill.store_columns(), prefill.store_rows()},
+        .swizzle = prefill.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
+                   : prefill.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
+                                                   : cuda::TensorMapSwizzle::bytes_32,
+        .promotion = cuda::TensorMapL2Promotion::none};
+    if (!cuda::tensor_map_refusal(spec)) {
+      args.out = encode(spec, context);
+      args.out_mapped = 1;
+    }
+  }
+  const auto cluster = static_cast<unsigned>(prefill.cluster_m * prefill.cluster_n);
+  const std::int64_t tiles = ceil_div(shape.m, prefill.block_m * prefill.cluster_m) *
+                             ceil_div(shape.n, prefill.block_n * prefill.cluster_n);
+  const std::int64_t walkers = std::min<std::int64_t>(tiles, device.num_sms / static_cast<int>(cluster));
+  jit::launch(kernel,
+              {.grid = {cluster * static_cast<unsigned>(walkers)},
+               .block = {static_cast<unsigned>(prefill.threads())},
+               .cluster = {cluster},
+               .shared_bytes = prefill.shared_bytes()},
+              context, args);
+}
+
+}  // namespace fathom

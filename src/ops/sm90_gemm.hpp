@@ -1,0 +1,62 @@
+// Matrix products on Hopper's tensor cores, for the ops that have an "sm90:wgmma" entry: which kernel takes a
+// problem, and its launch. See kernels/sm90/gemm_decode.cuh and gemm_prefill.cuh.
+#pragma once
+#include <cstdint>
+
+#include "cuda/driver.hpp"
+#include "jit/jit.hpp"
+#include "layout/gemm.cuh"
+#include "ops/dispatch.hpp"
+
+namespace fathom {
+
+/// What is multiplied: out[m, n] = a[m, k] * b[n, k]^T. `decode` is the class that the caller gives: it fixes
+/// the order of a sum, with n and k. Within a class a row of out does not depend on m.
+struct Sm90GemmShape {
+  bool fp8 = true;  // e4m3 with scales; false: bf16
+  bool decode = false;
+  std::int64_t m = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+};
+
+/// What a kernel is compiled for; compared byte by byte.
+struct Sm90GemmKernel {
+  std::int32_t decode;  // the decode kernel; 0: the prefill kernel
+  std::int32_t fp8;
+  std::int32_t tile_m;
+  std::int32_t tile_n;
+  std::int32_t stages;
+  std::int32_t stage_blocks;  // decode
+  std::int32_t cluster_m;     // prefill
+  std::int32_t cluster_n;
+  bool operator==(const Sm90GemmKernel&) const = default;
+};
+
+struct Sm90GemmPlan {
+  Sm90GemmKernel kernel;
+  int segments;  // of k, each summed on its own; the blocks of a decode kernel's cluster
+};
+
+/// Segments of k in the class: 1 for prefill, and for decode as many as it takes to occupy the device when
+/// there are few weights. A function of n and k alone, so that every device of the architecture gives the
+/// same sums.
+int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k);
+
+/// Pure; the fastest for the shape as measured on an H200 (docs/performance.md).
+Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
+jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
+
+/// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes.
+bool rows_suit_tma(const TensorView& tensor);
+
+/// Sizes, device and alignment, of any op; `aligned` says that rows_suit_tma(a) and (b).
+Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context);
+
+struct Sm90GemmTensors {
+  TensorView a, a_scale, b, b_scale, out;  // validated; scales of FP8 only, b_scale of 128 x 128 blocks
+  bool accumulate = false;                 // into f32
+};
+void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context);
+
+}  // namespace fathom

@@ -1,0 +1,191 @@
+// Which Hopper kernel takes which product, what it is told, and why one declines: all without a GPU.
+#include "ops/sm90_gemm.hpp"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "cuda/device_context.hpp"
+#include "fake_driver.hpp"
+#include "fathom/ops/bf16_gemm_nt.hpp"
+#include "fathom/ops/fp8_gemm_nt.hpp"
+#include "jit/nvrtc.hpp"
+#include "jit/scratch.hpp"
+#include "ops/kernels.hpp"
+#include "ops/op_test.hpp"
+
+namespace fathom {
+namespace {
+
+Sm90GemmPlan plan_of(bool decode, std::int64_t m, std::int64_t n, std::int64_t k, bool fp8 = true) {
+  return plan_sm90_gemm({.fp8 = fp8, .decode = decode, .m = m, .n = n, .k = k}, usual_device("sm_90a"));
+}
+
+TEST(Sm90Gemm, SegmentsAreFixedByTheWeights) {
+  EXPECT_EQ(sm90_gemm_segments(true, true, 2112, 7168), 4);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 4096, 7168), 2);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 576, 7168), 8);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 24576, 1536), 1);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 7168, 16384), 1);
+  EXPECT_EQ(sm90_gemm_segments(false, true, 64, 7168), 16);
+  EXPECT_EQ(sm90_gemm_segments(false, true, 256, 7168), 16);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 64, 128), 1) << "k is too short to be cut";
+  EXPECT_EQ(sm90_gemm_segments(true, false, 576, 7168), 1) << "prefill never cuts k";
+}
+
+TEST(Sm90Gemm, Plans) {
+  struct Row {
+    bool decode;
+    std::int64_t m, n, k;
+    bool decode_kernel;
+    int tile_m, tile_n, cluster_m, cluster_n, segments;
+  };
+  const Row rows[] = {
+      {true, 1, 2112, 7168, true, 8, 64, 1, 1, 4},
+      {true, 16, 576, 7168, true, 16, 64, 1, 1, 8},
+      {true, 64, 4096, 7168, true, 64, 64, 1, 1, 2},
+      {true, 64, 24576, 1536, false, 64, 96, 1, 1, 1},
+      {true, 128, 32768, 512, false, 128, 128, 1, 1, 1},
+      {true, 512, 576, 7168, true, 32, 64, 1, 1, 8},
+      {false, 1, 2112, 7168, true, 8, 64, 1, 1, 1},
+      {false, 512, 2112, 7168, false, 128, 64, 2, 1, 1},
+      {false, 4096, 2112, 7168, false, 128, 192, 2, 1, 1},
+      {false, 4096, 7168, 16384, false, 256, 128, 1, 2, 1},
+      {false, 512, 24576, 1536, false, 256, 128, 1, 1, 1},
+      {false, 4096, 576, 7168, false, 128, 144, 2, 1, 1},
+  };
+  for (const Row& row : rows) {
+    const Sm90GemmPlan plan = plan_of(row.decode, row.m, row.n, row.k);
+    SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k << " " << row.decode);
+    EXPECT_EQ(plan.kernel.decode != 0, row.decode_kernel);
+    EXPECT_EQ(plan.kernel.tile_m, row.tile_m);
+    EXPECT_EQ(plan.kernel.tile_n, row.tile_n);
+    EXPECT_EQ(plan.kernel.cluster_m, row.cluster_m);
+    EXPECT_EQ(plan.kernel.cluster_n, row.cluster_n);
+    EXPECT_EQ(plan.segments, row.segments);
+  }
+}
+
+// Whatever the sizes: shared memory suffices, the class alone decides the segments, and a name says all of a
+// kernel.
+TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
+  std::map<std::string, std::string> texts;
+  for (const bool fp8 : {true, false}) {
+    for (const bool decode : {true, false}) {
+      for (const std::int64_t n : {1, 8, 63, 64, 200, 576, 2112, 4096, 7168, 32768, 129280}) {
+        for (const std::int64_t k : {1, 64, 130, 512, 7168, 16384, 65536}) {
+          const int segments = sm90_gemm_segments(fp8, decode, n, k);
+          for (const std::int64_t m : {1, 8, 9, 16, 17, 33, 64, 65, 128, 300, 1024, 5000, 100000}) {
+            const Sm90GemmPlan plan = plan_of(decode, m, n, k, fp8);
+            EXPECT_EQ(plan.segments, segments);
+            EXPECT_TRUE(plan.segments == 1 || plan.kernel.decode != 0);
+            const jit::Source source = sm90_gemm_source(plan.kernel);
+            const auto [place, fresh] = texts.emplace(source.name, source.text);
+            EXPECT_TRUE(fresh || place->second == source.text) << source.name;
+            const int shared = plan.kernel.decode != 0
+                                   ? GemmDecodeConfig{.fp8 = fp8,
+                                                      .tokens = plan.kernel.tile_m,
+                                                      .groups = plan.kernel.tile_n / 64,
+                                                      .stage_blocks = plan.kernel.stage_blocks,
+                                                      .stages = plan.kernel.stages}
+                                         .shared_bytes()
+                                   : GemmPrefillConfig{.fp8 = fp8,
+                                                       .block_m = plan.kernel.tile_m,
+                                                       .block_n = plan.kernel.tile_n,
+                                                       .stages = plan.kernel.stages,
+                                                       .cluster_m = plan.kernel.cluster_m,
+                                                       .cluster_n = plan.kernel.cluster_n}
+                                         .shared_bytes();
+            EXPECT_LE(shared, usual_device("sm_90a").shared_bytes_per_block);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_LT(texts.size(), 60u) << "distinct kernels";
+}
+
+class Sm90OnFake : public ::testing::Test {
+ protected:
+  TensorView view(DType dtype, std::initializer_list<std::int64_t> shape,
+                  std::uintptr_t address = 256) const {
+    return TensorView::contiguous(reinterpret_cast<void*>(address), dtype, shape, {DeviceKind::cuda, 0});
+  }
+  Fp8GemmNtArgs args(std::int64_t m, std::int64_t n, std::int64_t k) const {
+    return {.a = view(DType::f8e4m3, {m, k}),
+            .a_scale = view(DType::f32, {m, (k + 127) / 128}),
+            .b = view(DType::f8e4m3, {n, k}),
+            .b_scale = view(DType::f32, {(n + 127) / 128, (k + 127) / 128}),
+            .out = view(DType::bf16, {m, n})};
+  }
+  Context context(ContextOptions options = {}) {
+    options.force_implementation = "sm90:wgmma";
+    options.cache_dir = scratch_ / "cache";
+    return cuda::make_context(fake_.table(), 0, options);
+  }
+
+  jit::Scratch scratch_;
+  cuda::FakeDriver fake_;
+};
+
+TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
+  jit::nvrtc();
+  const Context on_fake = context();
+  Fp8GemmNtArgs decode = args(3, 2112, 7168);
+  decode.decode = true;
+  fp8_gemm_nt(decode, on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 1);
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2);
+  EXPECT_EQ(fake_.launched.grid_x, 33u * 4);
+  EXPECT_EQ(fake_.launched.block_x, 160u);
+  fp8_gemm_nt(args(4096, 7168, 16384), on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2);
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "the result leaves through the copy engine";
+  EXPECT_EQ(fake_.launched.grid_x, 132u);
+  EXPECT_EQ(fake_.launched.block_x, 384u);
+}
+
+TEST_F(Sm90OnFake, CompileOnlyLaunchesNothing) {
+  jit::nvrtc();
+  Context on_fake = context();
+  on_fake.set_compile_mode(CompileMode::compile_only);
+  fp8_gemm_nt(args(3, 2112, 7168), on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 0);
+  EXPECT_EQ(fake_.calls("cuModuleLoadData"), 1);
+}
+
+TEST_F(Sm90OnFake, DoesNotRunUnasked) {
+  ContextOptions options;
+  options.strict = true;
+  EXPECT_ERROR(NoImplementation, "sm90:wgmma: needs to be asked for by name",
+               fp8_gemm_nt(args(3, 64, 128), cuda::make_context(fake_.table(), 0, options)));
+}
+
+TEST_F(Sm90OnFake, SaysWhyItDeclines) {
+  const Context forced = context();
+  EXPECT_ERROR(NoImplementation,
+               "forced implementation sm90:wgmma needs rows of a and b at multiples of 16 bytes",
+               fp8_gemm_nt(args(3, 64, 100), forced));
+  Fp8GemmNtArgs shifted = args(3, 64, 128);
+  shifted.b = view(DType::f8e4m3, {64, 128}, 264);
+  EXPECT_ERROR(NoImplementation,
+               "forced implementation sm90:wgmma needs rows of a and b at multiples of 16 bytes",
+               fp8_gemm_nt(shifted, forced));
+  Fp8GemmNtArgs by_row = args(3, 64, 128);
+  by_row.b_scale = view(DType::f32, {64, 1});
+  EXPECT_ERROR(NoImplementation,
+               "forced implementation sm90:wgmma needs b_scale for blocks of 128x128, got one for every row",
+               fp8_gemm_nt(by_row, forced));
+  const Bf16GemmNtArgs add{.a = view(DType::bf16, {3, 64}),
+                           .b = view(DType::bf16, {64, 64}),
+                           .out = view(DType::bf16, {3, 64}),
+                           .accumulate = true};
+  EXPECT_ERROR(NoImplementation, "forced implementation sm90:wgmma needs an f32 out to accumulate, got bf16",
+               bf16_gemm_nt(add, forced));
+  fake_.devices[0].sm_major = 8;
+  EXPECT_ERROR(NoImplementation, "forced implementation sm90:wgmma needs compute capability 9.0, got 8.0",
+               fp8_gemm_nt(args(3, 64, 128), context()));
+}
+
+}  // namespace
+}  // namespace fathom
