@@ -233,7 +233,7 @@ int main(int argc, char** argv) {
   nlohmann::json report = {{"cpu", cpu_name()},
                            {"cores", std::thread::hardware_concurrency()},
                            {"memory_gb", sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) >> 30},
-                           {"system", output_of("uname -sr")},
+                           {"system", output_of("uname -sm")},
                            {"target", fathom::cpu_target()},
                            {"threads", context.threads()},
                            {"date", today()},
