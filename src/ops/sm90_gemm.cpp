@@ -54,10 +54,14 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   const bool crowded = ceil_div(shape.n, 64) * segments > 2 * sms;
   if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 64, 2, crowded ? 3 : 4);
   if (shape.m <= 16) return decode_kernel(shape.fp8, 16, 64, 2, crowded ? 3 : 5);
-  // Where a cluster is large, sums are exchanged word by word, which suits narrow tiles.
-  if (segments >= 16) return decode_kernel(shape.fp8, 16, 64, 2, 5);
-  if (shape.m <= 32 || segments == 8) return decode_kernel(shape.fp8, 32, 64, 2, 4);
-  return decode_kernel(shape.fp8, 64, 64, 2, 3);
+  if (segments >= 16) {
+    // Narrow tiles send their sums word by word; with many of them that is more than fetching large ones.
+    if (shape.n <= 64 || shape.m <= 64) return decode_kernel(shape.fp8, 16, 64, 2, 5);
+    return decode_kernel(shape.fp8, 64, 128, 1, 4);
+  }
+  if (shape.m <= 32) return decode_kernel(shape.fp8, 32, 64, 2, 4);
+  if (shape.m <= 64 && segments == 8) return decode_kernel(shape.fp8, 64, 64, 2, 3);
+  return decode_kernel(shape.fp8, 64, 128, 2, shape.m <= 64 ? 4 : 3);
 }
 
 struct Tile {
