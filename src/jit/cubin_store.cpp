@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -105,11 +106,15 @@ void on_all_cores(std::size_t count, int threads, const std::function<void(std::
       }
     }
   };
-  std::vector<std::thread> workers;
-  for (std::size_t i = 1; i < std::min(count, static_cast<std::size_t>(std::max(threads, 1))); ++i)
-    workers.emplace_back(work);
-  work();
-  for (std::thread& worker : workers) worker.join();
+  {
+    std::vector<std::jthread> workers;  // joined here, also if the system gives no more of them
+    try {
+      for (std::size_t i = 1; i < std::min(count, static_cast<std::size_t>(std::max(threads, 1))); ++i)
+        workers.emplace_back(work);
+    } catch (const std::system_error&) {  // then with fewer
+    }
+    work();
+  }
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 

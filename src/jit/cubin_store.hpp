@@ -39,7 +39,7 @@ class CubinStore {
   std::string places();
   const std::optional<KernelPack>& pack() const { return pack_; }
   DiskCache& disk();
-  const cuda::Nvrtc& nvrtc();  // throws CudaError without one
+  const cuda::Nvrtc& nvrtc();  // throws EnvironmentError without one
 
  private:
   std::optional<std::vector<std::byte>> from_pack(const Source& source, const std::string& arch);

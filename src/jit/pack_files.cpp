@@ -69,6 +69,9 @@ std::optional<KernelPack> find_pack(const std::string& given) {
   std::error_code ignored;
   folders.push_back(std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path());
   for (const auto& folder : folders) {
+    // A program that was found through PATH may only know its bare name: never the current folder, where
+    // others may write.
+    if (!folder.is_absolute()) continue;
     const auto file = folder / "fathom.pack";
     if (!std::filesystem::exists(file, ignored)) continue;
     try {

@@ -52,6 +52,17 @@ TEST_F(KernelsCommand, BuildVerifyListInfo) {
   EXPECT_NE(read_text(scratch / "out").find(pack), std::string::npos) << read_text(scratch / "out");
 }
 
+// Started by its bare name, through PATH, the program does not know its folder, and must not take the current
+// one.
+TEST_F(KernelsCommand, APackOfTheCurrentFolderIsNotTouched) {
+  std::ofstream(pack) << "something else, and more than fifty bytes of it, so that it could be one";
+  const std::string command = "cd '" + scratch.path().string() + "' && PATH='" +
+                              fs::path(FATHOM_PROGRAM).parent_path().string() +
+                              "':\"$PATH\" fathom info > out 2> err";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(read_text(scratch / "err").find("kernel pack"), std::string::npos) << read_text(scratch / "err");
+}
+
 TEST_F(KernelsCommand, WarmUpTwice) {
   const Outcome first = run({"warmup", "--arch", "sm_90a", "--model", bundled_model()});
   expect_done(first);
