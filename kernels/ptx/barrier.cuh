@@ -24,8 +24,8 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-/// Arrives at the barrier that has this address in block `rank` of the cluster. It orders nothing but the barrier
-/// itself: a release for the whole cluster would cost a fence every time.
+/// Arrives at the barrier that has this address in block `rank` of the cluster. It releases to this
+/// block alone: a release to the cluster would cost a fence every time, and nothing but the slot is handed over.
 __device__ __forceinline__ void mbarrier_arrive_cluster(u32 barrier, u32 rank) {
   asm volatile(
       "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %0, %1;\n"
@@ -48,11 +48,6 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
 }
 __device__ __forceinline__ void bar_sync(int name, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
-}
-
-/// Counts at a named barrier without waiting; whoever syncs there waits for `threads` in all.
-__device__ __forceinline__ void bar_arrive(int name, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ u32 cluster_size() {
@@ -80,15 +75,6 @@ __device__ __forceinline__ void griddepcontrol_wait() { asm volatile("griddepcon
 /// Lets the grids that depend on this one start.
 __device__ __forceinline__ void griddepcontrol_launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-/// True in one lane of a converged warp.
-__device__ __forceinline__ bool elect_one() {
-  u32 elected;
-  asm volatile(
-      "{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p;\n}"
-      : "=r"(elected));
-  return elected != 0;
 }
 
 template <int kRegisters>

@@ -2,8 +2,9 @@
 //
 // The weights are what has to be moved, so they are the 64-row operand of the matrix instruction and the tokens
 // its columns: 8 tokens waste nothing. k is cut into as many segments as a cluster has blocks. Each block sums one
-// segment; then the cluster adds the segments in ascending order through distributed shared memory. All blocks are
-// small enough that several share a multiprocessor and all start at once: what limits is the memory alone.
+// segment; then the cluster adds the segments in ascending order through distributed shared memory. For few
+// tokens blocks are small enough that several share a multiprocessor and all start at once: what limits is the memory
+// alone.
 //
 // A value is sum over segments of (sum over k blocks of scale * (sum over a block)), each in ascending order: it
 // depends on n and k (which fix the segments), not on m or the tile.
@@ -125,6 +126,7 @@ struct GemmDecode {
     static constexpr int kFours = c.scale_blocks / 4;
     static constexpr int kEach = c.fp8 ? (kFours * kTokens + kConsumers - 1) / kConsumers : 1;
     static constexpr int kHeld = c.scale_blocks / 32;
+    static_assert(kHeld == 2);
     float4 token[kEach];
     float weight[kHeld];  // lane i holds k blocks scale_block + 32 * held + i
   };
@@ -142,7 +144,13 @@ struct GemmDecode {
   __device__ float4 load_token_scales(int index, int block, bool fours) const {
     const int token = token0 + index / Scales::kFours;
     const int at = block + index % Scales::kFours * 4;
-    return token < args.m && at < last ? token_scales(args, token, at, fours) : float4{0, 0, 0, 0};
+    if (token >= args.m || at >= last) return {0, 0, 0, 0};
+    float4 v = token_scales(args, token, at, fours);
+    // Blocks of the next segment stand in this one's last step as zeros, and must stay so.
+    if (at + 1 >= last) v.y = 0;
+    if (at + 2 >= last) v.z = 0;
+    if (at + 3 >= last) v.w = 0;
+    return v;
   }
   __device__ void store_token_scales(int index, float4 v) const {
     float* to = scales + index % Scales::kFours * 4 * kScaleRow + index / Scales::kFours;
@@ -229,6 +237,7 @@ struct GemmDecode {
       ptx::cluster_arrive();
       ptx::cluster_wait();
       reduce();
+      __syncwarp();
       ptx::cluster_arrive_relaxed();  // nobody leaves while a neighbour fetches its sums
       ptx::cluster_wait();
     }
@@ -351,29 +360,32 @@ struct GemmDecode {
 
   __device__ void store(float4 v, int token, int row, bool aligned) const {
     const i64 at = token * args.out_row + row;
-    const float values[4] = {v.x, v.y, v.z, v.w};
+    float values[4] = {v.x, v.y, v.z, v.w};
+    const bool whole = aligned && row + 4 <= args.n;
     if (args.out_f32) {
       float* out = static_cast<float*>(args.out_data) + at;
+#pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (args.accumulate && row + i < args.n) (&v.x)[i] = values[i] + out[i];
+        if (args.accumulate && row + i < args.n) values[i] += out[i];
       }
-      if (aligned && row + 4 <= args.n) {
-        *reinterpret_cast<float4*>(out) = v;
-      } else {
-        for (int i = 0; i < 4; ++i) {
-          if (row + i < args.n) out[i] = (&v.x)[i];
-        }
+      if (whole) {
+        *reinterpret_cast<float4*>(out) = {values[0], values[1], values[2], values[3]};
+        return;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (row + i < args.n) out[i] = values[i];
       }
     } else {
       u16* out = static_cast<u16*>(args.out_data) + at;
-      const uint2 packed = {ptx::cvt_bf16x2(v.x, v.y), ptx::cvt_bf16x2(v.z, v.w)};
-      if (aligned && row + 4 <= args.n) {
-        *reinterpret_cast<uint2*>(out) = packed;
-      } else {
-        const u32 words[2] = {packed.x, packed.y};
-        for (int i = 0; i < 4; ++i) {
-          if (row + i < args.n) out[i] = static_cast<u16>(words[i / 2] >> (16 * (i % 2)));
-        }
+      const u32 words[2] = {ptx::cvt_bf16x2(v.x, v.y), ptx::cvt_bf16x2(v.z, v.w)};
+      if (whole) {
+        *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
+        return;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (row + i < args.n) out[i] = static_cast<u16>(words[i / 2] >> (16 * (i % 2)));
       }
     }
   }
@@ -382,19 +394,19 @@ struct GemmDecode {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const bool producer = warp == 4 * c.groups;
     Scales held;
-    if (warp < 4 * c.groups) {
+    if (!producer) {
       if constexpr (c.fp8) load_scales(held);
-    } else if (producer && threadIdx.x % 32 == 0) {
+    } else if (threadIdx.x % 32 == 0) {
       start();
     }
     __syncwarp();
     if (segments > 1) ptx::cluster_arrive_relaxed();
     __syncthreads();
     ptx::griddepcontrol_launch_dependents();
-    if (warp < 4 * c.groups) {
+    if (!producer) {
       consume(held);
     } else {
-      if (producer && threadIdx.x % 32 == 0) produce();
+      if (threadIdx.x % 32 == 0) produce();
       __syncwarp();
       if (segments == 1) return;
       ptx::cluster_wait();

@@ -27,7 +27,7 @@ struct GemmPrefill {
   static constexpr int kBlockScales = c.scale_blocks * c.block_m;  // floats of a stage; then 2 x scale_blocks for weights
   static constexpr int kScaleStage = c.scale_blocks * (c.block_m + 2);
   // A tile of columns touches at most two rows of weight scales.
-  static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 160 || c.block_n == 192);
+  static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 192);
   static_assert(kCluster <= 2);
 
   const GemmArgs& args;
@@ -136,6 +136,7 @@ struct GemmPrefill {
             const bool live = t.token0 + i < args.m;
             ptx::cp_async_16(to + 16 * i, from + (live ? (t.token0 + i) * args.token_scale_row : 0), live);
           }
+          ptx::cp_async_mbarrier_arrive(scale_full(stage));
         } else {
 #pragma unroll 2
           for (int i = lane; i < c.block_m; i += 32) {
@@ -143,8 +144,9 @@ struct GemmPrefill {
             const float4 v = token < args.m ? token_scales(args, token, block, false) : float4{0, 0, 0, 0};
             reinterpret_cast<float4*>(scales + stage * kScaleStage)[i] = v;
           }
+          ptx::cp_async_wait_all();  // then an arrival that orders the stores as well
+          ptx::mbarrier_arrive(scale_full(stage));
         }
-        ptx::cp_async_mbarrier_arrive(scale_full(stage));
       }
     }
   }
@@ -467,6 +469,7 @@ struct GemmPrefill {
       ptx::fence_mbarrier_init();
     }
     if constexpr (kCluster > 1) {
+      __syncwarp();
       ptx::cluster_arrive_relaxed();
       ptx::cluster_wait();
     } else {
