@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <limits>
 
 #include "cuda/device_context.hpp"
@@ -196,19 +195,27 @@ bool rows_suit_tma(const TensorView& tensor) {
          (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
 }
 
-Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context) {
-  // Its device tests have not all passed on hardware yet (docs/status.md), so it does not run unasked.
-  if (context.options().force_implementation.find("sm90:wgmma") == std::string::npos) {
-    return decline("needs to be asked for by name until its tests on a device have passed");
-  }
+Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool aligned,
+                          const Context& context) {
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
-  if (device.sm() != 90)
+  if (device.sm() != 90) {
     return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
                    std::to_string(device.sm_minor));
+  }
   if (!aligned) return decline("needs rows of a and b at multiples of 16 bytes, got others");
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 256;
+  constexpr std::int64_t kMost =
+      std::numeric_limits<std::int32_t>::max() - 512;  // a tile further still counts
   for (const std::int64_t size : {shape.m, shape.n, shape.k}) {
     if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
+  }
+  const Sm90GemmPlan plan = plan_sm90_gemm(shape, device);
+  if (plan.kernel.decode != 0 && ceil_div(shape.m, plan.kernel.tile_m) > 65535) {
+    return decline("needs fewer rows in the decode class, got " + std::to_string(shape.m));
+  }
+  // Its device tests have not all passed on hardware yet (docs/status.md), so it does not run unasked.
+  std::string named;
+  if (!detail::forced(context, op, named) || named != "sm90:wgmma") {
+    return decline("needs to be asked for by name until its tests on a device have passed");
   }
   return accept;
 }

@@ -69,7 +69,8 @@ TEST_F(OnCuda, AFallbackIsRefusedInStrictMode) {
   const Bf16GemmNtArgs args{
       .a = view(DType::bf16, {3, 7}), .b = view(DType::bf16, {5, 7}), .out = view(DType::f32, {3, 5})};
   EXPECT_ERROR(NoImplementation,
-               "strict mode refuses the fallback cuda:simt\n  sm90:wgmma: needs to be asked for by name",
+               "strict mode refuses the fallback cuda:simt\n  sm90:wgmma: needs rows of a and b at multiples "
+               "of 16 bytes",
                bf16_gemm_nt(args, context({.strict = true, .force_implementation = {}})));
 }
 

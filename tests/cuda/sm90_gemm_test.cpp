@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <set>
 
 #include "cuda/device_context.hpp"
 #include "fake_driver.hpp"
+#include "fathom/engine/problems.hpp"
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "jit/nvrtc.hpp"
@@ -105,6 +107,32 @@ TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
   EXPECT_LT(texts.size(), 60u) << "distinct kernels";
 }
 
+// What packs and warm-ups compile: every kernel that any number of rows up to a long chunk would launch.
+TEST(Sm90Gemm, ProblemsOfTheModelFindEveryKernel) {
+  std::set<std::string> listed;
+  std::set<std::pair<std::int64_t, std::int64_t>> shapes;
+  for (const std::string& text : deepseek_v32_problems()) {
+    if (!text.starts_with("fp8_gemm_nt:")) continue;
+    const auto problem = parse_problem<Fp8GemmNtProblem>(text);
+    shapes.emplace(problem.n, problem.k);
+    listed.insert(sm90_gemm_source(plan_of(problem.decode, problem.m, problem.n, problem.k).kernel).name);
+  }
+  EXPECT_GT(shapes.size(), 7u);
+  const auto less = [](const Sm90GemmKernel& a, const Sm90GemmKernel& b) {
+    return std::memcmp(&a, &b, sizeof a) < 0;
+  };
+  std::set<Sm90GemmKernel, decltype(less)> planned(less);
+  for (const auto& [n, k] : shapes) {
+    for (const bool decode : {false, true}) {
+      for (std::int64_t m = 1; m <= 8192; ++m) planned.insert(plan_of(decode, m, n, k).kernel);
+    }
+  }
+  for (const Sm90GemmKernel& kernel : planned) {
+    const std::string name = sm90_gemm_source(kernel).name;
+    EXPECT_TRUE(listed.contains(name)) << name;
+  }
+}
+
 class Sm90OnFake : public ::testing::Test {
  protected:
   TensorView view(DType dtype, std::initializer_list<std::int64_t> shape,
@@ -138,11 +166,18 @@ TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2);
   EXPECT_EQ(fake_.launched.grid_x, 33u * 4);
   EXPECT_EQ(fake_.launched.block_x, 160u);
+  ASSERT_EQ(fake_.launch_attributes.size(), 1u);
+  EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 4u);
   fp8_gemm_nt(args(4096, 7168, 16384), on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2);
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "the result leaves through the copy engine";
   EXPECT_EQ(fake_.launched.grid_x, 132u);
   EXPECT_EQ(fake_.launched.block_x, 384u);
+  ASSERT_EQ(fake_.launch_attributes.size(), 1u);
+  EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
+  fp8_gemm_nt(args(3, 2112, 7168), on_fake);
+  EXPECT_EQ(fake_.launched.grid_x, 33u);
+  EXPECT_EQ(fake_.launch_attributes.size(), 0u) << "one segment is no cluster";
 }
 
 TEST_F(Sm90OnFake, CompileOnlyLaunchesNothing) {
