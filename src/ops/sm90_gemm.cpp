@@ -19,6 +19,10 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 // Elements of a 128-byte block of k.
 std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
 
+SimtGemmPlan simt_plan(const Sm90GemmShape& shape) {
+  return {shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16};
+}
+
 GemmDecodeConfig decode_config(const Sm90GemmKernel& kernel) {
   return {.fp8 = kernel.fp8 != 0,
           .tokens = kernel.tile_m,
@@ -189,6 +193,13 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
                             what, config, sizeof(GemmArgs), shared)};
 }
 
+std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
+  std::vector<jit::Source> sources{simt_gemm_source(simt_plan(shape))};
+  if (device.sm() == 90 && shape.k > 0)
+    sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
+  return sources;
+}
+
 bool rows_suit_tma(const TensorView& tensor) {
   const std::int64_t step = tensor.step(0) * size_of(tensor.dtype);
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
@@ -208,9 +219,13 @@ Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool 
   for (const std::int64_t size : {shape.m, shape.n, shape.k}) {
     if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
   }
-  const Sm90GemmPlan plan = plan_sm90_gemm(shape, device);
-  if (plan.kernel.decode != 0 && ceil_div(shape.m, plan.kernel.tile_m) > 65535) {
-    return decline("needs fewer rows in the decode class, got " + std::to_string(shape.m));
+  constexpr std::int64_t kMostTiles = 65535;  // blocks of a grid along y
+  constexpr std::int64_t kLeastTile =
+      8;  // tokens; with fewer rows than that the call need not be planned twice
+  if (shape.m > kMostTiles * kLeastTile) {
+    const Sm90GemmKernel kernel = plan_sm90_gemm(shape, device).kernel;
+    if (kernel.decode != 0 && ceil_div(shape.m, kernel.tile_m) > kMostTiles)
+      return decline("needs fewer rows in the decode class, got " + std::to_string(shape.m));
   }
   // Its device tests have not all passed on hardware yet (docs/status.md), so it does not run unasked.
   std::string named;
@@ -223,7 +238,7 @@ Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool 
 void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context) {
   if (shape.m == 0 || shape.n == 0) return;
   if (shape.k == 0) {  // nothing to multiply, and nothing for TMA to describe
-    return run_simt_gemm({shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16},
+    return run_simt_gemm(simt_plan(shape),
                          simt_gemm_args(tensors.a, tensors.b, tensors.out, tensors.accumulate), context);
   }
   const cuda::DeviceInfo& device = cuda::device_context(context).info();

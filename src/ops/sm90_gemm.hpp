@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "cuda/driver.hpp"
 #include "jit/jit.hpp"
@@ -47,6 +48,10 @@ int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k);
 /// Pure; the fastest for the shape as measured on an H200 (docs/performance.md).
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
+
+/// What a product of this shape may launch on the device: the kernel of cuda:simt, and the planned one on
+/// Hopper.
+std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 
 /// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes.
 bool rows_suit_tma(const TensorView& tensor);

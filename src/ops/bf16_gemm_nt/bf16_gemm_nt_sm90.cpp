@@ -1,6 +1,5 @@
 #include "ops/bf16_gemm_nt/bf16_gemm_nt_impl.hpp"
 #include "ops/kernels.hpp"
-#include "ops/simt_gemm.hpp"
 #include "ops/sm90_gemm.hpp"
 
 namespace fathom {
@@ -25,11 +24,7 @@ void bf16_gemm_nt_sm90(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& a
 
 KernelSources bf16_gemm_nt_kernels;
 std::vector<jit::Source> bf16_gemm_nt_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
-  const Sm90GemmShape shape = shape_of(parse_problem<Bf16GemmNtProblem>(problem));
-  std::vector<jit::Source> sources{simt_gemm_source({SimtElement::bf16})};
-  if (device.sm() == 90 && shape.k > 0)
-    sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
-  return sources;
+  return gemm_sources(shape_of(parse_problem<Bf16GemmNtProblem>(problem)), device);
 }
 
 }  // namespace fathom

@@ -1,6 +1,5 @@
 #include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
 #include "ops/kernels.hpp"
-#include "ops/simt_gemm.hpp"
 #include "ops/sm90_gemm.hpp"
 
 namespace fathom {
@@ -30,11 +29,7 @@ void fp8_gemm_nt_sm90(const Fp8GemmNtProblem& problem, const Fp8GemmNtArgs& args
 
 KernelSources fp8_gemm_nt_kernels;
 std::vector<jit::Source> fp8_gemm_nt_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
-  const Sm90GemmShape shape = shape_of(parse_problem<Fp8GemmNtProblem>(problem));
-  std::vector<jit::Source> sources{simt_gemm_source({SimtElement::f8e4m3})};
-  if (device.sm() == 90 && shape.k > 0)
-    sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
-  return sources;
+  return gemm_sources(shape_of(parse_problem<Fp8GemmNtProblem>(problem)), device);
 }
 
 }  // namespace fathom

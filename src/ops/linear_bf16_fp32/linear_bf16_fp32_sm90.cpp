@@ -1,6 +1,5 @@
 #include "ops/kernels.hpp"
 #include "ops/linear_bf16_fp32/linear_bf16_fp32_impl.hpp"
-#include "ops/simt_gemm.hpp"
 #include "ops/sm90_gemm.hpp"
 
 namespace fathom {
@@ -27,11 +26,7 @@ void linear_bf16_fp32_sm90(const LinearBf16Fp32Problem& problem, const LinearBf1
 
 KernelSources linear_bf16_fp32_kernels;
 std::vector<jit::Source> linear_bf16_fp32_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
-  const Sm90GemmShape shape = shape_of(parse_problem<LinearBf16Fp32Problem>(problem));
-  std::vector<jit::Source> sources{simt_gemm_source({SimtElement::bf16})};
-  if (device.sm() == 90 && shape.k > 0)
-    sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
-  return sources;
+  return gemm_sources(shape_of(parse_problem<LinearBf16Fp32Problem>(problem)), device);
 }
 
 }  // namespace fathom
