@@ -25,9 +25,7 @@ __device__ __forceinline__ unsigned short float_to_bf16(float value) {
 
 /// 2^(exponent - 127); 0 gives 2^-127, 255 NaN.
 __device__ __forceinline__ float ue8m0_to_float(unsigned exponent) {
-  if (exponent == 0) return __uint_as_float(0x00400000u);
-  if (exponent == 255) return __uint_as_float(0x7fc00000u);
-  return __uint_as_float(exponent << 23);
+  return __uint_as_float(exponent == 0 ? 0x00400000u : exponent == 255 ? 0x7fc00000u : exponent << 23);
 }
 
 }  // namespace fathom::simt

@@ -22,7 +22,6 @@ struct GemmPrefill {
   static constexpr int kTokenBytes = c.block_m * 128;
   static constexpr int kWeightBytes = c.block_n * 128;
   static constexpr int kCluster = c.cluster_m * c.cluster_n;
-  static constexpr int kConsumers = 128 * c.groups();
   static constexpr int kStepElements = c.fp8 ? 128 : 64;
   static constexpr int kBlockScales = c.scale_blocks * c.block_m;  // floats of a stage; then 2 x scale_blocks for weights
   static constexpr int kScaleStage = c.scale_blocks * (c.block_m + 2);
@@ -77,7 +76,20 @@ struct GemmPrefill {
   }
   __device__ int first_tile() const { return static_cast<int>(blockIdx.x) / kCluster; }
 
-  /// One thread. A shared operand is fetched in halves, one by each block of the cluster, for both.
+  /// Rows [row, row + kRows) of an operand. A shared one is fetched in halves, one by each block of the cluster, for
+  /// both.
+  template <bool kShared, int kRows>
+  __device__ void load(u32 to, const TensorMap& map, int stage, int k, int row) const {
+    if constexpr (kShared) {
+      constexpr int kHalf = kRows / 2;
+      ptx::cp_async_bulk_tensor_2d_multicast(to + rank * kHalf * 128, &map, full(stage), k, row + rank * kHalf, 3,
+                                             ptx::kEvictNormal);
+    } else {
+      ptx::cp_async_bulk_tensor_2d(to, &map, full(stage), k, row, ptx::kEvictNormal);
+    }
+  }
+
+  /// One thread.
   __device__ void produce() const {
     int step = 0;
     for (int index = first_tile(); index < tiles(); index += walkers) {
@@ -87,20 +99,8 @@ struct GemmPrefill {
         if (step >= c.stages) ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
         ptx::mbarrier_arrive_expect_tx(full(stage), kTokenBytes + kWeightBytes);
         const int k = block * kStepElements;
-        if constexpr (c.cluster_n > 1) {
-          constexpr int kHalf = c.block_m / 2;
-          ptx::cp_async_bulk_tensor_2d_multicast(token_tile(stage) + rank * kHalf * 128, &args.tokens, full(stage), k,
-                                                 t.token0 + rank * kHalf, 3, ptx::kEvictNormal);
-        } else {
-          ptx::cp_async_bulk_tensor_2d(token_tile(stage), &args.tokens, full(stage), k, t.token0, ptx::kEvictNormal);
-        }
-        if constexpr (c.cluster_m > 1) {
-          constexpr int kHalf = c.block_n / 2;
-          ptx::cp_async_bulk_tensor_2d_multicast(weight_tile(stage) + rank * kHalf * 128, &args.weights, full(stage), k,
-                                                 t.row0 + rank * kHalf, 3, ptx::kEvictNormal);
-        } else {
-          ptx::cp_async_bulk_tensor_2d(weight_tile(stage), &args.weights, full(stage), k, t.row0, ptx::kEvictNormal);
-        }
+        load<(c.cluster_n > 1), c.block_m>(token_tile(stage), args.tokens, stage, k, t.token0);
+        load<(c.cluster_m > 1), c.block_n>(weight_tile(stage), args.weights, stage, k, t.row0);
       }
     }
     if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers

@@ -2,13 +2,9 @@
 #pragma once
 #include "layout/gemm.cuh"
 #include "ptx/types.cuh"
+#include "simt/elements.cuh"
 
 namespace fathom {
-
-/// 2^(exponent - 127) of a UE8M0 byte; 0 gives 2^-127, 255 NaN.
-__device__ __forceinline__ float ue8m0_to_float(u32 exponent) {
-  return __uint_as_float(exponent == 0 ? 0x400000u : exponent == 255 ? 0x7fc00000u : exponent << 23);
-}
 
 /// Whether four scales of a token are 16 aligned bytes.
 __device__ __forceinline__ bool scales_in_fours(const GemmArgs& args) {
@@ -22,10 +18,10 @@ __device__ __forceinline__ float4 token_scales(const GemmArgs& args, int token, 
   if (args.token_scale_kind == GemmScale::packed) {
     const u32 word =
         static_cast<const u32*>(args.token_scale)[token * args.token_scale_row + block / 4 * args.token_scale_block];
-    v.x = ue8m0_to_float(word & 0xff);
-    if (block + 1 < args.blocks) v.y = ue8m0_to_float(word >> 8 & 0xff);
-    if (block + 2 < args.blocks) v.z = ue8m0_to_float(word >> 16 & 0xff);
-    if (block + 3 < args.blocks) v.w = ue8m0_to_float(word >> 24);
+    v.x = simt::ue8m0_to_float(word & 0xff);
+    if (block + 1 < args.blocks) v.y = simt::ue8m0_to_float(word >> 8 & 0xff);
+    if (block + 2 < args.blocks) v.z = simt::ue8m0_to_float(word >> 16 & 0xff);
+    if (block + 3 < args.blocks) v.w = simt::ue8m0_to_float(word >> 24);
     return v;
   }
   const float* from =
