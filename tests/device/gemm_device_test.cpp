@@ -45,6 +45,20 @@ void expect_padding(const Strided& after, const Strided& before) {
   expect_same_bytes(rest_after, rest_before);
 }
 
+// The result of a product over k elements: within the bound, exactly base or zero where k is 0, and nothing
+// between the rows.
+void expect_result(const Strided& got, const Strided& before, std::int64_t k, bool accumulate,
+                   const Tensor& base, const Tensor& expected, const Tensor& magnitude, double error) {
+  if (k > 0) expect_product(got.view, expected, magnitude, error);
+  const std::int64_t n = got.view.size(1);
+  for (std::int64_t i = 0; k == 0 && i < got.view.size(0); ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      EXPECT_EQ(at(got.view, i, j), accumulate ? static_cast<float>(base[i * n + j]) : 0.0f);
+    }
+  }
+  expect_padding(got, before);
+}
+
 void clear_signs(Tensor& values) {
   const std::int64_t bytes = size_of(values.view().dtype);
   for (std::int64_t i = 0; i < values.count(); ++i) values.as<std::uint8_t>()[i * bytes + bytes - 1] &= 0x7f;
@@ -150,15 +164,7 @@ bool check_fp8(Fp8GemmNtProblem p, const std::string& implementation, std::int64
   Fp8GemmNtProblem accumulated = p;
   accumulated.accumulate = true;
   fp8_gemm_nt_ref(accumulated, absolute, test_context());
-  if (p.k > 0) expect_product(got.view, expected, magnitude, sum_error(implementation, p.k));
-  if (p.k == 0) {
-    for (std::int64_t i = 0; i < p.m; ++i) {
-      for (std::int64_t j = 0; j < p.n; ++j) {
-        EXPECT_EQ(at(got.view, i, j), p.accumulate ? static_cast<float>(base[i * p.n + j]) : 0.0f);
-      }
-    }
-  }
-  expect_padding(got, before);
+  expect_result(got, before, p.k, p.accumulate, base, expected, magnitude, sum_error(implementation, p.k));
   return true;
 }
 
@@ -196,15 +202,7 @@ bool check_bf16(const Bf16GemmNtProblem& p, const std::string& implementation, s
   clear_signs(b_values);
   bf16_gemm_nt_ref(exact, {.a = a_values, .b = b_values, .out = magnitude, .accumulate = true},
                    test_context());
-  if (p.k > 0) expect_product(got.view, expected, magnitude, sum_error(implementation, p.k));
-  if (p.k == 0) {
-    for (std::int64_t i = 0; i < p.m; ++i) {
-      for (std::int64_t j = 0; j < p.n; ++j) {
-        EXPECT_EQ(at(got.view, i, j), p.accumulate ? static_cast<float>(base[i * p.n + j]) : 0.0f);
-      }
-    }
-  }
-  expect_padding(got, before);
+  expect_result(got, before, p.k, p.accumulate, base, expected, magnitude, sum_error(implementation, p.k));
   return true;
 }
 
