@@ -206,8 +206,7 @@ bool rows_suit_tma(const TensorView& tensor) {
          (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
 }
 
-Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool aligned,
-                          const Context& context) {
+Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context) {
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
   if (device.sm() != 90) {
     return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
@@ -226,11 +225,6 @@ Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool 
     const Sm90GemmKernel kernel = plan_sm90_gemm(shape, device).kernel;
     if (kernel.decode != 0 && ceil_div(shape.m, kernel.tile_m) > kMostTiles)
       return decline("needs fewer rows in the decode class, got " + std::to_string(shape.m));
-  }
-  // Its device tests have not all passed on hardware yet (docs/status.md), so it does not run unasked.
-  std::string named;
-  if (!detail::forced(context, op, named) || named != "sm90:wgmma") {
-    return decline("needs to be asked for by name until its tests on a device have passed");
   }
   return accept;
 }

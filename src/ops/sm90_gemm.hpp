@@ -2,7 +2,6 @@
 // problem, and its launch. See kernels/sm90/gemm_decode.cuh and gemm_prefill.cuh.
 #pragma once
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "cuda/driver.hpp"
@@ -56,9 +55,8 @@ std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::De
 /// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes.
 bool rows_suit_tma(const TensorView& tensor);
 
-/// Sizes, device and alignment, of `op`; `aligned` says that rows_suit_tma(a) and (b).
-Verdict sm90_gemm_verdict(std::string_view op, const Sm90GemmShape& shape, bool aligned,
-                          const Context& context);
+/// Sizes, device and alignment; `aligned` says that rows_suit_tma(a) and (b).
+Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context);
 
 struct Sm90GemmTensors {
   TensorView a, a_scale, b, b_scale, out;  // validated; scales of FP8 only, b_scale of 128 x 128 blocks

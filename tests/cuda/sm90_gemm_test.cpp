@@ -189,11 +189,13 @@ TEST_F(Sm90OnFake, CompileOnlyLaunchesNothing) {
   EXPECT_EQ(fake_.calls("cuModuleLoadData"), 1);
 }
 
-TEST_F(Sm90OnFake, DoesNotRunUnasked) {
+TEST_F(Sm90OnFake, IsTheFirstChoice) {
+  jit::nvrtc();
   ContextOptions options;
   options.strict = true;
-  EXPECT_ERROR(NoImplementation, "sm90:wgmma: needs to be asked for by name",
-               fp8_gemm_nt(args(3, 64, 128), cuda::make_context(fake_.table(), 0, options)));
+  options.cache_dir = scratch_ / "cache";
+  fp8_gemm_nt(args(3, 64, 128), cuda::make_context(fake_.table(), 0, options));
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2) << "the general kernel has no use for tensor maps";
 }
 
 TEST_F(Sm90OnFake, SaysWhyItDeclines) {

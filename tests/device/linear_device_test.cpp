@@ -12,7 +12,6 @@ namespace {
 Context with_algorithm(const std::string& algorithm) {
   ContextOptions options = device_context().options();
   options.linear_algorithm = algorithm;
-  if (algorithm == "native") options.force_implementation = "linear_bf16_fp32=sm90:wgmma";
   return Context(options);
 }
 

@@ -1,11 +1,15 @@
 // Host tensors and their copies on a CUDA device, between guard zones, for the tests that need a GPU.
 #pragma once
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "fathom/core/op_info.hpp"
 #include "fathom/cuda/device.hpp"
+#include "jit/cubin_store.hpp"
 #include "ops/gemm_test.hpp"
 #include "ops/op_test.hpp"
 
@@ -26,6 +30,17 @@ inline std::vector<std::string> cuda_implementations(std::string_view op) {
     }
   }
   return names;
+}
+
+/// body(first, last) for slices of `rows` on all cores: references are plain loops, and device time is dear.
+inline void on_slices(std::int64_t rows, const std::function<void(std::int64_t, std::int64_t)>& body) {
+  const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  const std::int64_t each = std::max<std::int64_t>(1, rows / (4 * cores));
+  jit::on_all_cores(static_cast<std::size_t>((rows + each - 1) / each), static_cast<int>(cores),
+                    [&](std::size_t slice) {
+                      const std::int64_t first = static_cast<std::int64_t>(slice) * each;
+                      body(first, std::min(rows, first + each));
+                    });
 }
 
 /// A buffer and a view into it, copied to the device. The destructor fails the test if a guard zone was

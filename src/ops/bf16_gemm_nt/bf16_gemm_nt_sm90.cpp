@@ -14,7 +14,7 @@ Sm90GemmShape shape_of(const Bf16GemmNtProblem& problem) {
 Verdict bf16_gemm_nt_sm90_can_run(const Bf16GemmNtProblem& problem, const Context& context) {
   if (problem.accumulate && problem.out != DType::f32)
     return decline("needs an f32 out to accumulate, got bf16");
-  return sm90_gemm_verdict(Bf16GemmNtProblem::op, shape_of(problem), problem.aligned, context);
+  return sm90_gemm_verdict(shape_of(problem), problem.aligned, context);
 }
 
 void bf16_gemm_nt_sm90(const Bf16GemmNtProblem& problem, const Bf16GemmNtArgs& args, const Context& context) {

@@ -13,7 +13,7 @@ Sm90GemmShape shape_of(const Fp8GemmNtProblem& problem) {
 
 Verdict fp8_gemm_nt_sm90_can_run(const Fp8GemmNtProblem& problem, const Context& context) {
   if (problem.row_b_scale) return decline("needs b_scale for blocks of 128x128, got one for every row of b");
-  return sm90_gemm_verdict(Fp8GemmNtProblem::op, shape_of(problem), problem.aligned, context);
+  return sm90_gemm_verdict(shape_of(problem), problem.aligned, context);
 }
 
 void fp8_gemm_nt_sm90(const Fp8GemmNtProblem& problem, const Fp8GemmNtArgs& args, const Context& context) {

@@ -16,7 +16,7 @@ Verdict linear_bf16_fp32_sm90_can_run(const LinearBf16Fp32Problem& problem, cons
   if (algorithm != LinearAlgorithm::automatic && algorithm != LinearAlgorithm::native) {
     return decline("needs algorithm auto or native, got " + std::string(to_string(algorithm)));
   }
-  return sm90_gemm_verdict(LinearBf16Fp32Problem::op, shape_of(problem), problem.aligned, context);
+  return sm90_gemm_verdict(shape_of(problem), problem.aligned, context);
 }
 
 void linear_bf16_fp32_sm90(const LinearBf16Fp32Problem& problem, const LinearBf16Fp32Args& args,
