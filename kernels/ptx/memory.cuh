@@ -31,6 +31,18 @@ __device__ __forceinline__ float ld_shared(u32 address) {
   return value;
 }
 
+__device__ __forceinline__ float4 ld_shared_4(u32 address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void st_shared_2(u32 address, float low, float high) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
+}
+
 /// Two floats rounded to bf16, the first in the low half.
 __device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {
   u32 packed;

@@ -14,6 +14,7 @@
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
 #include "sm90/gemm_scales.cuh"
+#include "sm90/gemm_store.cuh"
 
 namespace fathom {
 
@@ -214,7 +215,7 @@ struct GemmPrefill {
       } else {
         sum_plain(sum, at);
       }
-      store(sum, t, group);
+      GemmStore<c>{args, store_tile}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
     }
     ptx::cp_async_bulk_wait_group_read();
   }
@@ -280,7 +281,6 @@ struct GemmPrefill {
   /// read and its arrival is awaited. The other warpgroup multiplies while this one promotes.
   __device__ void sum_blocks(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
     const u32 blocks = args.blocks;
-    if (blocks == 0) return;
     scale.wait();
     scale.read();
     at.wait();
@@ -317,7 +317,6 @@ struct GemmPrefill {
   /// promoted.
   __device__ void sum_blocks_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
     const u32 blocks = args.blocks;
-    if (blocks == 0) return;
     float even[c.block_n / 2];
     float odd[c.block_n / 2];
     scale.wait();
@@ -381,74 +380,9 @@ struct GemmPrefill {
       at.next();
     }
     ptx::wgmma_wait_group<0>();
-    if (args.blocks > 0) release(before);
+    release(before);
     for (auto& sub : sum) {
       for (float& value : sub) ptx::keep(value);
-    }
-  }
-
-  /// The tile of one warpgroup. bf16 goes through shared memory and the copy engine, which empties it during the next
-  /// tile; f32, and rows that the engine cannot address, are stored where they belong.
-  __device__ void store(const float (&sum)[c.subs()][c.block_n / 2], Tile t, u32 group) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    const int lane = thread % 32;
-    const int warp_row = thread / 32 % 4 * 16;
-    const int token0 = t.token0 + group * c.store_rows();
-    if (args.out_mapped) {
-      constexpr int kRowBytes = c.store_columns() * 2;
-      constexpr int kUnits = kRowBytes / 16;  // the swizzle exchanges units of 16 bytes
-      const u32 base = store_tile + group * (c.store_rows() * c.block_n * 2);
-      if (thread % 128 == 0) ptx::cp_async_bulk_wait_group_read();
-      ptx::bar_sync(2 + group, 128);
-#pragma unroll
-      for (int s = 0; s < c.subs(); ++s) {
-        const int row = 64 * s + warp_row + lane / 8 % 2 * 8 + lane % 8;
-#pragma unroll
-        for (int j = 0; j < c.block_n / 8; j += 2) {
-          const int unit = j % kUnits + lane / 16;
-          const u32 to = base + j / kUnits * (c.store_rows() * kRowBytes) + row * kRowBytes +
-                         (unit ^ row / (8 / kUnits) % kUnits) * 16;
-          const float* d = sum[s] + 4 * j;
-          ptx::stmatrix_x4(to, ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]), ptx::cvt_bf16x2(d[4], d[5]),
-                           ptx::cvt_bf16x2(d[6], d[7]));
-        }
-      }
-      ptx::fence_proxy_async();
-      ptx::bar_sync(2 + group, 128);
-      if (thread % 128 == 0 && token0 < args.m) {
-        for (int column = 0; column < c.block_n && t.row0 + column < args.n; column += c.store_columns()) {
-          ptx::cp_async_bulk_tensor_2d_store(&args.out, base + column * (c.store_rows() * 2), t.row0 + column, token0);
-        }
-        ptx::cp_async_bulk_commit_group();
-      }
-      return;
-    }
-#pragma unroll
-    for (int s = 0; s < c.subs(); ++s) {
-#pragma unroll
-      for (int j = 0; j < c.block_n / 8; ++j) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          store_pair(token0 + 64 * s + warp_row + lane / 4 + 8 * h, t.row0 + 8 * j + 2 * (lane % 4), sum[s][4 * j + 2 * h],
-                     sum[s][4 * j + 2 * h + 1]);
-        }
-      }
-    }
-  }
-
-  __device__ void store_pair(int token, int column, float low, float high) const {
-    if (token >= args.m || column >= args.n) return;
-    const bool both = column + 1 < args.n;
-    const i64 at = token * args.out_row + column;
-    if (args.out_f32) {
-      float* out = static_cast<float*>(args.out_data) + at;
-      out[0] = args.accumulate ? low + out[0] : low;
-      if (both) out[1] = args.accumulate ? high + out[1] : high;
-    } else {
-      u16* out = static_cast<u16*>(args.out_data) + at;
-      const u32 word = ptx::cvt_bf16x2(low, high);
-      out[0] = static_cast<u16>(word);
-      if (both) out[1] = static_cast<u16>(word >> 16);
     }
   }
 

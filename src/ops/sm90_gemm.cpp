@@ -201,6 +201,7 @@ std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::De
 }
 
 bool rows_suit_tma(const TensorView& tensor) {
+  if (tensor.size(1) == 0) return true;  // nothing to address
   const std::int64_t step = tensor.step(0) * size_of(tensor.dtype);
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
          (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
@@ -231,7 +232,7 @@ Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Contex
 
 void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context) {
   if (shape.m == 0 || shape.n == 0) return;
-  if (shape.k == 0) {  // nothing to multiply, and nothing for TMA to describe
+  if (shape.k == 0) {  // zeros, or what is there: nothing to multiply, and nothing for TMA to describe
     return run_simt_gemm(simt_plan(shape),
                          simt_gemm_args(tensors.a, tensors.b, tensors.out, tensors.accumulate), context);
   }

@@ -52,7 +52,8 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
 /// Hopper.
 std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 
-/// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes.
+/// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes,
+/// or they are empty.
 bool rows_suit_tma(const TensorView& tensor);
 
 /// Sizes, device and alignment; `aligned` says that rows_suit_tma(a) and (b).

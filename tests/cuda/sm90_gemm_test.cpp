@@ -198,6 +198,13 @@ TEST_F(Sm90OnFake, IsTheFirstChoice) {
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2) << "the general kernel has no use for tensor maps";
 }
 
+TEST_F(Sm90OnFake, TakesAnEmptyK) {
+  jit::nvrtc();
+  fp8_gemm_nt(args(3, 64, 0), context({.strict = true}));
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 1);
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 0);
+}
+
 TEST_F(Sm90OnFake, SaysWhyItDeclines) {
   const Context forced = context();
   EXPECT_ERROR(NoImplementation,

@@ -1,0 +1,130 @@
+// How a warpgroup of the prefill kernel stores its tile of the result, from the registers of the matrix
+// instruction.
+#pragma once
+#include "layout/gemm.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/tma.cuh"
+
+namespace fathom {
+
+/// `tile` is the shared address of c.store_bytes(), aligned to 1024.
+template <GemmPrefillConfig c>
+struct GemmStore {
+  const GemmArgs& args;
+  u32 tile;
+
+  using Sums = const float (&)[c.subs()][c.block_n / 2];
+
+  /// Rows from token0 of the warpgroup, columns from row0.
+  __device__ void store(Sums sum, int token0, int row0, u32 group) const {
+    if (args.out_mapped) {
+      store_mapped(sum, token0, row0, group);
+    } else {
+      store_rows(sum, token0, row0);
+    }
+  }
+
+  /// bf16 whose rows the copy engine can address: it empties the shared tile during the next one.
+  __device__ void store_mapped(Sums sum, int token0, int row0, u32 group) const {
+    constexpr int kRowBytes = c.store_columns() * 2;
+    constexpr int kUnits = kRowBytes / 16;  // the swizzle exchanges units of 16 bytes
+    const int thread = static_cast<int>(threadIdx.x);
+    const int lane = thread % 32;
+    const u32 base = tile + group * (c.store_rows() * c.block_n * 2);
+    if (thread % 128 == 0) ptx::cp_async_bulk_wait_group_read();
+    ptx::bar_sync(2 + group, 128);
+#pragma unroll
+    for (int s = 0; s < c.subs(); ++s) {
+      const int row = 64 * s + thread / 32 % 4 * 16 + lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+      for (int j = 0; j < c.block_n / 8; j += 2) {
+        const int unit = j % kUnits + lane / 16;
+        const u32 to = base + j / kUnits * (c.store_rows() * kRowBytes) + row * kRowBytes +
+                       (unit ^ row / (8 / kUnits) % kUnits) * 16;
+        const float* d = sum[s] + 4 * j;
+        ptx::stmatrix_x4(to, ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]), ptx::cvt_bf16x2(d[4], d[5]),
+                         ptx::cvt_bf16x2(d[6], d[7]));
+      }
+    }
+    ptx::fence_proxy_async();
+    ptx::bar_sync(2 + group, 128);
+    if (thread % 128 == 0 && token0 < args.m) {
+      for (int column = 0; column < c.block_n && row0 + column < args.n; column += c.store_columns()) {
+        ptx::cp_async_bulk_tensor_2d_store(&args.out, base + column * (c.store_rows() * 2), row0 + column, token0);
+      }
+      ptx::cp_async_bulk_commit_group();
+    }
+  }
+
+  // f32, and rows that the engine cannot address. A warp has room for 16 rows of kChunk floats, which is half of its
+  // sums: they pass through it in two goes, and leave in rows.
+  static constexpr int kChunk = c.block_n * c.subs() / 2;
+  static_assert(c.subs() <= 2 && kChunk % 8 == 0);
+
+  /// Where a column of a chunk's row is, in floats. Units of eight change places such that fragments, eight floats of
+  /// four rows at a time, meet all banks.
+  static __device__ int place(int row, int column) {
+    constexpr int kMask = kChunk % 32 == 0 ? 3 : kChunk % 16 == 0 ? 1 : 0;
+    return row * kChunk + (column ^ (kMask == 3 ? row & 3 : row >> 1 & kMask) * 8);
+  }
+
+  __device__ void store_rows(Sums sum, int token0, int row0) const {
+    const int thread = static_cast<int>(ptx::pinned(threadIdx.x));  // or addresses are kept while blocks are summed
+    const int warp = thread / 32;
+    const int lane = thread % 32;
+    const u32 chunk = tile + warp * (16 * kChunk * 4);
+    const int token = token0 + warp % 4 * 16;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int s = c.subs() == 2 ? half : 0;
+      const int first = c.subs() == 2 ? 0 : half * kChunk;
+      __syncwarp();  // what was in the chunk has been read
+#pragma unroll
+      for (int j = 0; j < kChunk / 8; ++j) {
+        const float* d = sum[s] + (first / 8 + j) * 4;
+        const int column = 8 * j + 2 * (lane % 4);
+        ptx::st_shared_2(chunk + 4 * place(lane / 4, column), d[0], d[1]);
+        ptx::st_shared_2(chunk + 4 * place(lane / 4 + 8, column), d[2], d[3]);
+      }
+      __syncwarp();
+      copy_chunk(chunk, token + 64 * s, row0 + first, lane);
+    }
+  }
+
+  __device__ void copy_chunk(u32 chunk, int token0, int column0, int lane) const {
+    const bool aligned = args.out_f32 && args.out_row % 4 == 0 && reinterpret_cast<u64>(args.out_data) % 16 == 0;
+#pragma unroll 1
+    for (int i = lane; i < 16 * kChunk / 4; i += 32) {
+      const int row = i / (kChunk / 4);
+      const int column = i % (kChunk / 4) * 4;
+      const float4 v = ptx::ld_shared_4(chunk + 4 * place(row, column));
+      const int left = args.n - column0 - column;
+      if (token0 + row >= args.m || left <= 0) continue;
+      const i64 at = (token0 + row) * args.out_row + column0 + column;
+      if (aligned && left >= 4) {
+        float4* out = reinterpret_cast<float4*>(static_cast<float*>(args.out_data) + at);
+        float4 base = {0, 0, 0, 0};
+        if (args.accumulate) base = *out;
+        *out = args.accumulate ? float4{v.x + base.x, v.y + base.y, v.z + base.z, v.w + base.w} : v;
+        continue;
+      }
+      const float values[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (e < left) store_one(at + e, values[e]);
+      }
+    }
+  }
+
+  __device__ void store_one(i64 at, float value) const {
+    if (args.out_f32) {
+      float* out = static_cast<float*>(args.out_data) + at;
+      *out = args.accumulate ? value + *out : value;
+    } else {
+      static_cast<u16*>(args.out_data)[at] = static_cast<u16>(ptx::cvt_bf16x2(value, 0));
+    }
+  }
+};
+
+}  // namespace fathom
