@@ -1,4 +1,4 @@
-// f8e4m3, bf16 and UE8M0 as integers: arithmetic that every architecture has.
+// f8e4m3, bf16 and UE8M0: integer arithmetic that every architecture has, and shorter ways where there are such.
 #pragma once
 
 namespace fathom::simt {
@@ -26,6 +26,36 @@ __device__ __forceinline__ unsigned short float_to_bf16(float value) {
 /// 2^(exponent - 127); 0 gives 2^-127, 255 NaN.
 __device__ __forceinline__ float ue8m0_to_float(unsigned exponent) {
   return __uint_as_float(exponent == 0 ? 0x00400000u : exponent == 255 ? 0x7fc00000u : exponent << 23);
+}
+
+/// The power of two that is not below |x|, kept in [2^-126, 2^127].
+__device__ __forceinline__ float ceil_to_ue8m0(float x) {
+  const unsigned bits = __float_as_uint(x) & 0x7fffffffu;
+  const unsigned exponent = (bits >> 23) + ((bits & 0x7fffffu) != 0 ? 1 : 0);
+  return __uint_as_float((exponent < 1 ? 1 : exponent > 254 ? 254 : exponent) << 23);
+}
+
+/// Round to nearest even, saturating at +-448; NaN gives 0x7f.
+__device__ __forceinline__ unsigned float_to_f8e4m3(float value) {
+  const unsigned bits = __float_as_uint(value);
+  const unsigned magnitude = bits & 0x7fffffffu;
+  const unsigned sign = bits >> 24 & 0x80u;
+  if (magnitude > 0x7f800000u) return 0x7f;
+  if (magnitude >= 0x43e00000u) return sign | 0x7e;  // 448
+  // Below 2^-6 codes are multiples of 2^-9, the last bit of a float at 2^14: the addition rounds.
+  if (magnitude < 0x3c800000u) return sign | (__float_as_uint(__uint_as_float(magnitude) + 16384.0f) & 0xfu);
+  return sign | (((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3));
+}
+
+/// The codes of two floats, the first in the low byte.
+__device__ __forceinline__ unsigned float_to_f8e4m3x2(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  unsigned short codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+  return codes;
+#else
+  return float_to_f8e4m3(low) | float_to_f8e4m3(high) << 8;
+#endif
 }
 
 }  // namespace fathom::simt

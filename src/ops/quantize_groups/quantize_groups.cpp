@@ -10,8 +10,9 @@ namespace {
 
 using Impl = Implementation<QuantizeGroupsProblem, QuantizeGroupsArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, quantize_groups_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, quantize_groups_cpu},
     {"ref:any", always, quantize_groups_ref, /*fallback=*/true},
 };

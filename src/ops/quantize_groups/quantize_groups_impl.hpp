@@ -7,4 +7,6 @@ void quantize_groups_ref(const QuantizeGroupsProblem& problem, const QuantizeGro
                          const Context& context);
 void quantize_groups_cpu(const QuantizeGroupsProblem& problem, const QuantizeGroupsArgs& args,
                          const Context& context);
+void quantize_groups_simt(const QuantizeGroupsProblem& problem, const QuantizeGroupsArgs& args,
+                          const Context& context);
 }  // namespace fathom
