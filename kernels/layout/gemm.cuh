@@ -19,7 +19,7 @@ struct GemmArgs {
   const void* token_scale;
   long long token_scale_row;    // elements between scales of neighbouring tokens
   long long token_scale_block;  // elements between scales (packed: words) of neighbouring k blocks
-  const float* weight_scale;    // a scale for 128 rows and 128 columns
+  const float* weight_scale;    // a scale for 128 rows and 128 columns, or as those of tokens for every row
   long long weight_scale_row;
   long long weight_scale_block;
   void* out_data;
@@ -28,6 +28,7 @@ struct GemmArgs {
   int n;
   int blocks;  // 128-byte blocks of k, the last may be short
   GemmScale token_scale_kind;
+  GemmScale weight_scale_kind;  // packed only if every row has scales
   int out_f32;     // 0: bf16
   int accumulate;  // adds to out, which is f32
   int out_mapped;
@@ -68,6 +69,7 @@ struct GemmPrefillConfig {
   int stages;
   int cluster_m;  // blocks that share a tile of weights
   int cluster_n;  // blocks that share a tile of tokens
+  bool row_scales = false;  // FP8 with scales for every row of the weights
 
   constexpr int groups() const { return block_m == 64 ? 1 : 2; }
   constexpr int subs() const { return block_m / (64 * groups()); }
@@ -75,7 +77,10 @@ struct GemmPrefillConfig {
   constexpr int stage_bytes() const { return 128 * (block_m + block_n); }
   static constexpr int scale_blocks = 4;  // k blocks whose scales arrive together
   static constexpr int scale_stages = 3;
-  constexpr int scale_bytes() const { return fp8 ? scale_stages * scale_blocks * 4 * (block_m + 2) : 0; }
+  constexpr int weight_scales() const { return row_scales ? block_n : 2; }  // of a k block that a tile needs
+  constexpr int scale_bytes() const {
+    return fp8 ? scale_stages * scale_blocks * 4 * (block_m + weight_scales()) : 0;
+  }
   /// Results leave in boxes of 64 x subs() rows by so many columns, with the swizzle of their width.
   constexpr int store_columns() const { return block_n % 64 == 0 ? 64 : block_n % 32 == 0 ? 32 : 16; }
   constexpr int store_rows() const { return 64 * subs(); }

@@ -39,6 +39,10 @@ __device__ __forceinline__ float4 ld_shared_4(u32 address) {
                : "memory");
   return v;
 }
+__device__ __forceinline__ void st_shared_4(u32 address, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+               : "memory");
+}
 __device__ __forceinline__ void st_shared_2(u32 address, float low, float high) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
 }

@@ -13,6 +13,7 @@
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
+#include "sm90/gemm_promotion.cuh"
 #include "sm90/gemm_scales.cuh"
 #include "sm90/gemm_store.cuh"
 
@@ -24,10 +25,10 @@ struct GemmPrefill {
   static constexpr int kWeightBytes = c.block_n * 128;
   static constexpr int kCluster = c.cluster_m * c.cluster_n;
   static constexpr int kStepElements = c.fp8 ? 128 : 64;
-  static constexpr int kBlockScales = c.scale_blocks * c.block_m;  // floats of a stage; then 2 x scale_blocks for weights
-  static constexpr int kScaleStage = c.scale_blocks * (c.block_m + 2);
+  using Stage = ScaleStage<c>;
   // A tile of columns touches at most two rows of weight scales.
   static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 192);
+  static_assert(!c.row_scales || (c.fp8 && c.subs() == 1));
   static_assert(kCluster <= 2);
 
   const GemmArgs& args;
@@ -111,10 +112,32 @@ struct GemmPrefill {
     }
   }
 
+  /// The scales of four k blocks for kRows rows from `row` on, of `rows` in all. `background`: by copies that a later
+  /// arrival waits for.
+  template <int kRows>
+  __device__ void fetch_scales(u32 to, const RowScales& from, int row, int rows, int block, bool background) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (background) {
+      const float* first = static_cast<const float*>(from.data) + block;
+#pragma unroll 4
+      for (int i = lane; i < kRows; i += 32) {
+        const bool live = row + i < rows;
+        ptx::cp_async_16(to + 16 * i, first + (live ? (row + i) * from.row : 0), live);
+      }
+    } else {
+#pragma unroll 2
+      for (int i = lane; i < kRows; i += 32) {
+        const float4 zero = {0, 0, 0, 0};
+        ptx::st_shared_4(to + 16 * i, row + i < rows ? four_scales(from, args.blocks, row + i, block, false) : zero);
+      }
+    }
+  }
+
   /// One warp: the scales of four k blocks at a time, in the background where the caller's layout allows.
   __device__ void produce_scales() const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const bool fours = scales_in_fours(args);
+    const bool background = in_fours(token_row_scales(args), args.blocks) &&
+                            (!c.row_scales || in_fours(weight_row_scales(args), args.blocks));
     const u32 base = ptx::shared_address(scales);
     int step = 0;
     for (int index = first_tile(); index < tiles(); index += walkers) {
@@ -123,28 +146,19 @@ struct GemmPrefill {
       for (int block = 0; block < args.blocks; block += c.scale_blocks, ++step) {
         const int stage = step % c.scale_stages;
         if (step >= c.scale_stages) ptx::mbarrier_wait(scale_empty(stage), (step / c.scale_stages - 1) & 1);
-        const u32 to = base + stage * (kScaleStage * 4);
-        if (lane < 2 * c.scale_blocks) {
+        const u32 to = base + stage * (Stage::kFloats * 4);
+        fetch_scales<c.block_m>(to, token_row_scales(args), t.token0, args.m, block, background);
+        if constexpr (c.row_scales) {
+          fetch_scales<c.block_n>(to + 4 * Stage::kTokens, weight_row_scales(args), t.row0, args.n, block, background);
+        } else if (lane < 2 * c.scale_blocks) {
           const int at = block + lane % c.scale_blocks;
           const bool live = row * 128 < args.n && at < args.blocks;
-          ptx::cp_async_4(to + 4 * (kBlockScales + lane),
+          ptx::cp_async_4(to + 4 * (Stage::kTokens + lane),
                           args.weight_scale + (live ? row * args.weight_scale_row + at * args.weight_scale_block : 0), live);
         }
-        if (fours) {
-          const float* from = static_cast<const float*>(args.token_scale) + block;
-#pragma unroll 4
-          for (int i = lane; i < c.block_m; i += 32) {
-            const bool live = t.token0 + i < args.m;
-            ptx::cp_async_16(to + 16 * i, from + (live ? (t.token0 + i) * args.token_scale_row : 0), live);
-          }
+        if (background) {
           ptx::cp_async_mbarrier_arrive(scale_full(stage));
         } else {
-#pragma unroll 2
-          for (int i = lane; i < c.block_m; i += 32) {
-            const int token = t.token0 + i;
-            const float4 v = token < args.m ? token_scales(args, token, block, false) : float4{0, 0, 0, 0};
-            reinterpret_cast<float4*>(scales + stage * kScaleStage)[i] = v;
-          }
           ptx::cp_async_wait_all();  // then an arrival that orders the stores as well
           ptx::mbarrier_arrive(scale_full(stage));
         }
@@ -195,8 +209,9 @@ struct GemmPrefill {
               .a = ptx::pinned(ptx::wgmma_descriptor_low(token_tile(0) + group * c.subs() * 64 * 128)),
               .b = ptx::pinned(ptx::wgmma_descriptor_low(weight_tile(0)))};
     const u32 row = group * c.subs() * 64 + thread / 32 % 4 * 16 + thread % 32 / 4;
-    BlockScales scale{.row = ptx::pinned(ptx::shared_address(scales) + row * c.scale_blocks * 4),
-                      .weight = ptx::pinned(ptx::shared_address(scales) + kBlockScales * 4),
+    BlockScales<c> scale{.row = ptx::pinned(ptx::shared_address(scales) + row * c.scale_blocks * 4),
+                      .weight = ptx::pinned(ptx::shared_address(scales) + Stage::kTokens * 4 +
+                                            (c.row_scales ? thread % 4 * 2 * c.scale_blocks * 4 : 0)),
                       .full = ptx::pinned(scale_full(0)),
                       .empty = ptx::pinned(scale_empty(0))};
     for (int index = first_tile(); index < tiles(); index += walkers) {
@@ -207,7 +222,9 @@ struct GemmPrefill {
       }
       if constexpr (c.fp8) {
         const int border = 128 - t.row0 % 128;
-        if constexpr (c.subs() == 1 && c.block_n <= 128) {
+        if constexpr (c.row_scales) {
+          sum_blocks_by_column(sum[0], at, scale);
+        } else if constexpr (c.subs() == 1 && c.block_n <= 128) {
           sum_blocks_ahead(sum[0], border, at, scale);
         } else {
           sum_blocks(sum, border, at, scale);
@@ -220,66 +237,9 @@ struct GemmPrefill {
     ptx::cp_async_bulk_wait_group_read();
   }
 
-  /// The scales of one k block that a thread needs, and where the next are.
-  struct BlockScales {
-    u32 row, weight, full, empty;  // shared addresses in stage 0
-    u32 stage = 0;
-    u32 phase = 0;
-    u32 part = 0;
-    float token[c.subs()][2];
-    float weights[2];
-
-    __device__ void read() {
-      const u32 at = stage * (kScaleStage * 4) + 4 * part;
-      weights[0] = ptx::ld_shared(weight + at);
-      if constexpr (128 % c.block_n != 0) weights[1] = ptx::ld_shared(weight + at + 4 * c.scale_blocks);
-#pragma unroll
-      for (int s = 0; s < c.subs(); ++s) {
-        token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
-        token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
-      }
-    }
-    __device__ void wait() const { ptx::mbarrier_wait(full + 8 * stage, phase); }
-    __device__ void next_stage() {
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty + 8 * stage);
-      part = 0;
-      if (++stage == c.scale_stages) {
-        stage = 0;
-        phase ^= 1;
-      }
-    }
-  };
-
-  /// The products of one k block for 64 tokens, added to their sum with their scales. Columns change to the next row
-  /// of weight scales at `border`, which is a multiple of kRegion.
-  struct Promotion {
-    static constexpr int kRegion = c.block_n % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
-    float scale[2][2];  // [row of weight scales][token half]
-
-    __device__ Promotion(const float (&token)[2], const float (&weights)[2])
-        : scale{{token[0] * weights[0], token[1] * weights[0]}, {token[0] * weights[1], token[1] * weights[1]}} {}
-
-    __device__ void add(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2], int border) const {
-#pragma unroll
-      for (float& value : block_sum) ptx::keep(value);
-#pragma unroll
-      for (int j = 0; j < c.block_n / 8; ++j) {
-        // Tiles that divide 128 never leave their row of weight scales.
-        const bool second = 128 % c.block_n != 0 && 8 * j / kRegion * kRegion >= border;
-        const float low = second ? scale[1][0] : scale[0][0];
-        const float high = second ? scale[1][1] : scale[0][1];
-        sum[4 * j] = fmaf(block_sum[4 * j], low, sum[4 * j]);
-        sum[4 * j + 1] = fmaf(block_sum[4 * j + 1], low, sum[4 * j + 1]);
-        sum[4 * j + 2] = fmaf(block_sum[4 * j + 2], high, sum[4 * j + 2]);
-        sum[4 * j + 3] = fmaf(block_sum[4 * j + 3], high, sum[4 * j + 3]);
-      }
-    }
-  };
-
   /// FP8 with two tiles of 64 tokens a warpgroup. While the tensor cores work on the last, the next block's scales are
   /// read and its arrival is awaited. The other warpgroup multiplies while this one promotes.
-  __device__ void sum_blocks(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+  __device__ void sum_blocks(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
     const u32 blocks = args.blocks;
     scale.wait();
     scale.read();
@@ -293,7 +253,7 @@ struct GemmPrefill {
         ptx::wgmma_fence();
         multiply(block_sum, at, s, 0);
         ptx::wgmma_commit_group();
-        const Promotion promotion(scale.token[s], scale.weights);
+        const Promotion<c> promotion(scale.token[s], scale.weights);
         if (s == 0 && block > 0) release(before);  // read before the products of this block began
         if (s == c.subs() - 1) {
           next.next();
@@ -315,7 +275,7 @@ struct GemmPrefill {
 
   /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is
   /// promoted.
-  __device__ void sum_blocks_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+  __device__ void sum_blocks_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
     const u32 blocks = args.blocks;
     float even[c.block_n / 2];
     float odd[c.block_n / 2];
@@ -337,9 +297,9 @@ struct GemmPrefill {
     }
   }
   __device__ void step_ahead(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
-                             float (&following)[c.block_n / 2], int border, Reader& at, BlockScales& scale) const {
+                             float (&following)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
     scale.read();
-    const Promotion promotion(scale.token[0], scale.weights);
+    const Promotion<c> promotion(scale.token[0], scale.weights);
     const u32 stage = at.stage;
     at.next();
     at.wait();
@@ -355,14 +315,33 @@ struct GemmPrefill {
     promotion.add(sum, current, border);
   }
   __device__ void last_step(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2], int border, Reader& at,
-                            BlockScales& scale) const {
+                            BlockScales<c>& scale) const {
     scale.read();
-    const Promotion promotion(scale.token[0], scale.weights);
+    const Promotion<c> promotion(scale.token[0], scale.weights);
     scale.next_stage();
     ptx::wgmma_wait_group<0>();
     release(at.stage);
     at.next();
     promotion.add(sum, current, border);
+  }
+
+  /// FP8 with scales for every column: the other warpgroup multiplies while this one promotes.
+  __device__ void sum_blocks_by_column(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
+    const u32 blocks = args.blocks;
+    for (u32 block = 0; block < blocks; ++block) {
+      if (scale.part == 0) scale.wait();
+      at.wait();
+      float block_sum[c.block_n / 2];
+      ptx::wgmma_fence();
+      multiply(block_sum, at, 0, 0);
+      ptx::wgmma_commit_group();
+      scale.read();
+      ptx::wgmma_wait_group<0>();
+      release(at.stage);
+      at.next();
+      add_by_column<c>(sum, block_sum, scale.token[0], scale.weight + scale.place());
+      if (++scale.part == c.scale_blocks || block + 1 == blocks) scale.next_stage();
+    }
   }
 
   __device__ void sum_plain(float (&sum)[c.subs()][c.block_n / 2], Reader& at) const {

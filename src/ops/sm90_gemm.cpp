@@ -37,7 +37,8 @@ GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
           .block_n = kernel.tile_n,
           .stages = kernel.stages,
           .cluster_m = kernel.cluster_m,
-          .cluster_n = kernel.cluster_n};
+          .cluster_n = kernel.cluster_n,
+          .row_scales = kernel.row_scales != 0};
 }
 
 Sm90GemmKernel decode_kernel(bool fp8, int tokens, int rows, int stage_blocks, int stages) {
@@ -48,7 +49,8 @@ Sm90GemmKernel decode_kernel(bool fp8, int tokens, int rows, int stage_blocks, i
           .stages = stages,
           .stage_blocks = stage_blocks,
           .cluster_m = 1,
-          .cluster_n = 1};
+          .cluster_n = 1,
+          .row_scales = 0};
 }
 
 // Few tokens: 64 weights a block, and as much of them under way as shared memory holds, by one block or by
@@ -75,14 +77,18 @@ struct Tile {
 constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 144, 5, 0.53},
                               {128, 128, 5, 0.43}, {128, 64, 8, 0.25},  {64, 128, 8, 0.33},
                               {64, 96, 8, 0.26},   {64, 64, 8, 0.17},   {64, 48, 14, 0.15}};
+// With scales for every row of b. Not measured: the steps say that the large one is the better where both
+// fill the device.
+constexpr Tile kRowScaleTiles[] = {{128, 128, 5, 0.6}, {64, 64, 8, 0.25}};
 constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 192, 4, 0.52}, {128, 128, 5, 0.37},
                                {128, 64, 8, 0.21},  {64, 128, 8, 0.24},  {64, 64, 12, 0.15},
                                {64, 32, 16, 0.11}};
 
 Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
   const std::int64_t blocks = ceil_div(shape.k, block_elements(shape.fp8));
-  const std::span<const Tile> tiles =
-      shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
+  const std::span<const Tile> tiles = shape.row_scales ? std::span<const Tile>(kRowScaleTiles)
+                                      : shape.fp8      ? std::span<const Tile>(kFp8Tiles)
+                                                       : std::span<const Tile>(kBf16Tiles);
   // What a tile costs beside its products: the first loads, and of the stores what the next tile does not
   // hide.
   const auto cost = [&](const Tile& tile) {
@@ -97,7 +103,9 @@ Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
                         .stages = best.stages,
                         .stage_blocks = 1,
                         .cluster_m = 1,
-                        .cluster_n = 1};
+                        .cluster_n = 1,
+                        .row_scales = shape.row_scales};
+  if (shape.row_scales) return kernel;
   // Two blocks that share an operand fetch half of it each: worth it where tiles are large and many, and
   // there is a neighbour for every tile.
   const bool pairs_m = ceil_div(shape.m, best.m) % 2 == 0;
@@ -155,6 +163,7 @@ int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k) {
 }
 
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
+  if (shape.row_scales) return {plan_prefill(shape, device.num_sms), 1};
   const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
   // One segment gives the same sums in both kernels.
   if (segments > 1 || shape.m <= 16) return {plan_decode(shape, segments, device.num_sms), segments};
@@ -168,8 +177,8 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
   const std::string name =
       decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}", type, kernel.tile_m, kernel.tile_n,
                            kernel.stage_blocks, kernel.stages)
-             : fmt::format("gemm.sm90_prefill_{}_m{}n{}s{}c{}x{}", type, kernel.tile_m, kernel.tile_n,
-                           kernel.stages, kernel.cluster_m, kernel.cluster_n);
+             : fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type, kernel.row_scales ? "_rows" : "",
+                           kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
   const std::string config =
       decode ? fmt::format(
                    "GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
@@ -177,8 +186,9 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
                    fp8, kernel.tile_m, kernel.tile_n / 64, kernel.stage_blocks, kernel.stages)
              : fmt::format(
                    "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
-                   ".cluster_m = {}, .cluster_n = {}}}",
-                   fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
+                   ".cluster_m = {}, .cluster_n = {}, .row_scales = {}}}",
+                   fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n,
+                   kernel.row_scales != 0);
   const char* what = decode ? "gemm_decode" : "gemm_prefill";
   const int shared = decode ? decode_config(kernel).shared_bytes() : prefill_config(kernel).shared_bytes();
   return {name, fmt::format("#include \"sm90/{0}.cuh\"\n"
@@ -256,7 +266,8 @@ void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, c
     args.token_scale_row = tensors.a_scale.step(0);
     args.token_scale_block = tensors.a_scale.step(1);
     args.token_scale_kind = tensors.a_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
-    args.weight_scale = tensors.b_scale.as<const float>();
+    args.weight_scale = static_cast<const float*>(tensors.b_scale.data);
+    args.weight_scale_kind = tensors.b_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
     args.weight_scale_row = tensors.b_scale.step(0);
     args.weight_scale_block = tensors.b_scale.step(1);
   }

@@ -19,6 +19,7 @@ struct Sm90GemmShape {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
+  bool row_scales = false;  // FP8 with scales for every row of b, by the prefill kernel in both classes
 };
 
 /// What a kernel is compiled for; compared byte by byte.
@@ -31,6 +32,7 @@ struct Sm90GemmKernel {
   std::int32_t stage_blocks;  // decode
   std::int32_t cluster_m;     // prefill
   std::int32_t cluster_n;
+  std::int32_t row_scales;  // prefill
   bool operator==(const Sm90GemmKernel&) const = default;
 };
 
@@ -60,7 +62,7 @@ bool rows_suit_tma(const TensorView& tensor);
 Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context);
 
 struct Sm90GemmTensors {
-  TensorView a, a_scale, b, b_scale, out;  // validated; scales of FP8 only, b_scale of 128 x 128 blocks
+  TensorView a, a_scale, b, b_scale, out;  // validated; scales of FP8 only
   bool accumulate = false;                 // into f32
 };
 void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context);

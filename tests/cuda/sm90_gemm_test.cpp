@@ -198,6 +198,20 @@ TEST_F(Sm90OnFake, IsTheFirstChoice) {
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2) << "the general kernel has no use for tensor maps";
 }
 
+TEST_F(Sm90OnFake, ScalesOfEveryRowLeaveKWhole) {
+  jit::nvrtc();
+  const Context on_fake = context();
+  Fp8GemmNtArgs by_row = args(3, 576, 7168);
+  by_row.decode = true;
+  for (const TensorView& scale : {view(DType::f32, {576, 56}), view(DType::i32, {576, 14})}) {
+    by_row.b_scale = scale;
+    fp8_gemm_nt(by_row, on_fake);
+    EXPECT_EQ(fake_.launched.grid_x, 9u);
+    EXPECT_EQ(fake_.launch_attributes.size(), 0u);
+  }
+  EXPECT_EQ(fake_.calls("cuModuleLoadData"), 1) << "one kernel for both";
+}
+
 TEST_F(Sm90OnFake, TakesAnEmptyK) {
   jit::nvrtc();
   fp8_gemm_nt(args(3, 64, 0), context({.strict = true}));
@@ -215,11 +229,6 @@ TEST_F(Sm90OnFake, SaysWhyItDeclines) {
   EXPECT_ERROR(NoImplementation,
                "forced implementation sm90:wgmma needs rows of a and b at multiples of 16 bytes",
                fp8_gemm_nt(shifted, forced));
-  Fp8GemmNtArgs by_row = args(3, 64, 128);
-  by_row.b_scale = view(DType::f32, {64, 1});
-  EXPECT_ERROR(NoImplementation,
-               "forced implementation sm90:wgmma needs b_scale for blocks of 128x128, got one for every row",
-               fp8_gemm_nt(by_row, forced));
   const Bf16GemmNtArgs add{.a = view(DType::bf16, {3, 64}),
                            .b = view(DType::bf16, {64, 64}),
                            .out = view(DType::bf16, {3, 64}),

@@ -10,8 +10,6 @@
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
 #include "on_device.hpp"
-#include "ops/bf16_gemm_nt/bf16_gemm_nt_impl.hpp"
-#include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
 #include "ops/gemm_scales.hpp"
 
 namespace fathom {
@@ -22,6 +20,39 @@ namespace {
 double sum_error(const std::string& implementation, std::int64_t k) {
   if (implementation != "cuda:simt") return 0x1p-12;
   return static_cast<double>(std::min<std::int64_t>(k, 128) + (k + 127) / 128 + 8) * 0x1p-24;
+}
+
+// out[i, j] = base[i, j] + sum a(i, c) * b(j, c), and the same sum of magnitudes, in double and on all cores.
+struct Product {
+  Tensor expected;
+  Tensor magnitude;
+};
+template <class A, class B>
+Product exact_product(std::int64_t m, std::int64_t n, std::int64_t k, const Tensor* base, A a, B b) {
+  std::vector<double> rows(static_cast<std::size_t>(m * k));
+  std::vector<double> columns(static_cast<std::size_t>(n * k));
+  on_slices(m * k, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) rows[static_cast<std::size_t>(i)] = a(i / k, i % k);
+  });
+  on_slices(n * k, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) columns[static_cast<std::size_t>(i)] = b(i / k, i % k);
+  });
+  Product product{poisoned(DType::f32, {m, n}), poisoned(DType::f32, {m, n})};
+  on_slices(m * n, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const double* x = rows.data() + i / n * k;
+      const double* y = columns.data() + i % n * k;
+      double sum = base != nullptr ? (*base)[i] : 0;
+      double magnitude = std::abs(sum);
+      for (std::int64_t c = 0; c < k; ++c) {
+        sum += x[c] * y[c];
+        magnitude += std::abs(x[c] * y[c]);
+      }
+      product.expected.set(i, sum);
+      product.magnitude.set(i, magnitude);
+    }
+  });
+  return product;
 }
 
 // |got - expected| <= 2^-8 |expected| (bf16) + error * sum |a b|, where `magnitude` holds that sum.
@@ -49,8 +80,8 @@ void expect_padding(const Strided& after, const Strided& before) {
 // The result of a product over k elements: within the bound, exactly base or zero where k is 0, and nothing
 // between the rows.
 void expect_result(const Strided& got, const Strided& before, std::int64_t k, bool accumulate,
-                   const Tensor& base, const Tensor& expected, const Tensor& magnitude, double error) {
-  if (k > 0) expect_product(got.view, expected, magnitude, error);
+                   const Tensor& base, const Product& product, double error) {
+  if (k > 0) expect_product(got.view, product.expected, product.magnitude, error);
   const std::int64_t n = got.view.size(1);
   for (std::int64_t i = 0; k == 0 && i < got.view.size(0); ++i) {
     for (std::int64_t j = 0; j < n; ++j) {
@@ -58,11 +89,6 @@ void expect_result(const Strided& got, const Strided& before, std::int64_t k, bo
     }
   }
   expect_padding(got, before);
-}
-
-void clear_signs(Tensor& values) {
-  const std::int64_t bytes = size_of(values.view().dtype);
-  for (std::int64_t i = 0; i < values.count(); ++i) values.as<std::uint8_t>()[i * bytes + bytes - 1] &= 0x7f;
 }
 
 enum class Layout { rows, columns, aligned_columns };
@@ -92,14 +118,6 @@ struct Fp8Operands {
     return column_major(values,
                         layout == Layout::columns ? std::max<std::int64_t>(rows, 1) : (rows + 4) / 4 * 4);
   }
-  Fp8GemmNtArgs args(const TensorView& out, bool accumulate) const {
-    return {.a = a.view,
-            .a_scale = a_scale.view,
-            .b = b.view,
-            .b_scale = b_scale.view,
-            .out = out,
-            .accumulate = accumulate};
-  }
 
   Random random;
   Tensor a_values;
@@ -118,26 +136,6 @@ bool runs(const std::function<void()>& body) {
   } catch (const NoImplementation&) {
     return false;
   }
-}
-
-// The references, on all cores.
-void fp8_reference(Fp8GemmNtProblem p, const Fp8GemmNtArgs& args) {
-  on_slices(p.m, [&](std::int64_t first, std::int64_t last) {
-    Fp8GemmNtProblem part = p;
-    part.m = last - first;
-    Fp8GemmNtArgs rows = args;
-    rows.a = args.a.rows(first, last);
-    rows.a_scale = args.a_scale.rows(first, last);
-    rows.out = args.out.rows(first, last);
-    fp8_gemm_nt_ref(part, rows, test_context());
-  });
-}
-void bf16_reference(const TensorView& a, const TensorView& b, const TensorView& out) {
-  on_slices(a.size(0), [&](std::int64_t first, std::int64_t last) {
-    bf16_gemm_nt_ref(
-        {.m = last - first, .n = b.size(0), .k = a.size(1), .out = DType::f32, .accumulate = true},
-        {.a = a.rows(first, last), .b = b, .out = out.rows(first, last), .accumulate = true}, test_context());
-  });
 }
 
 bool check_fp8(Fp8GemmNtProblem p, const std::string& implementation, std::int64_t seed) {
@@ -170,22 +168,18 @@ bool check_fp8(Fp8GemmNtProblem p, const std::string& implementation, std::int64
     return false;
   }
   const Strided got = out.download();
-  Tensor expected = poisoned(DType::f32, {p.m, p.n});
-  Tensor magnitude(DType::f32, {p.m, p.n});
-  for (std::int64_t i = 0; i < p.m * p.n; ++i) {
-    if (p.accumulate) expected.set(i, base[i]);
-    magnitude.set(i, p.accumulate ? std::abs(base[i]) : 0);
-  }
-  fp8_reference(p, operands.args(expected, p.accumulate));
-  clear_signs(operands.a_values);
-  clear_signs(operands.b_values);
-  Fp8GemmNtArgs absolute = operands.args(magnitude, true);
-  absolute.a = operands.a_values;
-  absolute.b = operands.b_values;
-  Fp8GemmNtProblem accumulated = p;
-  accumulated.accumulate = true;
-  fp8_reference(accumulated, absolute);
-  expect_result(got, before, p.k, p.accumulate, base, expected, magnitude, sum_error(implementation, p.k));
+  const std::int64_t block = p.row_b_scale ? 1 : kScaleGroup;
+  const Product product = exact_product(
+      p.m, p.n, p.k, p.accumulate ? &base : nullptr,
+      [&](std::int64_t i, std::int64_t c) {
+        return static_cast<double>(at(operands.a_values, i, c)) *
+               static_cast<double>(scale_at(operands.a_scale.view, i, c / kScaleGroup));
+      },
+      [&](std::int64_t j, std::int64_t c) {
+        return static_cast<double>(at(operands.b_values, j, c)) *
+               static_cast<double>(scale_at(operands.b_scale.view, j / block, c / kScaleGroup));
+      });
+  expect_result(got, before, p.k, p.accumulate, base, product, sum_error(implementation, p.k));
   return true;
 }
 
@@ -195,8 +189,8 @@ bool check_bf16(const Bf16GemmNtProblem& p, const std::string& implementation, s
   const bool any = implementation == "cuda:simt";
   const std::int64_t padding =
       random.integer(0, 1) * random.integer(1, 3) * (any && random.integer(0, 1) ? 1 : 8);
-  Tensor a_values = random.normal(DType::bf16, {p.m, p.k});
-  Tensor b_values = random.normal(DType::bf16, {p.n, p.k});
+  const Tensor a_values = random.normal(DType::bf16, {p.m, p.k});
+  const Tensor b_values = random.normal(DType::bf16, {p.n, p.k});
   const Tensor base = random.normal(p.out, {p.m, p.n});
   const Tensor nan = poisoned(p.out, {p.m, p.n});
   const Strided before = strided(p.accumulate ? base : nan, 1 + random.integer(0, 7));
@@ -210,17 +204,11 @@ bool check_bf16(const Bf16GemmNtProblem& p, const std::string& implementation, s
     return false;
   }
   const Strided got = out.download();
-  Tensor expected(DType::f32, {p.m, p.n});
-  Tensor magnitude(DType::f32, {p.m, p.n});
-  for (std::int64_t i = 0; i < p.m * p.n; ++i) {
-    expected.set(i, p.accumulate ? base[i] : 0);
-    magnitude.set(i, p.accumulate ? std::abs(base[i]) : 0);
-  }
-  bf16_reference(a_values, b_values, expected);
-  clear_signs(a_values);
-  clear_signs(b_values);
-  bf16_reference(a_values, b_values, magnitude);
-  expect_result(got, before, p.k, p.accumulate, base, expected, magnitude, sum_error(implementation, p.k));
+  const Product product = exact_product(
+      p.m, p.n, p.k, p.accumulate ? &base : nullptr,
+      [&](std::int64_t i, std::int64_t c) { return static_cast<double>(at(a_values, i, c)); },
+      [&](std::int64_t j, std::int64_t c) { return static_cast<double>(at(b_values, j, c)); });
+  expect_result(got, before, p.k, p.accumulate, base, product, sum_error(implementation, p.k));
   return true;
 }
 
@@ -233,8 +221,8 @@ Fp8GemmNtProblem random_fp8(Random& random, bool any) {
                : any   ? random.integer(1, 900)
                        : 16 * random.integer(1, 56),
           .packed_a_scale = random.integer(0, 2) == 0,
-          .row_b_scale = any && random.integer(0, 2) == 0,
-          .packed_b_scale = any && random.integer(0, 3) == 0,
+          .row_b_scale = random.integer(0, 2) == 0,
+          .packed_b_scale = random.integer(0, 3) == 0,
           .out = accumulate || random.integer(0, 1) == 1 ? DType::f32 : DType::bf16,
           .accumulate = accumulate,
           .decode = random.integer(0, 1) == 1};
@@ -257,6 +245,9 @@ TEST(Fp8GemmOnDevice, ShapesOfTheModel) {
       EXPECT_TRUE(check_fp8({.m = m, .n = 576, .k = 7168}, implementation, m));
       EXPECT_TRUE(check_fp8({.m = m, .n = 576, .k = 7168, .decode = true}, implementation, m));
       EXPECT_TRUE(check_fp8({.m = m, .n = 256, .k = 2048, .out = DType::f32}, implementation, m));
+      EXPECT_TRUE(
+          check_fp8({.m = m, .n = 256, .k = 2048, .row_b_scale = true, .out = DType::f32, .accumulate = true},
+                    implementation, m));
     }
   }
 }
@@ -279,20 +270,23 @@ TEST(Fp8GemmOnDevice, EveryKindOfPlanAgreesWithTheGeneralKernel) {
   struct Row {
     std::int64_t m, n, k;
     bool decode;
+    bool row_scales = false;
   };
-  constexpr Row kRows[] = {{4096, 7168, 2048, false}, {4096, 576, 7168, false},  {2048, 2112, 7168, false},
-                           {300, 24576, 1536, false}, {1000, 4096, 7168, false}, {2100, 2048, 7168, false},
-                           {16, 7168, 16384, false},  {16, 7168, 16384, true},   {150, 576, 7168, true},
-                           {1000, 1030, 512, false},  {200, 590, 1024, false},   {500, 4096, 256, false},
-                           {100, 4096, 7168, true},   {129, 2112, 7168, true},   {128, 32768, 512, true}};
+  constexpr Row kRows[] = {
+      {4096, 7168, 2048, false},       {4096, 576, 7168, false},    {2048, 2112, 7168, false},
+      {300, 24576, 1536, false},       {1000, 4096, 7168, false},   {2100, 2048, 7168, false},
+      {16, 7168, 16384, false},        {16, 7168, 16384, true},     {150, 576, 7168, true},
+      {1000, 1030, 512, false},        {200, 590, 1024, false},     {500, 4096, 256, false},
+      {1000, 1100, 1152, false, true}, {64, 200, 2048, true, true}, {100, 4096, 7168, true},
+      {129, 2112, 7168, true},         {128, 32768, 512, true}};
   for (const Row& row : kRows) {
     SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k << " " << row.decode);
     Random random(row.m + row.n);
     const OnDevice a(random_codes(random, row.m, row.k));
     const OnDevice b(random_codes(random, row.n, row.k));
     const OnDevice a_scale(random.uniform(DType::f32, {row.m, scale_groups(row.k)}, 1e-3, 2e-2));
-    const OnDevice b_scale(
-        random.uniform(DType::f32, {scale_groups(row.n), scale_groups(row.k)}, 1e-3, 2e-2));
+    const OnDevice b_scale(random.uniform(
+        DType::f32, {row.row_scales ? row.n : scale_groups(row.n), scale_groups(row.k)}, 1e-3, 2e-2));
     for (const auto& [dtype, padding] :
          {std::pair{DType::f32, 0}, {DType::f32, 1}, {DType::bf16, 0}, {DType::bf16, 1}}) {
       if (padding > 0 && row.m * row.n > 3'000'000) continue;
@@ -428,7 +422,17 @@ class Bytes : public ::testing::Test {
     const OnDevice b(operands.b_values);
     const OnDevice a_scale(operands.a_scale);
     const OnDevice b_scale(operands.b_scale);
+    const OnDevice row_scale(Random(9).uniform(DType::f32, {kN, scale_groups(p.k)}, 1e-3, 2e-2));
     for (const auto& [name, decode] : in_both_classes("fp8_gemm_nt")) {
+      body(Fixed{"fp8_gemm_nt=" + name, kM,
+                 [&](std::int64_t first, std::int64_t last, const TensorView& out, const Context& context) {
+                   fp8_gemm_nt({.a = a.view().rows(first, last),
+                                .a_scale = a_scale.view().rows(first, last),
+                                .b = b,
+                                .b_scale = row_scale,
+                                .out = out.rows(first, last)},
+                               context);
+                 }});
       body(Fixed{"fp8_gemm_nt=" + name, kM,
                  [&, decode = decode](std::int64_t first, std::int64_t last, const TensorView& out,
                                       const Context& context) {

@@ -23,10 +23,12 @@ constexpr std::size_t kMostKernels = 4;  // the compiler does not change with ou
 constexpr std::size_t kMostKernels = 1000;
 #endif
 
-// All that the ops list for DeepSeek-V3.2 and for their own examples.
+// All that the ops list for DeepSeek-V3.2 and for their own examples, and products that the model has not.
 std::vector<jit::Source> sources_for(std::string_view arch) {
   std::vector<std::string> problems = deepseek_v32_problems();
   for (const OpInfo* op : all_ops()) problems.push_back(op->example);
+  problems.insert(problems.end(), {"fp8_gemm_nt:m=1,n=576,k=7168,row_b_scale=1",
+                                   "fp8_gemm_nt:m=4096,n=4096,k=7168,row_b_scale=1"});
   return kernel_sources(problems, usual_device(arch));
 }
 

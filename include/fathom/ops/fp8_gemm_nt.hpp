@@ -63,8 +63,8 @@ struct Fp8GemmNtArgs {
 /// long. The order of every sum is fixed by n and k: a row's bytes depend neither on the other rows nor on
 /// the thread count.
 /// On CUDA, `decode` cuts k into as many segments as occupy the device when the weights are few: faster for
-/// few rows, and another order of the sum. Within a class a row's bytes depend on n and k alone, not on m.
-/// Throws InvalidArgument if a shape, dtype or stride differs.
+/// few rows, and another order of the sum (1x128 scales of b leave k whole). Within a class a row's bytes
+/// depend on n and k alone, not on m. Throws InvalidArgument if a shape, dtype or stride differs.
 void fp8_gemm_nt(const Fp8GemmNtArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -6,13 +6,17 @@ namespace fathom {
 namespace {
 
 Sm90GemmShape shape_of(const Fp8GemmNtProblem& problem) {
-  return {.fp8 = true, .decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k};
+  return {.fp8 = true,
+          .decode = problem.decode,
+          .m = problem.m,
+          .n = problem.n,
+          .k = problem.k,
+          .row_scales = problem.row_b_scale || problem.packed_b_scale};
 }
 
 }  // namespace
 
 Verdict fp8_gemm_nt_sm90_can_run(const Fp8GemmNtProblem& problem, const Context& context) {
-  if (problem.row_b_scale) return decline("needs b_scale for blocks of 128x128, got one for every row of b");
   return sm90_gemm_verdict(shape_of(problem), problem.aligned, context);
 }
 

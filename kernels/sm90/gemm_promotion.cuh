@@ -1,0 +1,98 @@
+// How the prefill kernel adds the products of an FP8 block of k to their sum in f32, with the scales of both operands.
+#pragma once
+#include "layout/gemm.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/memory.cuh"
+
+namespace fathom {
+
+/// A stage of the ring of scales: those of block_m tokens, four k blocks each, then those of the weights: of every
+/// column, four k blocks each, or of the two rows of 128 x 128 blocks that a tile may touch.
+template <GemmPrefillConfig c>
+struct ScaleStage {
+  static constexpr int kTokens = c.scale_blocks * c.block_m;  // floats
+  static constexpr int kWeights = c.scale_blocks * c.weight_scales();
+  static constexpr int kFloats = kTokens + kWeights;
+};
+
+/// The scales of one k block that a thread needs, and where the next are.
+template <GemmPrefillConfig c>
+struct BlockScales {
+  u32 row, weight, full, empty;  // shared addresses in stage 0
+  u32 stage = 0;
+  u32 phase = 0;
+  u32 part = 0;
+  float token[c.subs()][2];
+  float weights[2];
+
+  __device__ u32 place() const { return stage * (ScaleStage<c>::kFloats * 4) + 4 * part; }
+  __device__ void read() {
+    const u32 at = place();
+    if constexpr (!c.row_scales) {
+      weights[0] = ptx::ld_shared(weight + at);
+      if constexpr (128 % c.block_n != 0) weights[1] = ptx::ld_shared(weight + at + 4 * c.scale_blocks);
+    }
+#pragma unroll
+    for (int s = 0; s < c.subs(); ++s) {
+      token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
+      token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
+    }
+  }
+  __device__ void wait() const { ptx::mbarrier_wait(full + 8 * stage, phase); }
+  __device__ void next_stage() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty + 8 * stage);
+    part = 0;
+    if (++stage == c.scale_stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+/// The products of one k block for 64 tokens, added to their sum with their scales. Columns change to the next row
+/// of weight scales at `border`, which is a multiple of kRegion.
+template <GemmPrefillConfig c>
+struct Promotion {
+  static constexpr int kRegion = c.block_n % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
+  float scale[2][2];  // [row of weight scales][token half]
+
+  __device__ Promotion(const float (&token)[2], const float (&weights)[2])
+      : scale{{token[0] * weights[0], token[1] * weights[0]}, {token[0] * weights[1], token[1] * weights[1]}} {}
+
+  __device__ void add(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2], int border) const {
+#pragma unroll
+    for (float& value : block_sum) ptx::keep(value);
+#pragma unroll
+    for (int j = 0; j < c.block_n / 8; ++j) {
+      // Tiles that divide 128 never leave their row of weight scales.
+      const bool second = 128 % c.block_n != 0 && 8 * j / kRegion * kRegion >= border;
+      const float low = second ? scale[1][0] : scale[0][0];
+      const float high = second ? scale[1][1] : scale[0][1];
+      sum[4 * j] = fmaf(block_sum[4 * j], low, sum[4 * j]);
+      sum[4 * j + 1] = fmaf(block_sum[4 * j + 1], low, sum[4 * j + 1]);
+      sum[4 * j + 2] = fmaf(block_sum[4 * j + 2], high, sum[4 * j + 2]);
+      sum[4 * j + 3] = fmaf(block_sum[4 * j + 3], high, sum[4 * j + 3]);
+    }
+  }
+};
+
+/// The same where every column has scales of its own: too many for registers, so they are read as they are needed.
+/// `weight` is the shared address of the scale of a thread's first column.
+template <GemmPrefillConfig c>
+__device__ __forceinline__ void add_by_column(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2],
+                                              const float (&token)[2], u32 weight) {
+#pragma unroll
+  for (float& value : block_sum) ptx::keep(value);
+#pragma unroll
+  for (int j = 0; j < c.block_n / 8; ++j) {
+    const float even = ptx::ld_shared(weight + 8 * j * c.scale_blocks * 4);
+    const float odd = ptx::ld_shared(weight + (8 * j + 1) * c.scale_blocks * 4);
+    sum[4 * j] = fmaf(block_sum[4 * j], token[0] * even, sum[4 * j]);
+    sum[4 * j + 1] = fmaf(block_sum[4 * j + 1], token[0] * odd, sum[4 * j + 1]);
+    sum[4 * j + 2] = fmaf(block_sum[4 * j + 2], token[1] * even, sum[4 * j + 2]);
+    sum[4 * j + 3] = fmaf(block_sum[4 * j + 3], token[1] * odd, sum[4 * j + 3]);
+  }
+}
+
+}  // namespace fathom
