@@ -43,8 +43,9 @@ __device__ __forceinline__ void st_shared_4(u32 address, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                : "memory");
 }
-__device__ __forceinline__ void st_shared_2(u32 address, float low, float high) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(low), "f"(high) : "memory");
+/// Volatile, or the assembler joins neighbouring ones, and their values have to be in neighbouring registers.
+__device__ __forceinline__ void st_shared(u32 address, float value) {
+  asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 /// Two floats rounded to bf16, the first in the low half.

@@ -84,8 +84,14 @@ struct GemmStore {
       for (int j = 0; j < kChunk / 8; ++j) {
         const float* d = sum[s] + (first / 8 + j) * 4;
         const int column = 8 * j + 2 * (lane % 4);
-        ptx::st_shared_2(chunk + 4 * place(lane / 4, column), d[0], d[1]);
-        ptx::st_shared_2(chunk + 4 * place(lane / 4 + 8, column), d[2], d[3]);
+        // One by one: pairs would put a sum in the same register bank as its product, and each such fma of the main
+        // loop would take a cycle more: 8 % of the whole kernel.
+        const u32 upper = chunk + 4 * place(lane / 4, column);
+        const u32 lower = chunk + 4 * place(lane / 4 + 8, column);
+        ptx::st_shared(upper, d[0]);
+        ptx::st_shared(upper + 4, d[1]);
+        ptx::st_shared(lower, d[2]);
+        ptx::st_shared(lower + 4, d[3]);
       }
       __syncwarp();
       copy_chunk(chunk, token + 64 * s, row0 + first, lane);
