@@ -5,37 +5,132 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <vector>
 
 #include "ops/elements.hpp"
 
 namespace fathom {
+namespace {
 
-std::shared_ptr<Buffer> bench_normal(DType dtype, std::initializer_list<std::int64_t> shape,
-                                     double deviation) {
-  const std::int64_t count = TensorView::contiguous(nullptr, dtype, shape).count();
-  auto buffer = std::make_shared<Buffer>(count * size_of(dtype));
-  // Fresh values for the first part only, then copies of it: a gigabyte of random numbers takes half a
-  // minute. The part's length is odd, so that rows do not repeat one another.
-  const std::int64_t fresh = std::min<std::int64_t>(count, (1 << 18) + 1);
-  std::mt19937_64 engine(static_cast<std::uint64_t>(count));
-  std::normal_distribution<float> normal(0, static_cast<float>(deviation));
-  for (std::int64_t i = 0; i < fresh; ++i) store_element(buffer->data(), dtype, i, normal(engine));
-  const std::int64_t part = fresh * size_of(dtype);
-  for (std::int64_t done = part; done < buffer->size(); done += part) {
-    std::memcpy(buffer->data() + done, buffer->data(),
-                static_cast<std::size_t>(std::min(part, buffer->size() - done)));
+thread_local const Context* t_context = nullptr;  // whose bench is being made
+bool g_hot_weights = false;                       // set once by the program, before the first bench is made
+
+bool on_device() { return t_context != nullptr && t_context->device().kind != DeviceKind::host; }
+
+}  // namespace
+
+namespace detail {
+BenchContext::BenchContext(const Context& context) : before_(t_context) { t_context = &context; }
+BenchContext::~BenchContext() { t_context = before_; }
+}  // namespace detail
+
+BenchBuffer::BenchBuffer(std::int64_t bytes) : size_(bytes) {
+  if (on_device()) {
+    context_ = *t_context;
+  } else {
+    host_.emplace(bytes);
   }
+}
+
+// The tensor's memory, with all that was written.
+std::byte* BenchBuffer::ready() {
+  if (!context_) return host_->data();
+  if (!device_) device_.emplace(*context_, size_);
+  if (written_) {
+    cuda::copy_to_device(*context_, device_->data(), host_->data(), size_);
+    cuda::synchronize(*context_);
+    written_ = false;
+  }
+  return device_->data();
+}
+
+std::byte* BenchBuffer::data() {
+  if (!host_) {
+    host_.emplace(size_);
+    if (device_) {
+      cuda::copy_to_host(*context_, host_->data(), device_->data(), size_);
+      cuda::synchronize(*context_);
+    }
+  }
+  written_ = true;
+  return host_->data();
+}
+
+TensorView BenchBuffer::view(DType dtype, std::initializer_list<std::int64_t> shape) {
+  ready();
+  return context_ ? device_->view(dtype, shape) : host_->view(dtype, shape);
+}
+
+TensorView BenchBuffer::place(TensorView view) {
+  view.data = ready();
+  if (context_) view.device = context_->device();
+  return view;
+}
+
+TensorView BenchBuffer::host_view(DType dtype, std::initializer_list<std::int64_t> shape) {
+  data();
+  return host_->view(dtype, shape);
+}
+
+void BenchBuffer::repeat(std::span<const std::byte> part) {
+  const auto length = static_cast<std::int64_t>(part.size());
+  const auto fill = [&](std::byte* to, const auto& copy_first, const auto& copy) {
+    std::int64_t done = std::min(length, size_);
+    copy_first(to, part.data(), done);
+    // What is there doubles: few copies, also of a short part.
+    for (; done < size_; done += std::min(done, size_ - done)) {
+      copy(to + done, to, std::min(done, size_ - done));
+    }
+  };
+  if (!context_) {
+    const auto copy = [](std::byte* to, const std::byte* from, std::int64_t bytes) {
+      if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    };
+    return fill(host_->data(), copy, copy);
+  }
+  fill(
+      ready(), [&](auto* to, auto* from, std::int64_t n) { cuda::copy_to_device(*context_, to, from, n); },
+      [&](auto* to, auto* from, std::int64_t n) { cuda::copy_on_device(*context_, to, from, n); });
+  cuda::synchronize(*context_);
+}
+
+std::shared_ptr<BenchBuffer> bench_buffer(std::int64_t bytes) { return std::make_shared<BenchBuffer>(bytes); }
+
+std::shared_ptr<BenchBuffer> bench_zeros(std::int64_t bytes) {
+  auto buffer = bench_buffer(bytes);
+  const std::vector<std::byte> zeros(1 << 16);
+  buffer->repeat(zeros);
   return buffer;
 }
 
-namespace {
-bool g_hot_weights = false;  // set once by the program, before the first bench is made
+std::shared_ptr<BenchBuffer> bench_normal(DType dtype, std::initializer_list<std::int64_t> shape,
+                                          double deviation) {
+  const std::int64_t count = TensorView::contiguous(nullptr, dtype, shape).count();
+  auto buffer = bench_buffer(count * size_of(dtype));
+  // Fresh values for the first part only, then copies of it: a gigabyte of random numbers takes half a
+  // minute. The part's length is odd, so that rows do not repeat one another.
+  const std::int64_t fresh = std::min<std::int64_t>(count, (1 << 18) + 1);
+  std::vector<std::byte> part(static_cast<std::size_t>(fresh * size_of(dtype)));
+  std::mt19937_64 engine(static_cast<std::uint64_t>(count));
+  std::normal_distribution<float> normal(0, static_cast<float>(deviation));
+  for (std::int64_t i = 0; i < fresh; ++i) store_element(part.data(), dtype, i, normal(engine));
+  if (count > 0) buffer->repeat(part);
+  return buffer;
+}
+
+std::shared_ptr<BenchBuffer> bench_packed_scales(std::int64_t words) {
+  auto buffer = bench_buffer(words * 4);
+  std::vector<std::byte> part(static_cast<std::size_t>(std::min<std::int64_t>(words * 4, (1 << 16) + 4)));
+  std::mt19937 engine(static_cast<unsigned>(words));
+  for (std::byte& exponent : part) exponent = static_cast<std::byte>(120 + engine() % 8);
+  if (words > 0) buffer->repeat(part);
+  return buffer;
 }
 
 void use_hot_weights() { g_hot_weights = true; }
 
 std::int64_t cold_copies(std::int64_t bytes) {
-  if (g_hot_weights) return 1;
+  if (g_hot_weights || on_device()) return 1;
   const std::int64_t cache = std::max<std::int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 32 << 20);
   return std::max<std::int64_t>(1, (4 * cache + bytes - 1) / std::max<std::int64_t>(bytes, 1));
 }

@@ -22,8 +22,8 @@ struct GroupedBench {
         a_scale(bench_normal(DType::f32, {all_rows, k_blocks})),
         b(bench_normal(b_dtype, {copies, problem.groups, problem.n, problem.k})),
         b_scale(bench_normal(DType::f32, {problem.groups, (problem.n + 127) / 128, k_blocks})),
-        out(std::make_shared<Buffer>(all_rows * problem.n * size_of(out_dtype))),
-        index(std::make_shared<Buffer>((all_rows + problem.groups + 1) * size_of(DType::i32))),
+        out(bench_buffer(all_rows * problem.n * size_of(out_dtype))),
+        index(bench_buffer((all_rows + problem.groups + 1) * size_of(DType::i32))),
         scales(split_groups(b_scale->view(DType::f32, {problem.groups, (problem.n + 127) / 128, k_blocks}))) {
     for (const TensorView& copy :
          split_groups(b->view(b_dtype, {copies, problem.groups, problem.n, problem.k}))) {
@@ -32,7 +32,7 @@ struct GroupedBench {
     spread_rows();
   }
 
-  TensorView of_rows(const std::shared_ptr<Buffer>& buffer, DType dtype, std::int64_t width) const {
+  TensorView of_rows(const std::shared_ptr<BenchBuffer>& buffer, DType dtype, std::int64_t width) const {
     return masked ? buffer->view(dtype, {problem.groups, problem.rows, width})
                   : buffer->view(dtype, {problem.rows, width});
   }
@@ -51,16 +51,16 @@ struct GroupedBench {
     auto* numbers = reinterpret_cast<std::int32_t*>(index->data());
     const std::int64_t groups = problem.groups;
     if (masked) {
-      rows.masked_m = index->view(DType::i32, {groups});
       for (std::int64_t g = 0; g < groups; ++g) numbers[g] = static_cast<std::int32_t>(problem.rows);
+      rows.masked_m = index->view(DType::i32, {groups});
     } else if (problem.layout == GroupLayout::offsets) {
-      rows.offsets = index->view(DType::i32, {groups + 1});
       for (std::int64_t g = 0; g <= groups; ++g)
         numbers[g] = static_cast<std::int32_t>(all_rows * g / groups);
+      rows.offsets = index->view(DType::i32, {groups + 1});
     } else {
-      rows.row_to_group = index->view(DType::i32, {all_rows});
       for (std::int64_t r = 0; r < all_rows; ++r)
         numbers[r] = static_cast<std::int32_t>(r * groups / all_rows);
+      rows.row_to_group = index->view(DType::i32, {all_rows});
     }
   }
 
@@ -70,7 +70,7 @@ struct GroupedBench {
   std::int64_t k_blocks;
   std::int64_t weight_bytes;
   std::int64_t copies;
-  std::shared_ptr<Buffer> a, a_scale, b, b_scale, out, index;
+  std::shared_ptr<BenchBuffer> a, a_scale, b, b_scale, out, index;
   std::vector<TensorView> scales;
   std::vector<std::vector<TensorView>> weights;  // one list for every copy
   GroupedRows rows;

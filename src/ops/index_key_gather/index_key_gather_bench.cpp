@@ -12,13 +12,13 @@ BenchCase index_key_gather_bench(std::string_view text, const Context& context) 
   const bool quantised = problem.cache == DType::u8;
   const std::int64_t key_bytes = quantised ? problem.dim : 4 * problem.dim;
   const std::int64_t page_bytes = kIndexKeyPageTokens * (quantised ? problem.dim + 4 : key_bytes);
-  const auto cache = std::make_shared<Buffer>(Buffer::zeroed(batch * table * page_bytes));
-  const auto keys = std::make_shared<Buffer>(Buffer::zeroed(problem.keys * key_bytes));
-  const auto scales = std::make_shared<Buffer>(Buffer::zeroed(problem.keys * 4));
-  const auto tables = std::make_shared<Buffer>(batch * table * 4);
+  const auto cache = bench_zeros(batch * table * page_bytes);
+  const auto keys = bench_zeros(problem.keys * key_bytes);
+  const auto scales = bench_zeros(problem.keys * 4);
+  const auto tables = bench_buffer(batch * table * 4);
   for (std::int64_t i = 0; i < batch * table; ++i)
     reinterpret_cast<std::int32_t*>(tables->data())[i] = static_cast<std::int32_t>(batch * table - 1 - i);
-  const auto lens = std::make_shared<Buffer>(batch * 4);
+  const auto lens = bench_buffer(batch * 4);
   std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), batch, static_cast<std::int32_t>(len));
   return {
       .problem = problem_string(problem),

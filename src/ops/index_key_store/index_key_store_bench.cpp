@@ -9,11 +9,11 @@ BenchCase index_key_store_bench(std::string_view text, const Context& context) {
   const std::int64_t tokens = problem.tokens;
   const std::int64_t pages = (tokens + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
   const auto k = bench_normal(problem.k, {tokens, problem.dim});
-  const auto slots = std::make_shared<Buffer>(tokens * 4);
+  const auto slots = bench_buffer(tokens * 4);
   for (std::int64_t t = 0; t < tokens; ++t)
     reinterpret_cast<std::int32_t*>(slots->data())[t] = static_cast<std::int32_t>(t);
   const std::int64_t entry = problem.cache == DType::u8 ? problem.dim + 4 : 4 * problem.dim;
-  const auto cache = std::make_shared<Buffer>(Buffer::zeroed(pages * kIndexKeyPageTokens * entry));
+  const auto cache = bench_zeros(pages * kIndexKeyPageTokens * entry);
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(k->size() + tokens * entry),
           .run = [=, &context](std::int64_t) {

@@ -12,10 +12,10 @@ BenchCase mla_cache_store_bench(std::string_view text, const Context& context) {
                                  : problem.lora + problem.rope_dim;
   const auto latent = bench_normal(problem.latent, {tokens, problem.lora});
   const auto rope = bench_normal(problem.rope, {tokens, problem.rope_dim});
-  const auto slots = std::make_shared<Buffer>(tokens * 4);
+  const auto slots = bench_buffer(tokens * 4);
   for (std::int64_t t = 0; t < tokens; ++t)
     reinterpret_cast<std::int32_t*>(slots->data())[t] = static_cast<std::int32_t>(t);
-  const auto cache = std::make_shared<Buffer>(Buffer::zeroed(tokens * width * size_of(problem.cache)));
+  const auto cache = bench_zeros(tokens * width * size_of(problem.cache));
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(latent->size() + rope->size() + cache->size()),
           .run = [=, &context](std::int64_t) {

@@ -10,10 +10,10 @@ BenchCase moe_combine_bench(std::string_view text, const Context& context) {
   const auto y = bench_normal(problem.y, {problem.rows, problem.dim});
   const auto weights = bench_normal(DType::f32, {problem.tokens, problem.top_k});
   const auto out = bench_normal(problem.out, {problem.tokens, problem.dim});
-  const auto slots = std::make_shared<Buffer>(problem.rows * size_of(DType::i32));
+  const auto slots = bench_buffer(problem.rows * size_of(DType::i32));
   // Slot s of token t lies in a block of its expert, as after moe_permute.
   for (std::int64_t i = 0; i < problem.rows; ++i) {
-    slots->view(DType::i32, {problem.rows}).as<std::int32_t>()[i] =
+    reinterpret_cast<std::int32_t*>(slots->data())[i] =
         static_cast<std::int32_t>(i % problem.top_k * problem.tokens + i / problem.top_k);
   }
   return {.problem = problem_string(problem),

@@ -8,8 +8,8 @@ BenchCase moe_route_bench(std::string_view text, const Context& context) {
   const auto problem = parse_problem<MoeRouteProblem>(text);
   const auto logits = bench_normal(DType::f32, {problem.tokens, problem.experts});
   const auto bias = bench_normal(DType::f32, {problem.experts}, 0.1);
-  const auto ids = std::make_shared<Buffer>(problem.tokens * problem.top_k * size_of(DType::i32));
-  const auto weights = std::make_shared<Buffer>(problem.tokens * problem.top_k * size_of(DType::f32));
+  const auto ids = bench_buffer(problem.tokens * problem.top_k * size_of(DType::i32));
+  const auto weights = bench_buffer(problem.tokens * problem.top_k * size_of(DType::f32));
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(logits->size() + bias->size() + ids->size() + weights->size()),
           .flops = 0,

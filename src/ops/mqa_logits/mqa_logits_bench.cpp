@@ -11,10 +11,10 @@ BenchCase mqa_logits_bench(std::string_view text, const Context& context) {
   const auto k = bench_normal(p.q, {p.keys, p.head_dim});
   const auto k_scale = bench_normal(DType::f32, {p.keys});
   const auto weights = bench_normal(DType::f32, {p.tokens, p.heads});
-  const auto first = std::make_shared<Buffer>(Buffer::zeroed(p.tokens * 4));
-  const auto last = std::make_shared<Buffer>(p.tokens * 4);
+  const auto first = bench_zeros(p.tokens * 4);
+  const auto last = bench_buffer(p.tokens * 4);
   std::fill_n(reinterpret_cast<std::int32_t*>(last->data()), p.tokens, static_cast<std::int32_t>(p.keys));
-  const auto logits = std::make_shared<Buffer>(Buffer::zeroed(p.tokens * p.keys * 4));
+  const auto logits = bench_zeros(p.tokens * p.keys * 4);
   return {.problem = problem_string(p),
           .bytes = static_cast<double>(q->size() + k->size() + k_scale->size() + logits->size()),
           .flops = 2.0 * static_cast<double>(p.tokens * p.keys) * static_cast<double>(p.heads * p.head_dim),

@@ -18,12 +18,12 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
     std::fill_n(scales, kIndexKeyPageTokens, 0.01f);
   }
   const auto weights = bench_normal(DType::f32, {rows, p.heads});
-  const auto lens = std::make_shared<Buffer>(rows * 4);
+  const auto lens = bench_buffer(rows * 4);
   std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), rows, static_cast<std::int32_t>(p.max_len));
-  const auto tables = std::make_shared<Buffer>(pages * 4);
+  const auto tables = bench_buffer(pages * 4);
   for (std::int64_t i = 0; i < pages; ++i)
     reinterpret_cast<std::int32_t*>(tables->data())[i] = static_cast<std::int32_t>(pages - 1 - i);
-  const auto logits = std::make_shared<Buffer>(Buffer::zeroed(rows * p.max_len * 4));
+  const auto logits = bench_zeros(rows * p.max_len * 4);
   return {.problem = problem_string(p),
           .bytes = static_cast<double>(q->size() + cache->size() + logits->size()),
           .flops = 2.0 * static_cast<double>(rows * p.max_len) * static_cast<double>(p.heads * p.head_dim),

@@ -5,9 +5,9 @@ namespace fathom {
 
 BenchCase paged_mqa_schedule_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<PagedMqaScheduleProblem>(text);
-  const auto lens = std::make_shared<Buffer>(p.batch * p.next_n * 4);
+  const auto lens = bench_buffer(p.batch * p.next_n * 4);
   std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), p.batch * p.next_n, 5000);
-  const auto schedule = std::make_shared<Buffer>((p.workers + 1) * 8);
+  const auto schedule = bench_buffer((p.workers + 1) * 8);
   return {.problem = problem_string(p),
           .bytes = static_cast<double>(lens->size() + schedule->size()),
           .run = [=, &context](std::int64_t) {

@@ -9,8 +9,8 @@ BenchCase quantize_weight_bench(std::string_view text, const Context& context) {
   const std::int64_t n_blocks = scale_groups(problem.n);
   const std::int64_t k_blocks = scale_groups(problem.k);
   const auto w = bench_normal(problem.w, {experts, problem.n, problem.k}, 0.02);
-  const auto q = std::make_shared<Buffer>(experts * problem.n * problem.k);
-  const auto scale = std::make_shared<Buffer>(experts * n_blocks * k_blocks * 4);
+  const auto q = bench_buffer(experts * problem.n * problem.k);
+  const auto scale = bench_buffer(experts * n_blocks * k_blocks * 4);
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(w->size() + q->size() + scale->size()),
           .run = [=, &context](std::int64_t) {

@@ -10,8 +10,8 @@ BenchCase requantize_weight_bench(std::string_view text, const Context& context)
   const std::int64_t k_blocks = scale_groups(problem.k);
   const auto w = bench_normal(DType::f8e4m3, {experts, problem.n, problem.k}, 100);
   const auto w_scale = bench_normal(DType::f32, {experts, n_blocks, k_blocks}, 1e-4);
-  const auto q = std::make_shared<Buffer>(w->size());
-  const auto scale = std::make_shared<Buffer>(w_scale->size());
+  const auto q = bench_buffer(w->size());
+  const auto scale = bench_buffer(w_scale->size());
   return {.problem = problem_string(problem),
           .bytes = 2 * static_cast<double>(w->size() + w_scale->size()),
           .run = [=, &context](std::int64_t) {

@@ -7,10 +7,11 @@ namespace fathom {
 BenchCase rope_bench(std::string_view text, const Context& context) {
   const auto problem = parse_problem<RopeProblem>(text);
   const auto x = bench_normal(problem.x, {problem.tokens, problem.heads, problem.dim});
-  const auto positions = std::make_shared<Buffer>(problem.tokens * size_of(DType::i64));
-  const TensorView position = positions->view(DType::i64, {problem.tokens});
-  for (std::int64_t t = 0; t < problem.tokens; ++t) position.as<std::int64_t>()[t] = t;
-  const auto table = std::make_shared<Buffer>(make_rope_table({.dim = problem.rope_dim}, problem.tokens));
+  const auto positions = bench_buffer(problem.tokens * size_of(DType::i64));
+  for (std::int64_t t = 0; t < problem.tokens; ++t) reinterpret_cast<std::int64_t*>(positions->data())[t] = t;
+  const Buffer made = make_rope_table({.dim = problem.rope_dim}, problem.tokens);
+  const auto table = bench_buffer(made.size());
+  table->repeat({made.data(), static_cast<std::size_t>(made.size())});
   const auto pairs = static_cast<double>(problem.tokens * problem.heads * problem.rope_dim / 2);
   return {.problem = problem_string(problem),
           .bytes = 4 * pairs * static_cast<double>(size_of(problem.x)) + static_cast<double>(table->size()),

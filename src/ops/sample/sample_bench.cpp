@@ -7,10 +7,10 @@ namespace fathom {
 BenchCase sample_bench(std::string_view text, const Context& context) {
   const auto problem = parse_problem<SampleProblem>(text);
   const auto logits = bench_normal(DType::f32, {problem.rows, problem.vocab}, 3);
-  const auto coins = std::make_shared<Buffer>(problem.rows * size_of(DType::f32));
-  const auto tokens = std::make_shared<Buffer>(problem.rows * size_of(DType::i32));
+  const auto coins = bench_buffer(problem.rows * size_of(DType::f32));
+  const auto tokens = bench_buffer(problem.rows * size_of(DType::i32));
   for (std::int64_t r = 0; r < problem.rows; ++r) {
-    coins->view(DType::f32, {problem.rows}).as<float>()[r] = static_cast<float>(r % 97) / 97.0f;
+    reinterpret_cast<float*>(coins->data())[r] = static_cast<float>(r % 97) / 97.0f;
   }
   SamplingParams params{.temperature = problem.greedy ? 0.0f : 0.8f};
   if (problem.filtered) {

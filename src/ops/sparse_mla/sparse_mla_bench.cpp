@@ -14,10 +14,10 @@ BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
   const std::int64_t dim = p.lora + p.rope_dim;
   const std::int64_t width = p.cache == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope_dim) : dim;
   const auto q = bench_normal(p.q, {p.tokens, p.heads, dim});
-  const auto cache = std::make_shared<Buffer>(slots * width * size_of(p.cache));
+  const auto cache = bench_buffer(slots * width * size_of(p.cache));
   {
     const auto entries = bench_normal(DType::f32, {slots, dim});
-    const TensorView all = entries->view(DType::f32, {slots, dim});
+    const TensorView all = entries->host_view(DType::f32, {slots, dim});
     TensorView latent = all, rope = all;
     latent.shape[1] = p.lora;
     rope.shape[1] = p.rope_dim;
@@ -28,15 +28,15 @@ BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
     mla_cache_store({.latent = latent,
                      .rope = rope,
                      .slots = slot.view(DType::i32, {slots}),
-                     .cache = cache->view(p.cache, {slots, width})},
-                    context);
+                     .cache = cache->host_view(p.cache, {slots, width})},
+                    Context({.threads = context.threads()}));
   }
-  const auto indices = std::make_shared<Buffer>(p.tokens * p.top_k * 4);
+  const auto indices = bench_buffer(p.tokens * p.top_k * 4);
   std::mt19937 engine(1);
   for (std::int64_t i = 0; i < p.tokens * p.top_k; ++i)
     reinterpret_cast<std::int32_t*>(indices->data())[i] =
         static_cast<std::int32_t>(4 * (i % p.top_k) + static_cast<std::int64_t>(engine() % 4));
-  const auto out = std::make_shared<Buffer>(p.tokens * p.heads * p.lora * size_of(p.out));
+  const auto out = bench_buffer(p.tokens * p.heads * p.lora * size_of(p.out));
   return {
       .problem = problem_string(p),
       .bytes = static_cast<double>(q->size() + out->size() + p.tokens * p.top_k * width * size_of(p.cache)),
