@@ -6,22 +6,23 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cctype>
+#include <ctime>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <regex>
 #include <string>
 #include <vector>
 
+#include "bench_device.hpp"
 #include "checks.hpp"
 #include "commands.hpp"
 #include "core/file.hpp"
+#include "device_timer.hpp"
 #include "fathom/core/error.hpp"
-#include "fathom/core/op_info.hpp"
 #include "model_arguments.hpp"
+#include "problem_list.hpp"
 #include "roof.hpp"
 
 namespace fathom::cli {
@@ -31,48 +32,20 @@ struct BenchArguments {
   std::string what;
   std::string json;
   std::string filter;
-  int repetitions = 7;
+  std::string device;   // empty: as FATHOM_DEVICE says
+  int repetitions = 0;  // 0: 7 on the host, 8 on a device
+  DeviceBenchOptions on_device;
   bool hot = false;
   bool list = false;
   ThreadArgument threads;
 };
 
-std::string canonical(const std::string& text) {
-  const std::string_view name = std::string_view(text).substr(0, text.find(':'));
-  std::string known;
-  for (const OpInfo* op : all_ops()) {
-    if (op->name == name) return op->canonical(text);
-    known += (known.empty() ? "" : ", ") + std::string(op->name);
-  }
-  throw InvalidArgument(
-      fmt::format("bench: '{}' is no file, and no op is named '{}'; there are {}", text, name, known));
-}
-
-// One problem string, or a file with one a line; '#' starts a comment.
-std::vector<std::string> read_problems(const std::string& what) {
-  if (!std::filesystem::is_regular_file(what)) return {canonical(what)};
-  std::ifstream file(what);
-  if (!file) throw FileError(what + ": cannot be read");
-  std::vector<std::string> problems;
-  int number = 0;
-  for (std::string line; std::getline(file, line);) {
-    ++number;
-    line.resize(std::min(line.size(), line.find('#')));
-    std::erase_if(line, [](unsigned char c) { return std::isspace(c) != 0; });
-    if (line.empty()) continue;
-    try {
-      problems.push_back(canonical(line));
-    } catch (const InvalidArgument& error) {
-      throw FileError(fmt::format("{}:{}: {}", what, number, error.what()));
-    }
-  }
-  return problems;
-}
-
-void keep_matching(std::vector<std::string>& problems, const std::string& filter) {
+void keep_matching(std::vector<ListedProblem>& problems, const std::string& filter) {
   try {
     const std::regex pattern(filter);
-    std::erase_if(problems, [&](const std::string& problem) { return !std::regex_search(problem, pattern); });
+    std::erase_if(problems, [&](const ListedProblem& problem) {
+      return !std::regex_search(problem.canonical, pattern) && !std::regex_search(problem.text, pattern);
+    });
   } catch (const std::regex_error&) {
     throw InvalidArgument("bench: --filter must be a regular expression, got '" + filter + "'");
   }
@@ -147,28 +120,23 @@ class Table : public benchmark::BenchmarkReporter {
   Roof roof_;
 };
 
-int bench(const BenchArguments& arguments) {
-  std::vector<std::string> problems = read_problems(arguments.what);
-  if (problems.empty()) throw FileError(arguments.what + ": has no problem");
-  if (!arguments.filter.empty()) keep_matching(problems, arguments.filter);
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  char text[16];
+  std::strftime(text, sizeof text, "%Y-%m-%d", std::gmtime(&now));
+  return text;
+}
 
-  if (arguments.list) {
-    fmt::print("{}\n", fmt::join(problems, "\n"));
-    return 0;
-  }
-
-  if (!arguments.json.empty())
-    const AtomicFile writable(arguments.json);  // fails now rather than after the work
-  if (arguments.hot) use_hot_weights();
-  const fathom::Context context(arguments.threads.options());
+int bench_host(const BenchArguments& arguments, const std::vector<ListedProblem>& problems,
+               const fathom::Context& context) {
   const Roof roof = measure_roof(context);
   fmt::print(stderr, "{} threads, {}: reads {:.1f} GB/s, {} {:.0f} GFLOP/s\n", context.threads(),
              cpu_target(), roof.read_bytes_per_second * 1e-9, roof.flops_unit, roof.flops_per_second * 1e-9);
 
   CaseCache cases(context);
   std::exception_ptr error;
-  for (const std::string& problem : problems) {
-    const auto body = [&cases, &error, problem](benchmark::State& state) {
+  for (const ListedProblem& listed : problems) {
+    const auto body = [&cases, &error, problem = listed.canonical](benchmark::State& state) {
       try {
         const BenchCase& work = cases.get(problem);
         work.run(0);  // touches the memory and starts the threads
@@ -181,10 +149,10 @@ int bench(const BenchArguments& arguments) {
         state.SkipWithError("failed");
       }
     };
-    benchmark::RegisterBenchmark(problem.c_str(), body)
+    benchmark::RegisterBenchmark(listed.canonical.c_str(), body)
         ->UseRealTime()
         ->MinTime(0.1)
-        ->Repetitions(arguments.repetitions)
+        ->Repetitions(arguments.repetitions > 0 ? arguments.repetitions : 7)
         ->ReportAggregatesOnly(false);
   }
   benchmark::AddCustomContext("fathom", std::string(version()));
@@ -213,6 +181,40 @@ int bench(const BenchArguments& arguments) {
   return 0;
 }
 
+int bench(const BenchArguments& arguments) {
+  std::vector<ListedProblem> problems = read_problems(arguments.what);
+  if (!arguments.filter.empty()) keep_matching(problems, arguments.filter);
+
+  if (arguments.list) {
+    for (const ListedProblem& problem : problems) fmt::print("{}\n", problem.canonical);
+    return 0;
+  }
+
+  ContextOptions options = arguments.threads.options();
+  if (!arguments.device.empty()) options.device = arguments.device;
+  DeviceBenchOptions device = arguments.on_device;
+  device.json = arguments.json;
+  device.hot = arguments.hot;
+  if (options.device == "cpu") {
+    for (const auto& [name, given] : {std::pair("--check", device.check),
+                                      {"--first-call", device.first_call},
+                                      {"--svg", !device.svg.empty()}}) {
+      if (given) throw InvalidArgument(fmt::format("bench: {} needs --device cuda, the device is cpu", name));
+    }
+  } else if (arguments.repetitions > 0 && arguments.repetitions < DeviceTimerOptions{}.runs) {
+    throw InvalidArgument(fmt::format("bench: --repetitions must be at least {} on a device, got {}",
+                                      DeviceTimerOptions{}.runs, arguments.repetitions));
+  }
+  for (const std::string& file : {device.json, device.svg}) {
+    if (!file.empty()) const AtomicFile writable(file);  // fails now rather than after the work
+  }
+  if (arguments.hot) use_hot_weights();
+  if (options.device == "cpu") return bench_host(arguments, problems, fathom::Context(options));
+  if (arguments.repetitions > 0) device.runs = arguments.repetitions;
+  if (device.date.empty()) device.date = today();
+  return bench_device(problems, device, options);
+}
+
 }  // namespace
 
 void add_bench(CLI::App& program, Action& action) {
@@ -223,25 +225,39 @@ void add_bench(CLI::App& program, Action& action) {
       ->add_option("problem", arguments->what, "A problem, or a file with one a line (bench/problems/*.txt)")
       ->type_name("PROBLEM|FILE")
       ->required();
-  command->add_option("--json", arguments->json, "Also write Google Benchmark's JSON to this file")
+  command
+      ->add_option("--device", arguments->device,
+                   "cpu, cuda or cuda:N: where the tensors are (default: FATHOM_DEVICE)")
+      ->type_name("DEVICE");
+  command->add_option("--json", arguments->json, "Also write the figures to this file as JSON")
       ->type_name("OUT");
   command
       ->add_option("--filter", arguments->filter,
                    "Only problems that contain a match of this regular expression")
       ->type_name("REGEX");
-  command->add_option("--repetitions", arguments->repetitions, "Timings per problem; the median is shown")
+  command
+      ->add_option("--repetitions", arguments->repetitions,
+                   "Timings per problem (default: 7; on a device 8, which is also the least)")
       ->check(whole_number(1, 1000))
-      ->capture_default_str()
       ->type_name("N");
   command->add_flag("--hot", arguments->hot,
                     "Let weights stay in the caches; by default they come from memory");
   command->add_flag("--list", arguments->list,
                     "Print the problems, each with all of its keys, and time nothing");
+  add_device_options(*command, arguments->on_device);
   arguments->threads.add_to(*command);
   command->footer(
-      "Spread is the median distance of the timings from their median. `of roof` sets the bytes and flops\n"
-      "that one run needs against the read bandwidth and the arithmetic measured before the first problem,\n"
-      "and shows the nearer of the two. Keys that a problem leaves out have the defaults of `fathom ops`.");
+      "On the host: spread is the median distance of the timings from their median. `of roof` sets the "
+      "bytes\n"
+      "and flops that one run needs against the read bandwidth and the arithmetic measured before the first\n"
+      "problem, and shows the nearer of the two. --json is Google Benchmark's.\n"
+      "On a device: time is that of the kernels alone, by CUPTI, with a memset of --flush-bytes before "
+      "every\n"
+      "run; `events` instead of `cupti` marks figures between two events, which are compared with nothing.\n"
+      "`floor` is the time that bytes and flops need at least, through the time taken. cuBLASLt runs the "
+      "same\n"
+      "product beside. `peer` is the fastest library recorded in bench/peers for such a device.\n"
+      "Keys that a problem leaves out have the defaults of `fathom ops`.");
   command->callback([&action, arguments] { action = [arguments] { return bench(*arguments); }; });
 }
 

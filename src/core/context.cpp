@@ -35,6 +35,8 @@ constexpr std::array kEnvironment{
                         "folder of compiled kernels; else $XDG_CACHE_HOME/fathom, $HOME/.cache/fathom"},
     EnvironmentVariable{"FATHOM_KERNEL_PACK", "",
                         "file of `fathom kernels build`; else one beside the library"},
+    EnvironmentVariable{"FATHOM_CUPTI", "",
+                        "NVIDIA's libcupti, for `fathom bench` on a device; else the usual places"},
 };
 
 std::string environment(std::string_view name) {

@@ -168,7 +168,7 @@ enum CublasLtPreferenceAttribute : int {
   kCublasLtMinAlignmentD = 8,
 };
 
-// CUPTI's activity records: the front of a kernel's record, the same in every version of CUDA 12 and 13.
+// CUPTI's activity records: the front of each, the same in every version of CUDA 12 and 13.
 struct alignas(8) CuptiRecord {
   int kind;
 };
@@ -187,7 +187,15 @@ struct alignas(8) CuptiKernelRecord {
   std::int64_t grid_id;
   const char* name;
 };
+struct alignas(8) CuptiMemsetRecord {
+  int kind;
+  std::uint32_t value;
+  std::uint64_t bytes, start_ns, end_ns;
+  std::uint32_t device;
+};
+inline constexpr int kCuptiMemset = 2;
 inline constexpr int kCuptiConcurrentKernel = 10;
+inline constexpr std::uint32_t kCuptiFlushForced = 1;
 inline constexpr Result kCuptiMaxLimitReached = 12;
 using CuptiBufferRequested = void (*)(std::uint8_t** buffer, std::size_t* bytes, std::size_t* max_records);
 using CuptiBufferCompleted = void (*)(ContextHandle context, std::uint32_t stream, std::uint8_t* buffer,

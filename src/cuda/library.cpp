@@ -4,7 +4,7 @@
 
 namespace fathom::cuda {
 
-Library::Library(std::initializer_list<std::string> names) {
+Library::Library(const std::vector<std::string>& names) {
   for (const std::string& name : names) {
     if ((handle_ = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) != nullptr) {
       detail_ = name;

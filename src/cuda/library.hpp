@@ -1,15 +1,15 @@
 // A shared library opened by name, and its functions by name. Libraries are never closed: none of NVIDIA's
 // supports it.
 #pragma once
-#include <initializer_list>
 #include <string>
+#include <vector>
 
 namespace fathom::cuda {
 
 class Library {
  public:
   /// Opens the first of `names` that can be opened. Otherwise found() is false and detail() says why.
-  explicit Library(std::initializer_list<std::string> names);
+  explicit Library(const std::vector<std::string>& names);
 
   bool found() const { return handle_ != nullptr; }
   /// The name that was opened, or why none could be.

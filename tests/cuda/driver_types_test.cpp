@@ -9,6 +9,7 @@
 #include "cuda/cublaslt.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/nvrtc.hpp"
+#include "cupti.hpp"
 
 #if __has_include(<cuda.h>) && __has_include(<nvrtc.h>) && __has_include(<cublasLt.h>) && __has_include(<cupti.h>)
 #define FATHOM_HAS_CUDA_HEADERS 1
@@ -64,9 +65,12 @@ using ::cuEventElapsedTime_v2;
   static_assert(kSameShape<decltype(Nvrtc::name), decltype(&::name)>, #name);
 #define FATHOM_COMPARE_CUBLASLT(name, ...) \
   static_assert(kSameShape<decltype(CublasLt::name), decltype(&::name)>, #name);
+#define FATHOM_COMPARE_CUPTI(name, ...) \
+  static_assert(kSameShape<decltype(Cupti::name), decltype(&::name)>, #name);
 FATHOM_CUDA_DRIVER(FATHOM_COMPARE_DRIVER)
 FATHOM_CUDA_NVRTC(FATHOM_COMPARE_NVRTC)
 FATHOM_CUDA_CUBLASLT(FATHOM_COMPARE_CUBLASLT)
+FATHOM_CUPTI(FATHOM_COMPARE_CUPTI)
 
 template <class Ours, class Theirs>
 constexpr bool kSameRecord = sizeof(Ours) == sizeof(Theirs) && alignof(Ours) == alignof(Theirs);
@@ -189,6 +193,15 @@ FATHOM_SAME_OFFSET(CuptiKernelRecord, block, TheirKernelRecord, blockX)
 FATHOM_SAME_OFFSET(CuptiKernelRecord, dynamic_shared_bytes, TheirKernelRecord, dynamicSharedMemory)
 FATHOM_SAME_OFFSET(CuptiKernelRecord, correlation, TheirKernelRecord, correlationId)
 FATHOM_SAME_OFFSET(CuptiKernelRecord, name, TheirKernelRecord, name)
+using TheirMemsetRecord = CUpti_ActivityMemset4;
+static_assert(sizeof(CuptiMemsetRecord) <= sizeof(TheirMemsetRecord));
+FATHOM_SAME_OFFSET(CuptiMemsetRecord, value, TheirMemsetRecord, value)
+FATHOM_SAME_OFFSET(CuptiMemsetRecord, bytes, TheirMemsetRecord, bytes)
+FATHOM_SAME_OFFSET(CuptiMemsetRecord, start_ns, TheirMemsetRecord, start)
+FATHOM_SAME_OFFSET(CuptiMemsetRecord, end_ns, TheirMemsetRecord, end)
+FATHOM_SAME_OFFSET(CuptiMemsetRecord, device, TheirMemsetRecord, deviceId)
+FATHOM_SAME(kCuptiMemset, CUPTI_ACTIVITY_KIND_MEMSET)
+FATHOM_SAME(kCuptiFlushForced, CUPTI_ACTIVITY_FLAG_FLUSH_FORCED)
 FATHOM_SAME(kCuptiConcurrentKernel, CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL)
 FATHOM_SAME(kCuptiMaxLimitReached, CUPTI_ERROR_MAX_LIMIT_REACHED)
 static_assert(kSameShape<CuptiBufferRequested, CUpti_BuffersCallbackRequestFunc>);

@@ -1,0 +1,217 @@
+#include "bench_device.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <set>
+#include <sstream>
+
+#include "checks.hpp"
+#include "control.hpp"
+#include "core/file.hpp"
+#include "cuda/device_context.hpp"
+#include "fathom/core/error.hpp"
+#include "fathom/cuda/probe.hpp"
+#include "first_call.hpp"
+#include "report.hpp"
+
+namespace fathom::cli {
+namespace {
+
+// The first line a command prints; empty if it fails.
+std::string output_of(const char* command) {
+  char line[128] = {};
+  FILE* pipe = popen(command, "r");
+  if (pipe == nullptr) return {};
+  const bool read = std::fgets(line, sizeof line, pipe) != nullptr;
+  if (pclose(pipe) != 0 || !read) return {};
+  line[std::strcspn(line, "\n")] = 0;
+  return line;
+}
+
+std::string first_line(const std::string& file) {
+  std::ifstream stream(file);
+  std::string line;
+  std::getline(stream, line);
+  return line;
+}
+
+Peers load_peers(const std::string& file) {
+  if (file.empty()) return Peers::built_in();
+  std::ifstream stream(file);
+  std::stringstream text;
+  text << stream.rdbuf();
+  if (!stream) throw FileError(file + ": cannot be read");
+  return {text.str(), file};
+}
+
+void write_text(const std::string& file, const std::string& text) {
+  AtomicFile out(file);
+  out.write(text);
+  out.commit();
+}
+
+// "a: b\n  c: d" as one line.
+std::string one_line(std::string text) {
+  for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos;) text.replace(at, 1, ";");
+  return text;
+}
+
+// Before CUPTI is there, which adds to every launch: the smallest problem of every op and class.
+std::vector<HostCost> host_costs(const std::vector<ListedProblem>& problems, const Context& context) {
+  std::vector<HostCost> costs;
+  std::set<std::string> seen;
+  for (const ListedProblem& problem : problems) {
+    const std::string op = problem.canonical.substr(0, problem.canonical.find(':'));
+    const bool decode = problem.canonical.find("decode=1") != std::string::npos;
+    if (!seen.insert(op + (decode ? " decode" : "")).second) continue;
+    try {
+      const BenchCase work = make_bench(problem.canonical, context);
+      costs.push_back({problem.text, host_cost_us(context, work.run)});
+    } catch (const Error&) {  // its row will say why
+    }
+  }
+  return costs;
+}
+
+class DeviceBench {
+ public:
+  DeviceBench(const DeviceBenchOptions& options, const Context& context, DeviceTimer& timer)
+      : options_(options), context_(context), timer_(timer), cublaslt_(cuda::find_cublaslt()) {}
+
+  const std::string& control() const { return cublaslt_.detail; }
+
+  BenchRow measure(const ListedProblem& problem) {
+    BenchRow row{.set = problem.set,
+                 .text = problem.text,
+                 .problem = problem.canonical,
+                 .error = {},
+                 .timing = {},
+                 .control = {},
+                 .accuracy = {}};
+    try {
+      const BenchCase work = make_bench(problem.canonical, context_);
+      row.problem = work.problem;
+      if (work.problem != problem.canonical) row.text = work.problem;
+      row.bytes = work.bytes;
+      row.flops = work.flops;
+      row.timing = timer_.time(work.run);
+      if (work.product) beside(*work.product, row);
+    } catch (const Error& error) {
+      row.error = one_line(error.what());
+    }
+    return row;
+  }
+
+ private:
+  void beside(const BenchProduct& product, BenchRow& row) {
+    if (options_.check) row.accuracy = check_product(product, context_);
+    if (options_.no_control || cublaslt_.library == nullptr) return;
+    const bool fp8 = product.b.dtype == DType::f8e4m3;
+    row.control["cublaslt"] = time_control(fp8 ? ControlKind::fp8 : ControlKind::bf16, product);
+    if (fp8) row.control["cublaslt_bf16"] = time_control(ControlKind::bf16, product);
+  }
+
+  Timing time_control(ControlKind kind, const BenchProduct& product) {
+    try {
+      const Control control(cublaslt_.library, kind, product, context_);
+      return timer_.time([&](std::int64_t) { control.run(); });
+    } catch (const Error& error) {
+      Timing none;
+      none.note = one_line(error.what());
+      return none;
+    }
+  }
+
+  const DeviceBenchOptions& options_;
+  const Context& context_;
+  DeviceTimer& timer_;
+  cuda::CublasLtProbe cublaslt_;
+};
+
+}  // namespace
+
+void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
+  const auto group = [&](CLI::Option* option) { return option->group("On a device"); };
+  group(command.add_option("--svg", options.svg, "Also draw our times through the peers' to this file"))
+      ->type_name("OUT");
+  group(command.add_option("--flush-bytes", options.flush_bytes, "Bytes of the memset before every run"))
+      ->check(whole_number(1'000'000'000, 64'000'000'000))
+      ->capture_default_str()
+      ->type_name("N");
+  group(command.add_flag("--check", options.check,
+                         "Compare matrix products with double precision, on a sample of the output"));
+  group(command.add_flag("--no-control", options.no_control, "Do not run cuBLASLt beside"));
+  group(command.add_option("--peers", options.peers, "Another file of the form of bench/peers/h200.json"))
+      ->type_name("FILE");
+  group(command.add_option("--commit", options.commit, "To be noted in the files (default: git describe)"))
+      ->type_name("HASH");
+  group(command.add_flag("--first-call", options.first_call,
+                         "Instead, the time to the first result: compiled, from the cache, from a pack"));
+}
+
+int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOptions& options,
+                 const ContextOptions& context_options) {
+  if (options.first_call) return first_calls(problems, context_options);
+  const Peers peers = load_peers(options.peers);
+  const fathom::Context device(context_options);
+  const cuda::Stream stream(device);
+  const fathom::Context context = device.on_stream(stream.handle());
+  const cuda::DeviceInfo& info = cuda::device_context(context).info();
+
+  BenchReport report;
+  report.device = fmt::format("{}, {} SMs", info.name, info.num_sms);
+  report.driver = probe_cuda_driver().detail;
+  if (const std::string version = first_line("/proc/driver/nvidia/version"); !version.empty())
+    report.driver += "; " + version;
+  report.nvrtc = probe_nvrtc().detail;
+  report.date = options.date;
+  report.commit =
+      options.commit.empty() ? output_of("git describe --always --dirty 2>/dev/null") : options.commit;
+  if (report.commit.empty()) report.commit = "unknown";
+  report.host_costs = host_costs(problems, context);
+
+  const char* path = std::getenv("FATHOM_CUPTI");
+  const cuda::CuptiProbe cupti = cuda::find_cupti(path == nullptr ? "" : path);
+  DeviceTimer timer(context, cupti.library, cupti.detail,
+                    {.flush_bytes = options.hot ? 0 : options.flush_bytes, .runs = options.runs});
+  report.method = fmt::format(
+      "{}, mean and median of {} runs after {} for warming up, random data, {}",
+      timer.reason().empty()
+          ? fmt::format("Kernel time from CUPTI ({}), summed over the kernels of a run", cupti.detail)
+          : fmt::format("Time between two events, for want of CUPTI ({})", timer.reason()),
+      options.runs, DeviceTimerOptions{}.warm_up,
+      options.hot ? "caches left as they are"
+                  : fmt::format("a memset of {:.3g} GB before every run",
+                                static_cast<double>(options.flush_bytes) * 1e-9));
+  DeviceBench bench(options, context, timer);
+  report.control = options.no_control ? "none" : bench.control();
+  fmt::print(stderr, "{}; driver {}; NVRTC {}\n{}\ncuBLASLt: {}\n", report.device, report.driver,
+             report.nvrtc, report.method, report.control);
+
+  std::size_t width = 0;
+  for (const ListedProblem& problem : problems) width = std::max(width, problem.text.size());
+  fmt::print("{}", table_head(static_cast<int>(width)));
+  int failed = 0;
+  for (const ListedProblem& problem : problems) {
+    report.rows.push_back(bench.measure(problem));
+    const BenchRow& row = report.rows.back();
+    failed += row.error.empty() ? 0 : 1;
+    fmt::print("{}", table_row(row, compare(row, peers, report.device), static_cast<int>(width)));
+    std::fflush(stdout);
+  }
+  fmt::print("{}", table_end(report, peers));
+  if (!options.json.empty()) write_text(options.json, report_json(report, peers));
+  if (!options.svg.empty()) write_text(options.svg, report_svg(report, peers));
+  if (failed == 0) return 0;
+  fmt::print(stderr, "fathom: {} of {} problems could not run\n", failed, problems.size());
+  return 2;
+}
+
+}  // namespace fathom::cli

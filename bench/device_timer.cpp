@@ -1,0 +1,134 @@
+#include "device_timer.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "cuda/driver_types.hpp"
+
+namespace fathom {
+
+double Timing::mean() const {
+  return us.empty() ? 0 : std::accumulate(us.begin(), us.end(), 0.0) / static_cast<double>(us.size());
+}
+
+double Timing::median() const {
+  if (us.empty()) return 0;
+  std::vector<double> sorted = us;
+  std::sort(sorted.begin(), sorted.end());
+  const std::size_t half = sorted.size() / 2;
+  return sorted.size() % 2 == 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+double Timing::least() const { return us.empty() ? 0 : *std::min_element(us.begin(), us.end()); }
+
+namespace detail {
+
+Timing timing_of(const std::vector<cuda::Activity>& activities, int runs) {
+  Timing timing{.method = "cupti", .us = {}, .kernels = {}, .note = {}};
+  std::vector<std::vector<std::string>> kernels;
+  bool flushing = false;
+  for (const cuda::Activity& activity : activities) {
+    const bool flush = activity.memset && (activity.memset_value & 0xff) == kFlushValue &&
+                       activity.memset_bytes >= static_cast<std::uint64_t>(kLeastFlushBytes);
+    if (flush) {
+      if (!flushing) {  // a driver may cut one memset into several
+        timing.us.push_back(0);
+        kernels.emplace_back();
+      }
+      flushing = true;
+      continue;
+    }
+    flushing = false;
+    if (timing.us.empty()) continue;  // of before the first run
+    timing.us.back() += static_cast<double>(activity.end_ns - activity.start_ns) * 1e-3;
+    kernels.back().push_back(activity.memset ? "memset" : activity.name);
+  }
+  const bool all_ran = std::none_of(kernels.begin(), kernels.end(), [](const auto& k) { return k.empty(); });
+  if (static_cast<int>(timing.us.size()) != runs || !all_ran) {
+    throw CudaError("CUPTI has recorded " + std::to_string(timing.us.size()) + " of " + std::to_string(runs) +
+                        " runs" + (all_ran ? "" : ", some without a kernel"),
+                    cuda::kErrorInvalidValue);
+  }
+  timing.kernels = kernels.front();
+  for (const auto& other : kernels) {
+    if (other != timing.kernels) timing.note = "the runs had different kernels";
+  }
+  return timing;
+}
+
+}  // namespace detail
+
+DeviceTimer::DeviceTimer(const Context& context, std::shared_ptr<const cuda::Cupti> cupti, std::string reason,
+                         DeviceTimerOptions options)
+    : context_(context),
+      options_(options),
+      flushed_(context, std::max(options.flush_bytes, detail::kLeastFlushBytes)),
+      reason_(std::move(reason)) {
+  if (cupti == nullptr) return;
+  try {
+    trace_ = std::make_unique<cuda::ActivityTrace>(std::move(cupti));
+  } catch (const CudaError& error) {
+    reason_ = error.what();
+  }
+}
+
+void DeviceTimer::flush() const {
+  cuda::fill(context_, flushed_.data(), detail::kFlushValue, flushed_.size());
+}
+
+Timing DeviceTimer::time(const std::function<void(std::int64_t)>& run) {
+  for (int i = 0; i < options_.warm_up; ++i) run(i);
+  cuda::synchronize(context_);
+  if (trace_ == nullptr) return by_events(run);
+  try {
+    return by_cupti(run);
+  } catch (const CudaError& error) {
+    Timing timing = by_events(run);
+    timing.note = error.what();
+    return timing;
+  }
+}
+
+Timing DeviceTimer::by_cupti(const std::function<void(std::int64_t)>& run) {
+  trace_->take();  // of the warm-up and of what came before
+  for (int i = 0; i < options_.runs; ++i) {
+    flush();
+    run(i);
+  }
+  cuda::synchronize(context_);
+  return detail::timing_of(trace_->take(), options_.runs);
+}
+
+Timing DeviceTimer::by_events(const std::function<void(std::int64_t)>& run) const {
+  Timing timing{.method = "events", .us = {}, .kernels = {}, .note = reason_};
+  const cuda::Event start(context_, /*timing=*/true);
+  const cuda::Event end(context_, /*timing=*/true);
+  for (int i = 0; i < options_.runs; ++i) {
+    flush();
+    start.record(context_);
+    run(i);
+    end.record(context_);
+    end.synchronize();
+    timing.us.push_back(end.milliseconds_since(start) * 1e3);
+  }
+  return timing;
+}
+
+double host_cost_us(const Context& context, const std::function<void(std::int64_t)>& run) {
+  constexpr int kBatches = 9;
+  constexpr int kCalls = 100;  // far fewer launches than the driver's queue holds
+  for (int i = 0; i < 3; ++i) run(i);
+  Timing batches;
+  for (int batch = 0; batch < kBatches; ++batch) {
+    cuda::synchronize(context);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kCalls; ++i) run(i);
+    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
+    batches.us.push_back(time.count() / kCalls);
+  }
+  cuda::synchronize(context);
+  return batches.median();
+}
+
+}  // namespace fathom

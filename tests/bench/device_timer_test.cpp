@@ -1,0 +1,266 @@
+// Kernel times out of CUPTI's records, events in their place, and tensors on a device: without a GPU.
+#include "device_timer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "accuracy.hpp"
+#include "control.hpp"
+#include "cuda/device_context.hpp"
+#include "cuda/fake_driver.hpp"
+#include "fake_cupti.hpp"
+#include "ops/op_test.hpp"
+
+namespace fathom {
+namespace {
+
+using cuda::Activity;
+using cuda::ActivityTrace;
+using cuda::FakeCupti;
+using cuda::FakeDriver;
+
+constexpr std::uint64_t kFlush = 1'000'000;
+
+TEST(ActivityTrace, ReadsRecordsOfSeveralBuffersInTheOrderOfTheirStarts) {
+  FakeCupti cupti;
+  ActivityTrace trace(cupti.table());
+  EXPECT_EQ(cupti.enabled, (std::vector<int>{cuda::kCuptiConcurrentKernel, cuda::kCuptiMemset}));
+  cupti.kernel("_Z6secondi", 300, 450);
+  cupti.other(77);  // a kind of another version
+  cupti.memset(kFlush, 100);
+  cupti.kernel("first", 200, 260);
+  cupti.other(cuda::kCuptiConcurrentKernel + 1);
+  const std::vector<Activity> all = trace.take();
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_TRUE(all[0].memset);
+  EXPECT_EQ(all[0].memset_bytes, kFlush);
+  EXPECT_EQ(all[1].name, "first");
+  EXPECT_EQ(all[1].end_ns - all[1].start_ns, 60u);
+  EXPECT_EQ(all[2].name, "second(int)");
+  EXPECT_TRUE(trace.take().empty());
+}
+
+TEST(ActivityTrace, LostAndUnreadableRecordsAreErrors) {
+  FakeCupti cupti;
+  ActivityTrace trace(cupti.table());
+  cupti.dropped = 3;
+  cupti.kernel("k", 1, 2);
+  EXPECT_ERROR(CudaError, "CUPTI has dropped 3 records", (void)trace.take());
+  cupti.kernel("k", 1, 2);
+  EXPECT_EQ(trace.take().size(), 1u);
+  cupti.kernel("k", 1, 2);
+  cupti.end_of_buffer = 7;
+  EXPECT_ERROR(CudaError, "records cannot be read: cuptiActivityGetNextRecord: status 7", (void)trace.take());
+  cupti.failures["cuptiActivityFlushAll"] = 35;
+  EXPECT_ERROR(CudaError, "cuptiActivityFlushAll: CUPTI_ERROR_INSUFFICIENT_PRIVILEGES", (void)trace.take());
+}
+
+TEST(ActivityTrace, ThereIsOneAtATimeAndARefusalLeavesNone) {
+  FakeCupti cupti;
+  cupti.failures["cuptiActivityEnable"] = 35;
+  EXPECT_ERROR(CudaError, "INSUFFICIENT_PRIVILEGES", (void)ActivityTrace(cupti.table()));
+  cupti.failures.clear();
+  {
+    const ActivityTrace trace(cupti.table());
+    EXPECT_ERROR(InvalidArgument, "there is one already", (void)ActivityTrace(cupti.table()));
+  }
+  EXPECT_EQ(cupti.disabled.back(), cuda::kCuptiConcurrentKernel);
+  const ActivityTrace again(cupti.table());
+}
+
+TEST(FindCupti, SaysWhatItCouldNotOpen) {
+  const cuda::CuptiProbe none = cuda::find_cupti("/nowhere/libcupti.so");
+  EXPECT_EQ(none.library, nullptr);
+  EXPECT_NE(none.detail.find("/nowhere/libcupti.so"), std::string::npos);
+  const cuda::CuptiProbe other = cuda::find_cupti("libm.so.6");
+  EXPECT_EQ(other.library, nullptr);
+  EXPECT_NE(other.detail.find("lacks cuptiGetVersion"), std::string::npos);
+}
+
+Activity flush_at(std::uint64_t start) {
+  Activity activity;
+  activity.memset = true;
+  activity.memset_value = detail::kFlushValue;
+  activity.memset_bytes = kFlush;
+  activity.start_ns = start;
+  activity.end_ns = start + 50;
+  return activity;
+}
+
+Activity kernel_at(std::string name, std::uint64_t start, std::uint64_t ns) {
+  Activity activity;
+  activity.name = std::move(name);
+  activity.start_ns = start;
+  activity.end_ns = start + ns;
+  return activity;
+}
+
+TEST(TimingOf, SumsTheKernelsBetweenTheFlushes) {
+  Activity own = flush_at(60);  // a memset of the op: part of its time
+  own.memset_value = 0;
+  const Timing timing = detail::timing_of(
+      {kernel_at("before", 0, 5), flush_at(10), flush_at(20), kernel_at("a", 30, 4000), own,
+       kernel_at("b", 70, 1000), flush_at(100), kernel_at("a", 110, 6000), kernel_at("b", 120, 1000)},
+      2);
+  EXPECT_EQ(timing.method, "cupti");
+  ASSERT_EQ(timing.us.size(), 2u);
+  EXPECT_DOUBLE_EQ(timing.us[0], 5.05);
+  EXPECT_DOUBLE_EQ(timing.us[1], 7.0);
+  EXPECT_EQ(timing.kernels, (std::vector<std::string>{"a", "memset", "b"}));
+  EXPECT_EQ(timing.note, "the runs had different kernels");
+}
+
+TEST(TimingOf, RefusesATraceThatLacksRuns) {
+  EXPECT_ERROR(CudaError, "recorded 1 of 2 runs",
+               (void)detail::timing_of({flush_at(1), kernel_at("a", 2, 1)}, 2));
+  EXPECT_ERROR(CudaError, "recorded 1 of 1 runs, some without a kernel",
+               (void)detail::timing_of({flush_at(1), flush_at(2)}, 1));
+  EXPECT_ERROR(CudaError, "recorded 0 of 1 runs", (void)detail::timing_of({kernel_at("a", 2, 1)}, 1));
+}
+
+TEST(Timing, MeanMedianAndLeast) {
+  Timing timing;
+  EXPECT_EQ(timing.mean(), 0);
+  EXPECT_EQ(timing.median(), 0);
+  timing.us = {4, 1, 10, 3};
+  EXPECT_DOUBLE_EQ(timing.mean(), 4.5);
+  EXPECT_DOUBLE_EQ(timing.median(), 3.5);
+  EXPECT_DOUBLE_EQ(timing.least(), 1);
+  timing.us.push_back(2);
+  EXPECT_DOUBLE_EQ(timing.median(), 3);
+}
+
+class OnFakeDevice : public ::testing::Test {
+ protected:
+  FakeDriver driver_;
+  Context context_ = cuda::make_context(driver_.table());
+};
+
+TEST_F(OnFakeDevice, TimerTakesCuptisTimes) {
+  FakeCupti cupti;
+  DeviceTimer timer(context_, cupti.table(), "", {.flush_bytes = kFlush, .runs = 3, .warm_up = 2});
+  std::vector<std::int64_t> calls;
+  const Timing timing = timer.time([&](std::int64_t run) {
+    calls.push_back(run);
+    if (calls.size() <= 2) return;  // the timer drops what the warm-up left
+    cupti.memset(kFlush, 1000 * calls.size());
+    cupti.kernel("k", 1000 * calls.size() + 100, 1000 * calls.size() + 600);
+  });
+  EXPECT_EQ(calls, (std::vector<std::int64_t>{0, 1, 0, 1, 2}));
+  EXPECT_EQ(driver_.calls("cuMemsetD8Async"), 3);
+  EXPECT_TRUE(timing.kernel_time());
+  EXPECT_EQ(timing.us, (std::vector<double>{0.5, 0.5, 0.5}));
+  EXPECT_EQ(timer.reason(), "");
+}
+
+TEST_F(OnFakeDevice, TimerFallsBackToEventsAndSaysWhy) {
+  const auto check = [&](DeviceTimer& timer, const std::string& why) {
+    const Timing timing = timer.time([](std::int64_t) {});
+    EXPECT_EQ(timing.method, "events");
+    EXPECT_FALSE(timing.kernel_time());
+    EXPECT_EQ(timing.us, (std::vector<double>{1000, 1000}));  // the fake's events are 1 ms apart
+    EXPECT_NE(timing.note.find(why), std::string::npos) << timing.note;
+  };
+  DeviceTimer none(context_, nullptr, "no library", {.flush_bytes = kFlush, .runs = 2});
+  check(none, "no library");
+  FakeCupti cupti;
+  {
+    DeviceTimer silent(context_, cupti.table(), "", {.flush_bytes = kFlush, .runs = 2});
+    check(silent, "recorded 0 of 2 runs");
+  }
+  cupti.failures["cuptiActivityRegisterCallbacks"] = 35;
+  DeviceTimer refused(context_, cupti.table(), "", {.flush_bytes = kFlush, .runs = 2});
+  check(refused, "INSUFFICIENT_PRIVILEGES");
+}
+
+TEST_F(OnFakeDevice, HostCostDoesNotWaitForTheDevice) {
+  int calls = 0;
+  const int before = driver_.calls("cuStreamSynchronize");
+  EXPECT_GT(host_cost_us(context_, [&](std::int64_t) { ++calls; }), 0);
+  EXPECT_GE(calls, 100);
+  EXPECT_LE(driver_.calls("cuStreamSynchronize") - before, calls / 50);
+}
+
+TEST_F(OnFakeDevice, BuffersAreOnTheContextsDevice) {
+  const detail::BenchContext made_for(context_);
+  const auto normal = bench_normal(DType::bf16, {1000, 700});
+  const TensorView view = normal->view(DType::bf16, {1000, 700});
+  EXPECT_EQ(view.device, context_.device());
+  // The fake's memory is the host's: the device has what data() brings back.
+  EXPECT_EQ(std::memcmp(view.data, normal->data(), static_cast<std::size_t>(normal->size())), 0);
+  EXPECT_NE(view.data, static_cast<void*>(normal->data()));
+
+  const auto numbers = bench_buffer(8);
+  reinterpret_cast<std::int32_t*>(numbers->data())[1] = 5;
+  EXPECT_EQ(numbers->view(DType::i32, {2}).as<std::int32_t>()[1], 5);
+  reinterpret_cast<std::int32_t*>(numbers->data())[1] = 6;  // later contents arrive, too
+  EXPECT_EQ(numbers->view(DType::i32, {2}).as<std::int32_t>()[1], 6);
+  const TensorView placed = numbers->place(TensorView::contiguous(nullptr, DType::i32, {2}));
+  EXPECT_EQ(placed.device, context_.device());
+  EXPECT_EQ(placed.as<std::int32_t>()[1], 6);
+  EXPECT_EQ(cold_copies(1), 1);
+
+  const auto zeros = bench_zeros(100'001);
+  const auto* bytes = zeros->view(DType::u8, {100'001}).as<std::uint8_t>();
+  EXPECT_EQ(std::count(bytes, bytes + 100'001, 0), 100'001);
+}
+
+TEST(BenchBuffer, TheSameValuesOnEveryDevice) {
+  const auto host = bench_normal(DType::f32, {600'000});
+  FakeDriver driver;
+  const Context context = cuda::make_context(driver.table());
+  const detail::BenchContext made_for(context);
+  const auto device = bench_normal(DType::f32, {600'000});
+  EXPECT_EQ(std::memcmp(host->data(), device->data(), static_cast<std::size_t>(host->size())), 0);
+}
+
+// Every key of a problem reaches the op: the bench's own spelling is what ran.
+TEST_F(OnFakeDevice, BenchesPassEveryFieldOn) {
+  for (const std::string problem :
+       {"fp8_gemm_nt:m=3,n=256,k=256,packed_a_scale=0,row_b_scale=1,packed_b_scale=0,out=f32,accumulate=1,"
+        "decode=1,aligned=0",
+        "bf16_gemm_nt:m=3,n=256,k=256,out=f32,accumulate=1,decode=1,aligned=0",
+        "linear_bf16_fp32:m=3,n=256,k=256,decode=1,aligned=0"}) {
+    EXPECT_EQ(make_bench(problem, context_).problem, problem);
+  }
+}
+
+// The device's result is made by hand: exact but for one element.
+TEST_F(OnFakeDevice, AccuracyFindsTheLargestError) {
+  BenchCase work = make_bench("fp8_gemm_nt:m=20,n=300,k=256,out=f32", context_);
+  ASSERT_TRUE(work.product.has_value());
+  const BenchProduct& product = *work.product;
+  double worst_magnitude = 0;
+  for (std::int64_t i = 0; i < 20; ++i) {
+    for (std::int64_t j = 0; j < 300; ++j) {
+      double sum = 0;
+      double magnitude = 0;
+      for (std::int64_t k = 0; k < 256; ++k) {
+        const double term = static_cast<double>(f8e4m3_to_float(product.a.as<std::uint8_t>()[i * 256 + k])) *
+                            static_cast<double>(product.a_scale.as<float>()[i * 2 + k / 128]) *
+                            static_cast<double>(f8e4m3_to_float(product.b.as<std::uint8_t>()[j * 256 + k])) *
+                            static_cast<double>(product.b_scale.as<float>()[j / 128 * 2 + k / 128]);
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      if (i == 19 && j == 299) {
+        sum += magnitude / 8;
+        worst_magnitude = magnitude;
+      }
+      product.out.as<float>()[i * 300 + j] = static_cast<float>(sum);
+    }
+  }
+  ASSERT_GT(worst_magnitude, 0);
+  const Accuracy accuracy = check_product(product, context_);
+  EXPECT_EQ(accuracy.rows, 8);
+  EXPECT_EQ(accuracy.columns, 300);
+  EXPECT_NEAR(accuracy.bound, 0.125, 1e-6);
+  EXPECT_GT(accuracy.calc_diff, 0);
+  EXPECT_LT(accuracy.calc_diff, 1e-2);
+  product.out.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(std::isinf(check_product(product, context_).bound));
+}
+
+}  // namespace
+}  // namespace fathom
