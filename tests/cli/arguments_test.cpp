@@ -54,6 +54,14 @@ TEST(Arguments, EveryBadOneIsRefusedInOneLine) {
       {{"bench", "scale", "--filter", "["}, "--filter must be a regular expression, got '['"},
       {{"bench", "scale", "--filter", "rope"}, "no problem matches --filter 'rope'"},
       {{"bench", "scale", "--repetitions", "0"}, "--repetitions"},
+      {{"bench", "scale", "--check"}, "--check needs --device cuda, the device is cpu"},
+      {{"bench", "scale", "--svg", "x.svg"}, "--svg needs --device cuda, the device is cpu"},
+      {{"bench", "scale", "--first-call"}, "--first-call needs --device cuda, the device is cpu"},
+      {{"bench", "scale", "--device", "gpu"}, "'device' must be cpu, cuda or cuda:N, got 'gpu'"},
+      {{"bench", "scale", "--flush-bytes", "999"}, "must be a whole number from 1000000000"},
+      {{"bench", "scale", "--device", "cuda", "--repetitions", "7"},
+       "--repetitions must be at least 8 on a device"},
+      {{"bench", "scale", "--device", "cuda", "--svg", "/nowhere/x.svg"}, "/nowhere/x.svg"},
       {{"bench", "scale", "--json", "/nowhere/out.json"}, "/nowhere/out.json"},
   };
   for (const auto& [arguments, text] : cases) {
@@ -74,7 +82,9 @@ TEST(Arguments, HelpNamesEveryOption) {
        {"--model", "--ids", "--window", "--json", "--precision", "--kv-cache", "--prefill-chunk",
         "--threads"}},
       {"info", {"--model", "--all"}},
-      {"bench", {"--json", "--repetitions", "--threads", "--filter", "--hot", "--list"}},
+      {"bench",
+       {"--json", "--repetitions", "--threads", "--filter", "--hot", "--list", "--device", "--svg",
+        "--flush-bytes", "--check", "--no-control", "--peers", "--commit", "--first-call"}},
       {"ops", {"--markdown"}}};
   const Outcome program = fathom({"--help"});
   expect_done(program);
@@ -151,7 +161,7 @@ TEST(Bench, ListsOfProblemsCoverEveryOp) {
     EXPECT_NE(("\n" + run.out).find("\n" + std::string(op->name) + ":"), std::string::npos)
         << "bench/problems/smoke.txt has no " << op->name;
   }
-  for (const char* file : {"decode.txt", "prefill.txt"})
+  for (const char* file : {"decode.txt", "prefill.txt", "dense_hopper.txt"})
     expect_done(fathom({"bench", kProblems + file, "--list"}));
 }
 
