@@ -8,18 +8,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <memory>
-#include <set>
+#include <optional>
 #include <sstream>
 
 #include "checks.hpp"
-#include "control.hpp"
 #include "core/file.hpp"
-#include "cuda/device_context.hpp"
+#include "device_bench.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/cuda/probe.hpp"
 #include "first_call.hpp"
-#include "report.hpp"
 
 namespace fathom::cli {
 namespace {
@@ -57,83 +54,31 @@ void write_text(const std::string& file, const std::string& text) {
   out.commit();
 }
 
-// "a: b\n  c: d" as one line.
-std::string one_line(std::string text) {
-  for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos;) text.replace(at, 1, ";");
-  return text;
-}
-
-// Before CUPTI is there, which adds to every launch: the smallest problem of every op and class.
-std::vector<HostCost> host_costs(const std::vector<ListedProblem>& problems, const Context& context) {
-  std::vector<HostCost> costs;
-  std::set<std::string> seen;
+int first_calls(const std::vector<ListedProblem>& problems, const ContextOptions& options) {
+  std::optional<fathom::Context> open;  // the device stays open between the calls
+  fmt::print("opening the device {:.3f} s\n", open_device_for_bench(options, open));
+  constexpr std::string_view kTitle = "seconds to the first result";
+  std::size_t width = kTitle.size();
+  for (const ListedProblem& problem : problems) width = std::max(width, problem.text.size());
+  fmt::print("{:<{}} {:>11} {:>11} {:>11} {:>11}\n", kTitle, width, "empty cache", "from cache", "from pack",
+             "warm");
+  int failed = 0;
   for (const ListedProblem& problem : problems) {
-    const std::string op = problem.canonical.substr(0, problem.canonical.find(':'));
-    const bool decode = problem.canonical.find("decode=1") != std::string::npos;
-    if (!seen.insert(op + (decode ? " decode" : "")).second) continue;
     try {
-      const BenchCase work = make_bench(problem.canonical, context);
-      costs.push_back({problem.text, host_cost_us(context, work.run)});
-    } catch (const Error&) {  // its row will say why
+      const FirstCall call = measure_first_call(problem.canonical, options);
+      fmt::print("{:<{}}", problem.text, width);
+      for (const std::optional<double>& seconds : {call.empty_cache, call.from_cache, call.from_pack}) {
+        fmt::print(" {:>11}", seconds ? fmt::format("{:.4f}", *seconds) : "-");
+      }
+      fmt::print(" {:>11.6f}\n", call.warm);
+    } catch (const Error& error) {
+      ++failed;
+      fmt::print("{:<{}} error: {}\n", problem.text, width, error.what());
     }
+    std::fflush(stdout);
   }
-  return costs;
+  return failed == 0 ? 0 : 2;
 }
-
-class DeviceBench {
- public:
-  DeviceBench(const DeviceBenchOptions& options, const Context& context, DeviceTimer& timer)
-      : options_(options), context_(context), timer_(timer), cublaslt_(cuda::find_cublaslt()) {}
-
-  const std::string& control() const { return cublaslt_.detail; }
-
-  BenchRow measure(const ListedProblem& problem) {
-    BenchRow row{.set = problem.set,
-                 .text = problem.text,
-                 .problem = problem.canonical,
-                 .error = {},
-                 .timing = {},
-                 .control = {},
-                 .accuracy = {}};
-    try {
-      const BenchCase work = make_bench(problem.canonical, context_);
-      row.problem = work.problem;
-      if (work.problem != problem.canonical) row.text = work.problem;
-      row.bytes = work.bytes;
-      row.flops = work.flops;
-      row.timing = timer_.time(work.run);
-      if (work.product) beside(*work.product, row);
-    } catch (const Error& error) {
-      row.error = one_line(error.what());
-    }
-    return row;
-  }
-
- private:
-  void beside(const BenchProduct& product, BenchRow& row) {
-    if (options_.check) row.accuracy = check_product(product, context_);
-    if (options_.no_control || cublaslt_.library == nullptr) return;
-    const bool fp8 = product.b.dtype == DType::f8e4m3;
-    row.control["cublaslt"] = time_control(fp8 ? ControlKind::fp8 : ControlKind::bf16, product);
-    if (fp8) row.control["cublaslt_bf16"] = time_control(ControlKind::bf16, product);
-  }
-
-  Timing time_control(ControlKind kind, const BenchProduct& product) {
-    try {
-      const Control control(cublaslt_.library, kind, product, context_);
-      return timer_.time([&](std::int64_t) { control.run(); });
-    } catch (const Error& error) {
-      Timing none;
-      none.note = one_line(error.what());
-      return none;
-    }
-  }
-
-  const DeviceBenchOptions& options_;
-  const Context& context_;
-  DeviceTimer& timer_;
-  cuda::CublasLtProbe cublaslt_;
-};
 
 }  // namespace
 
@@ -163,10 +108,9 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   const fathom::Context device(context_options);
   const cuda::Stream stream(device);
   const fathom::Context context = device.on_stream(stream.handle());
-  const cuda::DeviceInfo& info = cuda::device_context(context).info();
 
   BenchReport report;
-  report.device = fmt::format("{}, {} SMs", info.name, info.num_sms);
+  report.device = describe_device(context);
   report.driver = probe_cuda_driver().detail;
   if (const std::string version = first_line("/proc/driver/nvidia/version"); !version.empty())
     report.driver += "; " + version;
@@ -190,8 +134,8 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
       options.hot ? "caches left as they are"
                   : fmt::format("a memset of {:.3g} GB before every run",
                                 static_cast<double>(options.flush_bytes) * 1e-9));
-  DeviceBench bench(options, context, timer);
-  report.control = options.no_control ? "none" : bench.control();
+  DeviceBench bench(context, timer, !options.no_control, options.check);
+  report.control = bench.control();
   fmt::print(stderr, "{}; driver {}; NVRTC {}\n{}\ncuBLASLt: {}\n", report.device, report.driver,
              report.nvrtc, report.method, report.control);
 

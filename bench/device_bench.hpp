@@ -1,0 +1,40 @@
+// One row of `fathom bench` on a device: the op, cuBLASLt beside it, the check.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "control.hpp"
+#include "problem_list.hpp"
+#include "report.hpp"
+
+namespace fathom {
+
+class DeviceBench {
+ public:
+  /// `control`: run cuBLASLt beside; `check`: compare products with double precision.
+  DeviceBench(const Context& context, DeviceTimer& timer, bool control, bool check);
+
+  /// Never throws an Error: it becomes the row's.
+  BenchRow measure(const ListedProblem& problem);
+  /// Which cuBLASLt runs beside, or why none does.
+  const std::string& control() const { return cublaslt_.detail; }
+
+ private:
+  void beside(const BenchProduct& product, BenchRow& row);
+  Timing time_control(ControlKind kind, const BenchProduct& product);
+
+  const Context& context_;
+  DeviceTimer& timer_;
+  bool check_;
+  cuda::CublasLtProbe cublaslt_;
+};
+
+/// The host's cost of the first problem of every op and class that can run. To be called before CUPTI is
+/// loaded, which adds to every launch.
+std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context);
+
+/// "NVIDIA H200, 132 SMs"
+std::string describe_device(const Context& context);
+
+}  // namespace fathom
