@@ -16,8 +16,7 @@ constexpr std::uint64_t kWorkspaceBytes = std::uint64_t{32} << 20;
 
 // cuBLASLt is column-major: it sees out^T[n, m] = b[k, n]^T * a[k, m], so b comes first.
 struct Control::Made {
-  Made(std::shared_ptr<const CublasLt> library_, ControlKind kind, const BenchProduct& product,
-       const Context& context);
+  explicit Made(std::shared_ptr<const CublasLt> table) : library(std::move(table)) {}
   ~Made() {
     for (CublasLtLayout layout : {a, b, out}) {
       if (layout != nullptr) library->cublasLtMatrixLayoutDestroy(layout);
@@ -29,6 +28,7 @@ struct Control::Made {
   Made(const Made&) = delete;
   Made& operator=(const Made&) = delete;
 
+  void prepare(ControlKind kind, const BenchProduct& product, const Context& context);
   template <class T>
   void set(CublasLtDescAttribute attribute, const T& value) const {
     CublasLt::check(library->cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)),
@@ -51,9 +51,7 @@ struct Control::Made {
   DeviceBuffer result, workspace;
 };
 
-Control::Made::Made(std::shared_ptr<const CublasLt> library_, ControlKind kind, const BenchProduct& product,
-                    const Context& context)
-    : library(std::move(library_)) {
+void Control::Made::prepare(ControlKind kind, const BenchProduct& product, const Context& context) {
   const fathom::detail::BenchContext made_for(context);
   const std::int64_t m = product.a.size(0);
   const std::int64_t n = product.b.size(0);
@@ -102,7 +100,9 @@ Control::Made::Made(std::shared_ptr<const CublasLt> library_, ControlKind kind, 
 
 Control::Control(std::shared_ptr<const CublasLt> library, ControlKind kind, const BenchProduct& product,
                  const Context& context)
-    : context_(context), made_(std::make_unique<Made>(std::move(library), kind, product, context)) {}
+    : context_(context), made_(std::make_unique<Made>(std::move(library))) {
+  made_->prepare(kind, product, context);
+}
 
 Control::~Control() = default;
 

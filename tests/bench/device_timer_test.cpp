@@ -6,10 +6,12 @@
 #include <cstring>
 
 #include "accuracy.hpp"
-#include "control.hpp"
 #include "cuda/device_context.hpp"
+#include "cuda/fake_cublaslt.hpp"
 #include "cuda/fake_driver.hpp"
+#include "device_bench.hpp"
 #include "fake_cupti.hpp"
+#include "fathom/core/op_info.hpp"
 #include "ops/op_test.hpp"
 
 namespace fathom {
@@ -260,6 +262,67 @@ TEST_F(OnFakeDevice, AccuracyFindsTheLargestError) {
   EXPECT_LT(accuracy.calc_diff, 1e-2);
   product.out.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isinf(check_product(product, context_).bound));
+}
+
+TEST_F(OnFakeDevice, ControlRunsAProductOfTheSameSize) {
+  cuda::FakeCublasLt library;
+  const BenchCase work = make_bench("fp8_gemm_nt:m=3,n=256,k=256", context_);
+  {
+    const Control fp8(library.table(), ControlKind::fp8, *work.product, context_);
+    const int attributes = library.calls["cublasLtMatmulDescSetAttribute"];
+    fp8.run();
+    fp8.run();
+    EXPECT_EQ(library.calls["cublasLtMatmul"], 2);
+    const Control bf16(library.table(), ControlKind::bf16, *work.product, context_);
+    EXPECT_EQ(attributes, 5);  // of which four are the scales
+    EXPECT_EQ(library.calls["cublasLtMatmulDescSetAttribute"] - attributes, 1);
+  }
+  EXPECT_EQ(library.calls["cublasLtDestroy"], 2);
+}
+
+TEST_F(OnFakeDevice, ControlWithoutAKernelSaysSoAndLeaksNothing) {
+  const BenchCase work = make_bench("bf16_gemm_nt:m=3,n=256,k=256", context_);
+  const std::size_t allocations = driver_.allocations();
+  for (const char* name : {"cublasLtCreate", "cublasLtMatmulDescCreate", "cublasLtMatmulDescSetAttribute",
+                           "cublasLtMatrixLayoutCreate", "cublasLtMatmulPreferenceCreate",
+                           "cublasLtMatmulPreferenceSetAttribute", "cublasLtMatmulAlgoGetHeuristic"}) {
+    cuda::FakeCublasLt library;
+    library.failing = name;
+    try {
+      const Control control(library.table(), ControlKind::bf16, *work.product, context_);
+      ADD_FAILURE() << name;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("14"), std::string::npos) << error.what();
+    }
+    for (const char* kind :
+         {"cublasLt", "cublasLtMatmulDesc", "cublasLtMatrixLayout", "cublasLtMatmulPreference"}) {
+      const int failed = library.failing == std::string(kind) + "Create" ? 1 : 0;
+      EXPECT_EQ(library.calls[std::string(kind) + "Create"] - failed,
+                library.calls[std::string(kind) + "Destroy"])
+          << name;
+    }
+  }
+  EXPECT_EQ(driver_.allocations(), allocations);
+}
+
+// A row of an op without a kernel for the device is an error, the next one is measured.
+TEST_F(OnFakeDevice, ARowThatCannotRunIsAnError) {
+  DeviceTimer timer(context_, nullptr, "no library", {.flush_bytes = kFlush, .runs = 2});
+  DeviceBench bench(context_, timer, /*control=*/false, /*check=*/false);
+  EXPECT_EQ(bench.control(), "none");
+  std::string op;
+  for (const OpInfo* info : all_ops()) {
+    if (std::none_of(info->implementations.begin(), info->implementations.end(),
+                     [](auto name) { return name.starts_with("cuda:"); })) {
+      op = info->name;
+    }
+  }
+  if (op.empty()) GTEST_SKIP() << "every op runs on CUDA";
+  const BenchRow row = bench.measure({"a set", op, canonical_problem(op)});
+  EXPECT_EQ(row.set, "a set");
+  EXPECT_NE(row.error.find(op + ": no implementation for cuda:0;"), std::string::npos) << row.error;
+  EXPECT_EQ(row.error.find('\n'), std::string::npos);
+  EXPECT_FALSE(row.timing.measured());
 }
 
 }  // namespace
