@@ -54,11 +54,15 @@ void ThreadArgument::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "Threads to use; 0: one per core (default: FATHOM_THREADS)")
       ->check(whole_number(0, 4096))
       ->type_name("N");
+  command.add_flag(
+      "--invariant", invariant,
+      "Decode adds in the order of prefill: a token's values are the same in both, at some cost on a GPU");
 }
 
 ContextOptions ThreadArgument::options() const {
   ContextOptions options = ContextOptions::from_environment();
   if (threads >= 0) options.threads = threads;
+  if (invariant) options.invariant = true;
   return options;
 }
 

@@ -14,11 +14,12 @@ class App;
 
 namespace fathom::cli {
 
-/// --threads
+/// --threads and --invariant
 struct ThreadArgument {
   int threads = -1;  // -1: as FATHOM_THREADS says
+  bool invariant = false;
   void add_to(CLI::App& command);
-  /// The options of the environment, with the threads given here. Throws InvalidArgument.
+  /// The options of the environment, with what is given here. Throws InvalidArgument.
   ContextOptions options() const;
 };
 

@@ -32,6 +32,12 @@ __device__ __forceinline__ GroupScale group_scale(float amax) {
   return {scale, factor};
 }
 
+/// x as its code is taken.
+template <int kRule, bool kUe8m0>
+__device__ __forceinline__ float scaled(float x, const GroupScale& group) {
+  return kRule == kIndexer && !kUe8m0 ? x / group.factor : x * group.factor;
+}
+
 /// Of the values of a team, NaN passed over. All lanes of the warp take part.
 __device__ __forceinline__ float team_amax(const float (&v)[kQuantEach]) {
   float amax = 0;
@@ -140,7 +146,7 @@ __device__ void quantize_groups(const QuantizeKernelArgs& args) {
     unsigned words[kQuantEach / 4];
 #pragma unroll
     for (int i = 0; i < kQuantEach; ++i)
-      v[i] = kRule == kIndexer && !kUe8m0 ? v[i] / group.factor : v[i] * group.factor;
+      v[i] = scaled<kRule, kUe8m0>(v[i], group);
 #pragma unroll
     for (int i = 0; i < kQuantEach / 4; ++i) {
       words[i] = float_to_f8e4m3x2(v[4 * i], v[4 * i + 1]) | float_to_f8e4m3x2(v[4 * i + 2], v[4 * i + 3]) << 16;

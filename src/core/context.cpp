@@ -30,6 +30,10 @@ constexpr std::array kEnvironment{
     EnvironmentVariable{"FATHOM_VERBOSE", "", "comma list of dispatch, jit, time"},
     EnvironmentVariable{"FATHOM_LINEAR_ALGORITHM", "auto",
                         "algorithm of linear_bf16_fp32: auto, native, cublaslt, cpu"},
+    EnvironmentVariable{"FATHOM_INVARIANT", "0",
+                        "1: decode calls run in the prefill class, so that a row has the same bytes in both"},
+    EnvironmentVariable{"FATHOM_DEPENDENT_LAUNCH", "0",
+                        "1: products fetch weights while the kernel before them still runs"},
     EnvironmentVariable{"FATHOM_CPU_TARGET", "", "instruction set of the CPU backend; see `fathom info`"},
     EnvironmentVariable{"FATHOM_CACHE_DIR", "",
                         "folder of compiled kernels; else $XDG_CACHE_HOME/fathom, $HOME/.cache/fathom"},
@@ -83,6 +87,8 @@ ContextOptions ContextOptions::from_environment() {
   options.verbose = environment("FATHOM_VERBOSE");
   if (const std::string name = environment("FATHOM_LINEAR_ALGORITHM"); !name.empty())
     options.linear_algorithm = name;
+  options.invariant = integer_variable("FATHOM_INVARIANT", 0, 1) == 1;
+  options.dependent_launch = integer_variable("FATHOM_DEPENDENT_LAUNCH", 0, 1) == 1;
   options.cache_dir = environment("FATHOM_CACHE_DIR");
   options.kernel_pack = environment("FATHOM_KERNEL_PACK");
   return options;

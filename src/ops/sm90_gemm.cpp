@@ -217,7 +217,9 @@ bool rows_suit_tma(const TensorView& tensor) {
          (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
 }
 
-Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context) {
+Verdict sm90_gemm_verdict(const Sm90GemmShape& given, bool aligned, const Context& context) {
+  Sm90GemmShape shape = given;
+  shape.decode = in_decode_class(given.decode, context);
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
   if (device.sm() != 90) {
     return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
@@ -240,7 +242,14 @@ Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Contex
   return accept;
 }
 
-void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context) {
+TensorMap sm90_operand_map(const TensorView& tensor, std::int64_t rows, const Context& context) {
+  const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
+  return encode(operand_spec(with_row_step(tensor), rows), context);
+}
+
+void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, const Context& context) {
+  Sm90GemmShape shape = given;
+  shape.decode = in_decode_class(given.decode, context);
   if (shape.m == 0 || shape.n == 0) return;
   if (shape.k == 0) {  // zeros, or what is there: nothing to multiply, and nothing for TMA to describe
     return run_simt_gemm(simt_plan(shape),
@@ -278,6 +287,7 @@ void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, c
   args.blocks = static_cast<int>(ceil_div(shape.k, block_elements(shape.fp8)));
   args.out_f32 = tensors.out.dtype == DType::f32;
   args.accumulate = tensors.accumulate;
+  args.overlapped = context.options().dependent_launch;
   if (decode) {
     const GemmDecodeConfig config = decode_config(plan.kernel);
     const auto segments = static_cast<unsigned>(plan.segments);
@@ -286,7 +296,8 @@ void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, c
                           static_cast<unsigned>(ceil_div(shape.m, config.tokens))},
                  .block = {static_cast<unsigned>(config.threads())},
                  .cluster = {segments},
-                 .shared_bytes = config.shared_bytes()},
+                 .shared_bytes = config.shared_bytes(),
+                 .pdl = args.overlapped != 0},
                 context, args);
     return;
   }
@@ -316,7 +327,8 @@ void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, c
               {.grid = {cluster * static_cast<unsigned>(walkers)},
                .block = {static_cast<unsigned>(prefill.threads())},
                .cluster = {cluster},
-               .shared_bytes = prefill.shared_bytes()},
+               .shared_bytes = prefill.shared_bytes(),
+               .pdl = args.overlapped != 0},
               context, args);
 }
 

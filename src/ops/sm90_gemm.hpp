@@ -54,6 +54,14 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
 /// Hopper.
 std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 
+/// Whether a call of the decode class runs in it: not if the context is invariant.
+inline bool in_decode_class(bool decode, const Context& context) {
+  return decode && !context.options().invariant;
+}
+
+/// A matrix of rows that suit TMA, for boxes of 128 bytes x `rows`.
+TensorMap sm90_operand_map(const TensorView& tensor, std::int64_t rows, const Context& context);
+
 /// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes,
 /// or they are empty.
 bool rows_suit_tma(const TensorView& tensor);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -11,6 +12,7 @@
 #include "fathom/engine/problems.hpp"
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
+#include "fathom/ops/fp8_linear.hpp"
 #include "jit/nvrtc.hpp"
 #include "jit/scratch.hpp"
 #include "ops/kernels.hpp"
@@ -147,7 +149,7 @@ class Sm90OnFake : public ::testing::Test {
             .out = view(DType::bf16, {m, n})};
   }
   Context context(ContextOptions options = {}) {
-    options.force_implementation = "sm90:wgmma";
+    if (!options.strict) options.force_implementation = "sm90:wgmma";
     options.cache_dir = scratch_ / "cache";
     return cuda::make_context(fake_.table(), 0, options);
   }
@@ -210,6 +212,54 @@ TEST_F(Sm90OnFake, ScalesOfEveryRowLeaveKWhole) {
     EXPECT_EQ(fake_.launch_attributes.size(), 0u);
   }
   EXPECT_EQ(fake_.calls("cuModuleLoadData"), 1) << "one kernel for both";
+}
+
+TEST_F(Sm90OnFake, AnInvariantContextHasOneClass) {
+  jit::nvrtc();
+  Fp8GemmNtArgs decode = args(3, 2112, 7168);
+  decode.decode = true;
+  fp8_gemm_nt(decode, context({.invariant = true}));
+  EXPECT_EQ(fake_.launched.grid_x, 33u) << "one segment";
+}
+
+TEST_F(Sm90OnFake, StartsEarlyOnlyIfAsked) {
+  jit::nvrtc();
+  const auto pdl = [&] {
+    return std::ranges::any_of(fake_.launch_attributes, [](const cuda::LaunchAttribute& attribute) {
+      return attribute.id == cuda::kLaunchProgrammaticStreamSerialization;
+    });
+  };
+  for (const std::int64_t m : {3, 300}) {
+    fp8_gemm_nt(args(m, 2112, 7168), context());
+    EXPECT_FALSE(pdl());
+    fp8_gemm_nt(args(m, 2112, 7168), context({.dependent_launch = true}));
+    EXPECT_TRUE(pdl());
+  }
+}
+
+TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunch) {
+  jit::nvrtc();
+  const Context on_fake = context({.strict = true});
+  for (const bool decode : {true, false}) {
+    const auto linear = [&](std::int64_t m) {
+      fp8_linear({.x = view(DType::bf16, {m, 7168}),
+                  .w = view(DType::f8e4m3, {2112, 7168}),
+                  .w_scale = view(DType::f32, {17, 56}),
+                  .out = view(DType::bf16, {m, 2112}),
+                  .q = view(DType::f8e4m3, {m, 7168}),
+                  .q_scale = view(DType::f32, {m, 56}),
+                  .decode = decode},
+                 on_fake);
+    };
+    const int before = fake_.calls("cuLaunchKernelEx");
+    linear(1);
+    linear(16);
+    EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 2);
+    EXPECT_EQ(fake_.launched.grid_x, decode ? 33u * 4 : 33u);
+    EXPECT_EQ(fake_.launched.block_x, 288u);
+    linear(17);
+    EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 4) << "two steps";
+  }
 }
 
 TEST_F(Sm90OnFake, TakesAnEmptyK) {

@@ -29,6 +29,13 @@ std::vector<jit::Source> sources_for(std::string_view arch) {
   for (const OpInfo* op : all_ops()) problems.push_back(op->example);
   problems.insert(problems.end(), {"fp8_gemm_nt:m=1,n=576,k=7168,row_b_scale=1",
                                    "fp8_gemm_nt:m=4096,n=4096,k=7168,row_b_scale=1"});
+  for (const char* m : {"1", "16"}) {
+    for (const char* n : {"576", "24576"}) {
+      for (const char* format : {"f32", "ue8m0"}) {
+        problems.push_back(std::string("fp8_linear:m=") + m + ",n=" + n + ",k=1536,scale_format=" + format);
+      }
+    }
+  }
   return kernel_sources(problems, usual_device(arch));
 }
 

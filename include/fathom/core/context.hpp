@@ -29,6 +29,12 @@ struct ContextOptions {
   std::string force_implementation;       ///< run this implementation or fail; empty: choose
   std::string verbose;                    ///< comma list of: dispatch, jit, time
   std::string linear_algorithm = "auto";  ///< see fathom/ops/linear_bf16_fp32.hpp
+  /// Every call runs in the prefill class, `decode` or not, so that a row has the same bytes in both; costs
+  /// time where few rows meet few weights (fathom/ops/fp8_gemm_nt.hpp).
+  bool invariant = false;
+  /// Matrix products may start while the kernel ahead of them in the stream still runs, and fetch weights and
+  /// their scales meanwhile: these must not be written by work that is still under way. All else waits.
+  bool dependent_launch = false;
   CompileMode compile_mode = CompileMode::run;
   std::string cache_dir;    ///< of compiled kernels; empty: $XDG_CACHE_HOME/fathom or $HOME/.cache/fathom
   std::string kernel_pack;  ///< a file of `fathom kernels build`; empty: fathom.pack beside the library

@@ -1,0 +1,273 @@
+// out[m, n] = quantised(x[m, k]) * weights[n, k]^T for up to 16 tokens in bf16: quantisation and product in one launch.
+//
+// As in gemm_decode.cuh, the weights are the 64-row operand and k is cut into as many segments as a cluster has blocks.
+// The tokens of a stage are quantised by the warps that put them into shared memory, in the swizzle that the matrix
+// instruction reads. Arithmetic and order are those of quantize_groups and then the decode kernel, so the bytes are too:
+// every block that needs a token quantises it again, which costs less than a launch.
+#pragma once
+#include "layout/fp8_linear.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+#include "simt/group_quant.cuh"
+#include "sm90/store_four.cuh"
+
+namespace fathom {
+
+template <Fp8LinearConfig c, int kRule, bool kUe8m0>
+struct Fp8Linear {
+  static constexpr int kTokens = c.tokens;
+  static constexpr int kWeightBytes = c.rows * 128;
+  static constexpr int kTokenBytes = kTokens * 128;
+  static constexpr int kSumRow = c.rows + 4;
+  static constexpr int kConsumers = 128;
+  static constexpr int kQuantisers = 4;  // warps, after those of the consumers
+
+  const Fp8LinearKernelArgs& args;
+  u32 ring, raw, barriers;
+  float* scales;  // [stages, stage_blocks, tokens], of token and weights
+  float* sums;    // [tokens, kSumRow]
+  int rank, segments;
+  int row0, first, last;  // k blocks of this segment
+  int steps;
+
+  __device__ explicit Fp8Linear(const Fp8LinearKernelArgs& arguments, u8* shared) : args(arguments) {
+    const u32 base = ptx::shared_address(shared);
+    const u32 aligned = (base + 1023) & ~1023u;
+    u8* start = shared + (aligned - base);
+    ring = aligned;
+    scales = reinterpret_cast<float*>(start + c.stages * c.stage_bytes());
+    sums = scales + c.scale_bytes() / 4;
+    raw = aligned + c.stages * c.stage_bytes() + c.scale_bytes() + c.sum_bytes();
+    barriers = raw + c.raw_bytes();
+    rank = static_cast<int>(ptx::cluster_rank());
+    segments = static_cast<int>(ptx::cluster_size());
+    row0 = static_cast<int>(blockIdx.x) / segments * c.rows;
+    const i64 blocks = (args.k + 127) / 128;
+    first = static_cast<int>(blocks * rank / segments);
+    last = static_cast<int>(blocks * (rank + 1) / segments);
+    steps = (last - first + c.stage_blocks - 1) / c.stage_blocks;
+  }
+
+  __device__ u32 full(int stage) const { return barriers + 8 * stage; }
+  __device__ u32 empty(int stage) const { return barriers + 8 * (c.stages + stage); }
+  __device__ u32 weight_tile(int stage, int block) const { return ring + stage * c.stage_bytes() + block * kWeightBytes; }
+  __device__ u32 token_tile(int stage, int block) const {
+    return ring + stage * c.stage_bytes() + c.stage_blocks * kWeightBytes + block * kTokenBytes;
+  }
+  __device__ float* stage_scales(int stage, int block) const {
+    return scales + (stage * c.stage_blocks + block) * kTokens;
+  }
+
+  /// Blocks after the segment's last lie outside of the tensor, so they are zero.
+  __device__ void load_weights(int step, int stage) const {
+    ptx::mbarrier_arrive_expect_tx(full(stage), c.stage_blocks * kWeightBytes);
+    for (int block = 0; block < c.stage_blocks; ++block) {
+      const int index = first + step * c.stage_blocks + block;
+      const int k = index < last ? index * 128 : (args.k + 127) / 128 * 128;
+      ptx::cp_async_bulk_tensor_2d(weight_tile(stage, block), &args.weights, full(stage), k, row0, ptx::kEvictFirst);
+    }
+  }
+  /// One thread: barriers, and the first ring of weights, which do not depend on the grid before.
+  __device__ void start() const {
+    for (int stage = 0; stage < c.stages; ++stage) {
+      ptx::mbarrier_init(full(stage), 1 + kQuantisers);
+      ptx::mbarrier_init(empty(stage), kConsumers / 32);
+    }
+    ptx::fence_mbarrier_init();
+    for (int step = 0; step < min(steps, c.stages); ++step) load_weights(step, step);
+  }
+  __device__ void produce() const {
+    for (int step = c.stages; step < steps; ++step) {
+      const int stage = step % c.stages;
+      ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
+      load_weights(step, stage);
+    }
+  }
+
+  /// A warp's share of a stage: every other token of one k block, fetched a whole ring ahead into a place of its own.
+  static constexpr int kEach = c.stage_blocks * kTokens / kQuantisers;
+  static constexpr int kRawBytes = c.raw_bytes() / kQuantisers / c.stages;  // the tokens, then the scale of the weights
+  static_assert(kRawBytes == kEach * 256 + 16);
+  struct Quantiser {
+    int block;   // of a stage
+    int token0;  // then every other one
+    u32 raw;
+  };
+  __device__ void fetch(const Quantiser& q, int step, int stage, int lane) const {
+    const int block = first + step * c.stage_blocks + q.block;
+    const u32 to = q.raw + stage * kRawBytes;
+    const int k = block * 128 + lane % 16 * 8;
+#pragma unroll
+    for (int i = 0; i < kEach; i += 2) {
+      const int token = q.token0 + 2 * (i + lane / 16);
+      const bool live = block < last && k < args.k && token < args.m;
+      ptx::cp_async_16(to + i * 256 + lane * 16, static_cast<const u16*>(args.x) + (live ? token * args.x_row + k : 0), live);
+    }
+    if (lane == 0) {
+      const bool live = block < last && row0 < args.n;
+      const i64 at = row0 / 128 * args.weight_scale_row + block * args.weight_scale_block;
+      ptx::cp_async_4(to + kEach * 256, args.weight_scale + (live ? at : 0), live);
+    }
+    ptx::cp_async_commit_group();
+  }
+  static __device__ float value_of(const uint2& x, int i) {
+    const u32 word = i < 2 ? x.x : x.y;
+    return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+  }
+  __device__ void quantise(const Quantiser& q, int stage, int lane) const {
+    const u32 from = q.raw + stage * kRawBytes;
+    uint2 x[kEach];
+    float mine = 0;  // lane i works out the scale of group i % kEach
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      x[i] = ptx::ld_shared_2(from + i * 256 + lane * 8);
+      float amax = 0;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) amax = fmaxf(amax, fabsf(value_of(x[i], e)));
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, step));
+      if (lane % kEach == i) mine = amax;
+    }
+    const simt::GroupScale group = simt::group_scale<kRule, kUe8m0>(mine);
+    if (lane < kEach) {
+      stage_scales(stage, q.block)[q.token0 + 2 * lane] = group.scale * ptx::ld_shared(from + kEach * 256);
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int token = q.token0 + 2 * i;
+      const simt::GroupScale its = {0, __shfl_sync(~0u, group.factor, i)};
+      float v[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) v[e] = simt::scaled<kRule, kUe8m0>(value_of(x[i], e), its);
+      const u32 codes = simt::float_to_f8e4m3x2(v[0], v[1]) | simt::float_to_f8e4m3x2(v[2], v[3]) << 16;
+      ptx::st_shared(token_tile(stage, q.block) + token * 128 + (lane / 4 ^ token % 8) * 16 + lane % 4 * 4, codes);
+    }
+  }
+  __device__ void quantise_all() const {
+    const int warp = static_cast<int>(threadIdx.x) / 32 - kConsumers / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const Quantiser q{.block = warp % c.stage_blocks,
+                      .token0 = warp / c.stage_blocks,
+                      .raw = raw + warp * c.stages * kRawBytes};
+    if (args.overlapped) ptx::griddepcontrol_wait();
+    for (int stage = 0; stage < c.stages; ++stage) fetch(q, stage, stage, lane);
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      const int stage = step % c.stages;
+      ptx::cp_async_wait_group<c.stages - 1>();
+      __syncwarp();
+      if (step >= c.stages) ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
+      quantise(q, stage, lane);
+      ptx::fence_proxy_async();  // the matrix instruction reads what was stored
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(full(stage));
+      fetch(q, step + c.stages, stage, lane);
+    }
+    ptx::cp_async_wait_all();
+  }
+
+  __device__ void consume() const {
+    float sum[kTokens / 2];
+    for (float& value : sum) value = 0;
+    const u32 ring_low = ptx::wgmma_descriptor_low(ring);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int step = 0; step < steps; ++step) {
+      const int stage = step % c.stages;
+      ptx::mbarrier_wait(full(stage), step / c.stages & 1);
+      float block_sum[c.stage_blocks][kTokens / 2];
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int b = 0; b < c.stage_blocks; ++b) {
+        const u32 weights = ring_low + (weight_tile(stage, b) - ring) / 16;
+        const u32 tokens = ring_low + (token_tile(stage, b) - ring) / 16;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          ptx::Wgmma<true, kTokens>::multiply(block_sum[b], ptx::wgmma_descriptor(weights + 2 * k),
+                                              ptx::wgmma_descriptor(tokens + 2 * k), k > 0);
+        }
+      }
+      ptx::wgmma_commit_group();
+      float2 scale[c.stage_blocks][kTokens / 8];
+#pragma unroll
+      for (int b = 0; b < c.stage_blocks; ++b) {
+#pragma unroll
+        for (int j = 0; j < kTokens / 8; ++j) {
+          scale[b][j] = *reinterpret_cast<const float2*>(stage_scales(stage, b) + 8 * j + 2 * (lane % 4));
+        }
+      }
+      ptx::wgmma_wait_group<0>();
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(empty(stage));
+#pragma unroll
+      for (int b = 0; b < c.stage_blocks; ++b) {
+        for (float& value : block_sum[b]) ptx::keep(value);
+#pragma unroll
+        for (int i = 0; i < kTokens / 2; ++i) {
+          sum[i] = fmaf(block_sum[b][i], i % 2 == 0 ? scale[b][i / 4].x : scale[b][i / 4].y, sum[i]);
+        }
+      }
+    }
+    const int row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * kSumRow + row + i / 2 % 2 * 8] = sum[i];
+    }
+  }
+
+  /// Adds the segments of this block's share of the rows in ascending order.
+  __device__ void reduce() const {
+    const int share = c.rows / segments;
+    const u32 from = ptx::shared_address(sums);
+    for (int item = static_cast<int>(threadIdx.x); item < args.m * share / 4; item += c.threads) {
+      const int token = item / (share / 4);
+      const int row = rank * share + item % (share / 4) * 4;
+      const u32 place = from + 4 * (token * kSumRow + row);
+      float4 v = ptx::ld_shared_4(place);
+      if (segments > 1) {
+        v = ptx::ld_shared_cluster(ptx::mapa(place, 0));
+        for (int s = 1; s < segments; ++s) {
+          const float4 next = ptx::ld_shared_cluster(ptx::mapa(place, s));
+          v.x += next.x, v.y += next.y, v.z += next.z, v.w += next.w;
+        }
+      }
+      store_four(args, token, row0 + row, v);
+    }
+  }
+
+  __device__ void run() const {
+    const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
+    constexpr int kLoader = kConsumers / 32 + kQuantisers;
+    if (threadIdx.x == kLoader * 32) start();
+    __syncthreads();
+    ptx::griddepcontrol_launch_dependents();
+    if (warp < kConsumers / 32) {
+      consume();
+    } else if (warp < kLoader) {
+      quantise_all();
+    } else if (threadIdx.x % 32 == 0) {
+      produce();
+    }
+    __syncthreads();
+    if (segments > 1) {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
+    if (args.overlapped) ptx::griddepcontrol_wait();  // what it writes, the grid before may read
+    reduce();
+    if (segments > 1) {
+      __syncwarp();
+      ptx::cluster_arrive_relaxed();  // nobody leaves while a neighbour fetches its sums
+      ptx::cluster_wait();
+    }
+  }
+};
+
+template <Fp8LinearConfig c, int kRule, bool kUe8m0>
+__device__ __forceinline__ void fp8_linear(const Fp8LinearKernelArgs& args) {
+  extern __shared__ unsigned char shared[];
+  Fp8Linear<c, kRule, kUe8m0>(args, shared).run();
+}
+
+}  // namespace fathom
