@@ -33,6 +33,10 @@ struct GemmArgs {
   int accumulate;  // adds to out, which is f32
   int out_mapped;
   int overlapped;  // starts before the grid it depends on has ended
+  int gated;       // bf16 products to f32 are multiplied by gate_factor, and by gate[m, n] if that is given
+  float gate_factor;
+  const float* gate;
+  long long gate_row;
 };
 
 /// The decode kernel: few tokens, so the weights are the 64-row operand, and every segment of k has a block of a

@@ -14,6 +14,7 @@
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
+#include "sm90/gemm_gate.cuh"
 #include "sm90/gemm_scales.cuh"
 
 namespace fathom {
@@ -359,6 +360,7 @@ struct GemmDecode {
   }
 
   __device__ void store(float4 v, int token, int row, bool aligned) const {
+    if constexpr (!c.fp8) v = gated(args, token, row, v);
     const i64 at = token * args.out_row + row;
     float values[4] = {v.x, v.y, v.z, v.w};
     const bool whole = aligned && row + 4 <= args.n;

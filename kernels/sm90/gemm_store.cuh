@@ -5,6 +5,7 @@
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
+#include "sm90/gemm_gate.cuh"
 
 namespace fathom {
 
@@ -104,9 +105,10 @@ struct GemmStore {
     for (int i = lane; i < 16 * kChunk / 4; i += 32) {
       const int row = i / (kChunk / 4);
       const int column = i % (kChunk / 4) * 4;
-      const float4 v = ptx::ld_shared_4(chunk + 4 * place(row, column));
+      float4 v = ptx::ld_shared_4(chunk + 4 * place(row, column));
       const int left = args.n - column0 - column;
       if (token0 + row >= args.m || left <= 0) continue;
+      if constexpr (!c.fp8) v = gated(args, token0 + row, column0 + column, v);
       const i64 at = (token0 + row) * args.out_row + column0 + column;
       if (aligned && left >= 4) {
         float4* out = reinterpret_cast<float4*>(static_cast<float*>(args.out_data) + at);

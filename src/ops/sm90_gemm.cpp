@@ -288,6 +288,12 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
   args.out_f32 = tensors.out.dtype == DType::f32;
   args.accumulate = tensors.accumulate;
   args.overlapped = context.options().dependent_launch;
+  args.gated = tensors.gate.given;
+  args.gate_factor = tensors.gate.factor;
+  if (tensors.gate.scale.given()) {
+    args.gate = tensors.gate.scale.as<const float>();
+    args.gate_row = tensors.gate.scale.step(0);
+  }
   if (decode) {
     const GemmDecodeConfig config = decode_config(plan.kernel);
     const auto segments = static_cast<unsigned>(plan.segments);

@@ -69,9 +69,17 @@ bool rows_suit_tma(const TensorView& tensor);
 /// Sizes, device and alignment; `aligned` says that rows_suit_tma(a) and (b).
 Verdict sm90_gemm_verdict(const Sm90GemmShape& shape, bool aligned, const Context& context);
 
+/// bf16 to f32 only: every sum times `factor`, and times scale[m, n] (f32) if there is one.
+struct Sm90Gate {
+  bool given = false;
+  float factor = 1;
+  TensorView scale;
+};
+
 struct Sm90GemmTensors {
   TensorView a, a_scale, b, b_scale, out;  // validated; scales of FP8 only
   bool accumulate = false;                 // into f32
+  Sm90Gate gate;
 };
 void run_sm90_gemm(const Sm90GemmShape& shape, const Sm90GemmTensors& tensors, const Context& context);
 

@@ -14,6 +14,8 @@ struct HeadGateProblem {
   DType x = DType::bf16;
   DType w = DType::bf16;
   bool q_scale = true;
+  bool decode = false;  // the class of the call, see fp8_gemm_nt
+  bool aligned = true;  // rows of x and w start at multiples of 16 bytes; always true on the host
 
   template <class V>
   void fields(V& visit) {
@@ -23,6 +25,8 @@ struct HeadGateProblem {
     visit("x", x);
     visit("w", w);
     visit("q_scale", q_scale);
+    visit("decode", decode);
+    visit("aligned", aligned);
   }
   bool operator==(const HeadGateProblem&) const = default;
 };
@@ -33,6 +37,7 @@ struct HeadGateArgs {
   TensorView q_scale;  // [tokens, heads], optional
   TensorView out;      // [tokens, heads], written
   float softmax_scale = 1;
+  bool decode = false;  // the forward mode's class on CUDA
 };
 
 /// The weights of the index heads.
@@ -45,7 +50,8 @@ struct HeadGateArgs {
 ///   out      [tokens, heads]   f32
 ///
 /// Rows may be further apart than they are long. A row's bytes depend neither on the other rows nor on the
-/// thread count. Throws InvalidArgument if a shape, dtype or stride differs or softmax_scale is not finite.
+/// thread count; on CUDA they depend on the class, `decode`, as in fp8_gemm_nt. Throws InvalidArgument if a
+/// shape, dtype or stride differs or softmax_scale is not finite.
 void head_gate(const HeadGateArgs& args, const Context& context);
 
 }  // namespace fathom
