@@ -13,6 +13,7 @@
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/fp8_linear.hpp"
+#include "fathom/ops/head_gate.hpp"
 #include "jit/nvrtc.hpp"
 #include "jit/scratch.hpp"
 #include "ops/kernels.hpp"
@@ -260,6 +261,21 @@ TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunch) {
     linear(17);
     EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 4) << "two steps";
   }
+}
+
+TEST_F(Sm90OnFake, TheHeadGateIsOneLaunch) {
+  jit::nvrtc();
+  const Context on_fake = context({.strict = true});
+  for (const std::int64_t tokens : {1, 128, 4096}) {
+    head_gate({.x = view(DType::bf16, {tokens, 7168}),
+               .w = view(DType::bf16, {64, 7168}),
+               .q_scale = view(DType::f32, {tokens, 64}),
+               .out = view(DType::f32, {tokens, 64}),
+               .decode = tokens < 4096},
+              on_fake);
+    EXPECT_EQ(fake_.launch_attributes.size(), tokens < 4096 ? 1u : 0u) << "a cluster of segments, or none";
+  }
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 3);
 }
 
 TEST_F(Sm90OnFake, TakesAnEmptyK) {

@@ -11,6 +11,8 @@
 #include "jit/scratch.hpp"
 #include "ops/bf16_gemm_nt/bf16_gemm_nt_impl.hpp"
 #include "ops/fp8_gemm_nt/fp8_gemm_nt_impl.hpp"
+#include "ops/fp8_linear/fp8_linear_impl.hpp"
+#include "ops/head_gate/head_gate_impl.hpp"
 #include "ops/linear_bf16_fp32/linear_bf16_fp32_impl.hpp"
 #include "ops/op_test.hpp"
 
@@ -76,18 +78,29 @@ TEST(WarmLaunch, AllocatesNothing) {
   const Bf16GemmNtArgs bf16{
       .a = view(DType::bf16, {3, 256}), .b = view(DType::bf16, {64, 256}), .out = view(DType::f32, {3, 64})};
   const LinearBf16Fp32Args linear{.x = bf16.a, .w = bf16.b, .out = bf16.out};
+  const Fp8LinearArgs fused{.x = bf16.a,
+                            .w = view(DType::f8e4m3, {200, 256}),
+                            .w_scale = view(DType::f32, {2, 2}),
+                            .out = view(DType::bf16, {3, 200}),
+                            .q = fp8.a,
+                            .q_scale = fp8.a_scale};
+  const HeadGateArgs gate{.x = bf16.a, .w = bf16.b, .out = bf16.out};
   const auto run = [&] {
+    fp8_gemm_nt_sm90({.m = 3, .n = 200, .k = 256}, fp8, context);
+    fp8_linear_sm90({.m = 3, .n = 200, .k = 256}, fused, context);
+    fp8_linear_steps({.m = 3, .n = 200, .k = 256}, fused, context);
+    head_gate_sm90({.tokens = 3, .heads = 64, .hidden = 256, .q_scale = false}, gate, context);
     fp8_gemm_nt_simt({.m = 3, .n = 200, .k = 256}, fp8, context);
     bf16_gemm_nt_simt({.m = 3, .n = 64, .k = 256, .out = DType::f32}, bf16, context);
     linear_bf16_fp32_simt({.m = 3, .n = 64, .k = 256}, linear, context);
   };
   run();
   EXPECT_GT(allocations, 0) << "the count must be able to see something";
-  EXPECT_EQ(launches, 3);
+  EXPECT_EQ(launches, 8);
   allocations = 0;
   for (int i = 0; i < 10; ++i) run();
   EXPECT_EQ(allocations, 0);
-  EXPECT_EQ(launches, 33);
+  EXPECT_EQ(launches, 88);
 }
 
 }  // namespace

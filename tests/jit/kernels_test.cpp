@@ -27,8 +27,10 @@ constexpr std::size_t kMostKernels = 1000;
 std::vector<jit::Source> sources_for(std::string_view arch) {
   std::vector<std::string> problems = deepseek_v32_problems();
   for (const OpInfo* op : all_ops()) problems.push_back(op->example);
-  problems.insert(problems.end(), {"fp8_gemm_nt:m=1,n=576,k=7168,row_b_scale=1",
-                                   "fp8_gemm_nt:m=4096,n=4096,k=7168,row_b_scale=1"});
+  problems.insert(
+      problems.end(),
+      {"fp8_gemm_nt:m=1,n=576,k=7168,row_b_scale=1", "fp8_gemm_nt:m=4096,n=4096,k=7168,row_b_scale=1",
+       "head_gate:tokens=128,decode=1", "head_gate:tokens=4096", "head_gate:x=f32,w=f32"});
   for (const char* m : {"1", "16"}) {
     for (const char* n : {"576", "24576"}) {
       for (const char* format : {"f32", "ue8m0"}) {

@@ -32,7 +32,8 @@ BenchCase fp8_linear_bench(std::string_view text, const Context& context) {
                  .accumulate = problem.accumulate,
                  .decode = problem.decode},
                 context);
-          }};
+          },
+          .product = {}};
 }
 
 }  // namespace fathom

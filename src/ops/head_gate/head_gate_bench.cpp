@@ -15,14 +15,18 @@ BenchCase head_gate_bench(std::string_view text, const Context& context) {
   return {.problem = problem_string(problem),
           .bytes = static_cast<double>(x->size() + w->size() + q_scale->size() + out->size()),
           .flops = 2.0 * static_cast<double>(tokens * heads * hidden),
-          .run = [=, &context](std::int64_t) {
-            head_gate({.x = x->view(problem.x, {tokens, hidden}),
-                       .w = w->view(problem.w, {heads, hidden}),
-                       .q_scale = problem.q_scale ? q_scale->view(DType::f32, {tokens, heads}) : TensorView{},
-                       .out = out->view(DType::f32, {tokens, heads}),
-                       .softmax_scale = 0.1f},
-                      context);
-          }};
+          .run =
+              [=, &context](std::int64_t) {
+                head_gate(
+                    {.x = x->view(problem.x, {tokens, hidden}),
+                     .w = w->view(problem.w, {heads, hidden}),
+                     .q_scale = problem.q_scale ? q_scale->view(DType::f32, {tokens, heads}) : TensorView{},
+                     .out = out->view(DType::f32, {tokens, heads}),
+                     .softmax_scale = 0.1f,
+                     .decode = problem.decode},
+                    context);
+              },
+          .product = {}};
 }
 
 }  // namespace fathom
