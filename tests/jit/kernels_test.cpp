@@ -23,21 +23,33 @@ constexpr std::size_t kMostKernels = 4;  // the compiler does not change with ou
 constexpr std::size_t kMostKernels = 1000;
 #endif
 
-// All that the ops list for DeepSeek-V3.2 and for their own examples, and products that the model has not.
-std::vector<jit::Source> sources_for(std::string_view arch) {
-  std::vector<std::string> problems = deepseek_v32_problems();
-  for (const OpInfo* op : all_ops()) problems.push_back(op->example);
-  problems.insert(
-      problems.end(),
-      {"fp8_gemm_nt:m=1,n=576,k=7168,row_b_scale=1", "fp8_gemm_nt:m=4096,n=4096,k=7168,row_b_scale=1",
-       "head_gate:tokens=128,decode=1", "head_gate:tokens=4096", "head_gate:x=f32,w=f32"});
-  for (const char* m : {"1", "16"}) {
-    for (const char* n : {"576", "24576"}) {
-      for (const char* format : {"f32", "ue8m0"}) {
-        problems.push_back(std::string("fp8_linear:m=") + m + ",n=" + n + ",k=1536,scale_format=" + format);
+// Products that the model has not: every plan that some shape has.
+std::vector<std::string> products_of_any_shape() {
+  std::vector<std::string> problems{"head_gate:tokens=128,decode=1", "head_gate:tokens=4096",
+                                    "head_gate:x=f32,w=f32"};
+  for (const char* decode : {"0", "1"}) {
+    for (const int n : {64, 200, 576, 2112, 4096, 7168, 24576}) {
+      for (const int m : {1, 9, 17, 33, 65, 128, 300, 1024, 4096}) {
+        for (const int k : {512, 7168}) {
+          const std::string shape = "m=" + std::to_string(m) + ",n=" + std::to_string(n) +
+                                    ",k=" + std::to_string(k) + ",decode=" + decode;
+          problems.push_back("fp8_gemm_nt:" + shape);
+          problems.push_back("fp8_gemm_nt:row_b_scale=1," + shape);
+          problems.push_back("bf16_gemm_nt:" + shape);
+          problems.push_back("fp8_linear:" + shape);
+          problems.push_back("fp8_linear:scale_format=ue8m0," + shape);
+        }
       }
     }
   }
+  return problems;
+}
+
+// All that the ops list for DeepSeek-V3.2, for their own examples, and for products of any shape.
+std::vector<jit::Source> sources_for(std::string_view arch) {
+  std::vector<std::string> problems = deepseek_v32_problems();
+  for (const OpInfo* op : all_ops()) problems.push_back(op->example);
+  for (std::string& problem : products_of_any_shape()) problems.push_back(std::move(problem));
   return kernel_sources(problems, usual_device(arch));
 }
 

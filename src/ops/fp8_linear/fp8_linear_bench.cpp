@@ -16,10 +16,12 @@ BenchCase fp8_linear_bench(std::string_view text, const Context& context) {
   const auto q = bench_normal(DType::f8e4m3, {m, k});
   const auto q_scale = bench_normal(DType::f32, {m, groups});
   const auto out = bench_normal(problem.out, {m, n});
-  return {.problem = problem_string(problem),
-          .bytes = static_cast<double>(x->size() + n * k + w_scale->size() + out->size()),
-          .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
-          .run = [=, &context](std::int64_t run) {
+  return {
+      .problem = problem_string(problem),
+      .bytes = static_cast<double>(x->size() + n * k + w_scale->size() + out->size()),
+      .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
+      .run =
+          [=, &context](std::int64_t run) {
             fp8_linear(
                 {.x = x->view(problem.x, {m, k}),
                  .w = w->view(DType::f8e4m3, {copies * n, k}).rows(run % copies * n, (run % copies + 1) * n),
@@ -33,7 +35,7 @@ BenchCase fp8_linear_bench(std::string_view text, const Context& context) {
                  .decode = problem.decode},
                 context);
           },
-          .product = {}};
+      .product = {}};
 }
 
 }  // namespace fathom
