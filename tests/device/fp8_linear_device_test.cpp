@@ -12,7 +12,7 @@ struct Operands {
       : random(seed),
         x_values(random.normal(p.x, {p.m, p.k})),
         x(strided(x_values, padding)),
-        w(strided(random.normal(DType::f8e4m3, {p.n, p.k}, 60), 2 * padding)),
+        w(strided(random.normal(DType::f8e4m3, {p.n, p.k}, 60), (16 - p.k % 16) % 16 + 2 * padding)),
         w_scale(random.uniform(DType::f32, {scale_groups(p.n), scale_groups(p.k)}, 1e-3, 2e-2)),
         q(Tensor(DType::f8e4m3, {p.m, p.k})),
         q_scale(Tensor(DType::f32, {p.m, scale_groups(p.k)})),
