@@ -1,6 +1,7 @@
 // What the benches of the grouped matrix products share: rows spread evenly over the groups, weights from
 // memory.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -41,17 +42,44 @@ struct GroupedBench {
     return weights[static_cast<std::size_t>(run % copies)];
   }
   BenchCase bench_case(std::function<void(std::int64_t)> run) const {
+    const std::int64_t valid = all_valid_rows();
+    const double rows_bytes = static_cast<double>(a->size() + a_scale->size() + out->size()) *
+                              static_cast<double>(valid) /
+                              static_cast<double>(std::max<std::int64_t>(all_rows, 1));
     return {.problem = problem_string(problem),
-            .bytes = static_cast<double>(a->size() + weight_bytes + out->size()),
-            .flops = 2.0 * static_cast<double>(all_rows * problem.n) * static_cast<double>(problem.k),
+            .bytes = rows_bytes + static_cast<double>(weight_bytes + b_scale->size()),
+            .flops = 2.0 * static_cast<double>(valid * problem.n) * static_cast<double>(problem.k),
             .run = std::move(run)};
+  }
+
+  // Of a masked group: all, or, around an expected count, from 0.7 to 1.3 of it, neighbours far apart.
+  std::int64_t valid_rows(std::int64_t group) const {
+    if constexpr (requires { problem.expected_m; }) {
+      if (problem.expected_m > 0 && problem.groups > 1) {
+        const std::int64_t place = group * 7 % problem.groups;  // a permutation unless 7 divides the count
+        const double factor =
+            0.7 + 0.6 * static_cast<double>(place) / static_cast<double>(problem.groups - 1);
+        const auto rows_here =
+            static_cast<std::int64_t>(factor * static_cast<double>(problem.expected_m) + 0.5);
+        return std::min(rows_here, problem.rows);
+      }
+      if (problem.expected_m > 0) return std::min(problem.expected_m, problem.rows);
+    }
+    return problem.rows;
+  }
+  // That count: those of all groups if they are masked.
+  std::int64_t all_valid_rows() const {
+    if (!masked) return all_rows;
+    std::int64_t sum = 0;
+    for (std::int64_t g = 0; g < problem.groups; ++g) sum += valid_rows(g);
+    return sum;
   }
 
   void spread_rows() {
     auto* numbers = reinterpret_cast<std::int32_t*>(index->data());
     const std::int64_t groups = problem.groups;
     if (masked) {
-      for (std::int64_t g = 0; g < groups; ++g) numbers[g] = static_cast<std::int32_t>(problem.rows);
+      for (std::int64_t g = 0; g < groups; ++g) numbers[g] = static_cast<std::int32_t>(valid_rows(g));
       rows.masked_m = index->view(DType::i32, {groups});
     } else if (problem.layout == GroupLayout::offsets) {
       for (std::int64_t g = 0; g <= groups; ++g)
