@@ -58,7 +58,9 @@ Timing DeviceBench::time_control(ControlKind kind, const BenchProduct& product) 
   }
 }
 
-std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context) {
+std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context,
+                                 bool control) {
+  const std::shared_ptr<const cuda::CublasLt> cublaslt = control ? cuda::find_cublaslt().library : nullptr;
   std::vector<HostCost> costs;
   std::set<std::string> seen;
   for (const ListedProblem& problem : problems) {
@@ -67,7 +69,10 @@ std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const 
     if (!seen.insert(op + (decode ? " decode" : "")).second) continue;
     try {
       const BenchCase work = make_bench(problem.canonical, context);
-      costs.push_back({problem.text, host_cost_us(context, work.run)});
+      costs.push_back({problem.text, host_cost_us(context, work.run), std::nullopt});
+      if (!work.product || cublaslt == nullptr) continue;
+      const Control other(cublaslt, ControlKind::bf16, *work.product, context);
+      costs.back().cublaslt_us = host_cost_us(context, [&](std::int64_t) { other.run(); });
     } catch (const Error&) {  // its row will say why
     }
   }

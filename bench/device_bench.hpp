@@ -30,9 +30,10 @@ class DeviceBench {
   cuda::CublasLtProbe cublaslt_;
 };
 
-/// The host's cost of the first problem of every op and class that can run. To be called before CUPTI is
-/// loaded, which adds to every launch.
-std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context);
+/// The host's cost of the first problem of every op and class that can run, and with `control` cuBLASLt's. To
+/// be called before CUPTI is loaded, which adds to every launch.
+std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context,
+                                 bool control);
 
 /// "NVIDIA H200, 132 SMs"
 std::string describe_device(const Context& context);

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "cuda/driver_types.hpp"
+#include "cuda/launch.hpp"
+#include "jit/jit.hpp"
 
 namespace fathom {
 
@@ -57,6 +59,15 @@ Timing timing_of(const std::vector<cuda::Activity>& activities, int runs) {
   return timing;
 }
 
+void name_kernels(std::vector<std::string>& kernels, const std::vector<std::string>& launched) {
+  std::vector<std::string*> ours;
+  for (std::string& kernel : kernels) {
+    if (kernel == jit::kEntryPoint) ours.push_back(&kernel);
+  }
+  if (ours.size() != launched.size()) return;
+  for (std::size_t i = 0; i < ours.size(); ++i) *ours[i] = launched[i];
+}
+
 }  // namespace detail
 
 DeviceTimer::DeviceTimer(const Context& context, std::shared_ptr<const cuda::Cupti> cupti, std::string reason,
@@ -78,11 +89,18 @@ void DeviceTimer::flush() const {
 }
 
 Timing DeviceTimer::time(const std::function<void(std::int64_t)>& run) {
-  for (int i = 0; i < options_.warm_up; ++i) run(i);
+  std::vector<std::string> launched;
+  for (int i = 0; i < std::max(options_.warm_up, 1); ++i) {
+    const cuda::LaunchNames names;
+    run(i);
+    launched = names.names();
+  }
   cuda::synchronize(context_);
   if (trace_ == nullptr) return by_events(run);
   try {
-    return by_cupti(run);
+    Timing timing = by_cupti(run);
+    detail::name_kernels(timing.kernels, launched);
+    return timing;
   } catch (const CudaError& error) {
     Timing timing = by_events(run);
     timing.note = error.what();

@@ -64,6 +64,8 @@ inline constexpr std::int64_t kLeastFlushBytes = 256 * 1024;  // and their least
 /// Cuts a trace at the memsets that the timer put before every run. Throws CudaError if there are not `runs`
 /// runs with a kernel in each.
 Timing timing_of(const std::vector<cuda::Activity>& activities, int runs);
+/// Our kernels all have one entry point; they get the names with which they were launched, in order.
+void name_kernels(std::vector<std::string>& kernels, const std::vector<std::string>& launched);
 }  // namespace detail
 
 }  // namespace fathom

@@ -10,8 +10,9 @@ namespace fathom {
 namespace {
 
 constexpr double kWidth = 860;
-constexpr double kLabel = 300;  // of the column with the problems
-constexpr double kRight = 70;
+constexpr double kLabel = 210;  // of the column with the problems
+constexpr double kRight = 70;   // of the column with the ratios
+constexpr double kTick = 0.25;
 constexpr double kBar = 12;
 constexpr double kStep = 18;
 constexpr double kHead = 34;  // of a panel: its name
@@ -71,27 +72,44 @@ std::string words(double x, double y, std::string_view style, std::string_view a
                      y, anchor, escaped(text));
 }
 
-std::string panel(const SetMean& set, const std::vector<Bar>& bars, double top, double most) {
+// The sizes alone, blank-separated: "m=1 n=576 k=7168".
+std::string sizes_of(const std::string& problem) {
+  std::string sizes;
+  std::size_t begin = problem.find(':');
+  begin = begin == std::string::npos ? problem.size() : begin + 1;
+  while (begin < problem.size()) {
+    const std::size_t end = std::min(problem.find(',', begin), problem.size());
+    const std::string_view field = std::string_view(problem).substr(begin, end - begin);
+    if (!field.starts_with("decode=")) sizes.append(sizes.empty() ? "" : " ").append(field);
+    begin = end + 1;
+  }
+  return sizes;
+}
+
+std::string panel(const SetMean& set, const std::vector<Bar>& bars, const std::string& op, double top,
+                  double most) {
   const double scale = (kWidth - kLabel - kRight) / most;
   const double first = top + kHead;
   const double bottom = first + kStep * static_cast<double>(bars.size());
-  std::string svg = words(12, top + 18, "set", "start", set.set.empty() ? "all problems" : set.set);
+  std::string svg = words(12, top + 18, "set", "start", set.set.empty() ? op : set.set + ": " + op);
   svg += words(kWidth - 12, top + 18, "small", "end",
                fmt::format("geometric mean {:.3f}, worst {:.3f}", set.mean, set.worst));
-  for (double tick = 0; tick <= most + 1e-9; tick += most > 3 ? 1 : 0.25) {
-    svg += line(kLabel + scale * tick, first - 4, bottom, tick == 1 ? "one" : "grid");
-    svg += words(kLabel + scale * tick, bottom + 14, "small", "middle", fmt::format("{:.2f}", tick));
+  for (int tick = 0; tick * kTick <= most + 1e-9; ++tick) {
+    const double x = kLabel + scale * kTick * tick;
+    svg += line(x, first - 4, bottom, "grid");
+    svg += words(x, bottom + 14, "small", "middle", fmt::format("{:.2f}", kTick * tick));
   }
-  svg += line(kLabel + scale * set.mean, first - 4, bottom, "mean");
   double y = first;
   for (const Bar& bar : bars) {
     svg += words(kLabel - 8, y + kBar - 2, "", "end", bar.label);
-    svg += fmt::format(
-        "<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"2\"/>\n",
-        bar.ratio <= 1 ? "faster" : "slower", kLabel, y, scale * bar.ratio, kBar);
-    svg += words(kLabel + scale * bar.ratio + 5, y + kBar - 2, "", "start", fmt::format("{:.2f}", bar.ratio));
+    svg +=
+        fmt::format("<rect class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>\n",
+                    bar.ratio <= 1 ? "faster" : "slower", kLabel, y, scale * std::min(bar.ratio, most), kBar);
+    svg += words(kWidth - 12, y + kBar - 2, "", "end", fmt::format("{:.2f}", bar.ratio));
     y += kStep;
   }
+  svg += line(kLabel + scale, first - 4, bottom, "one");
+  svg += line(kLabel + scale * std::min(set.mean, most), first - 4, bottom, "mean");
   return svg;
 }
 
@@ -99,16 +117,22 @@ std::string panel(const SetMean& set, const std::vector<Bar>& bars, double top, 
 
 std::string report_svg(const BenchReport& report, const Peers& peers) {
   const std::vector<SetMean> sets = set_means(report, peers);
+  // One scale for all panels, so that they can be compared; longer bars end at its end.
+  double most = 1.25;
+  for (const SetMean& set : sets) most = std::clamp(std::ceil(set.worst / kTick) * kTick, most, 2.0);
   std::string body;
   double y = 64;
   for (const SetMean& set : sets) {
     std::vector<Bar> bars;
+    std::string ops;
     for (const BenchRow& row : report.rows) {
       const std::optional<double> ratio = compare(row, peers, report.device).ratio;
-      if (row.set == set.set && ratio) bars.push_back({row.text, *ratio});
+      if (row.set != set.set || !ratio) continue;
+      const std::string op = row.text.substr(0, row.text.find(':'));
+      if (ops.find(op) == std::string::npos) ops += (ops.empty() ? "" : ", ") + op;
+      bars.push_back({sizes_of(row.text), *ratio});
     }
-    const double most = std::max(1.25, std::ceil(set.worst * 4) / 4);
-    body += panel(set, bars, y, most);
+    body += panel(set, bars, ops, y, most);
     y += kHead + kStep * static_cast<double>(bars.size()) + kFoot;
   }
   if (sets.empty()) {

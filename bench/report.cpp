@@ -141,7 +141,8 @@ std::string table_end(const BenchReport& report, const Peers& peers) {
         100 * kDrift);
   }
   for (const HostCost& cost : report.host_costs) {
-    text += fmt::format("host cost of a warm call {:.2f} us: {}\n", cost.us, cost.problem);
+    text += fmt::format("host cost of a warm call {:.2f} us (cuBLASLt {}): {}\n", cost.us,
+                        number(cost.cublaslt_us, 2), cost.problem);
   }
   return text;
 }
@@ -161,6 +162,7 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
   json["host_cost_us"] = OrderedJson::array();
   for (const HostCost& cost : report.host_costs) {
     json["host_cost_us"].push_back({{"problem", cost.problem}, {"us", cost.us}});
+    if (cost.cublaslt_us) json["host_cost_us"].back()["cublaslt_us"] = *cost.cublaslt_us;
   }
   json["rows"] = OrderedJson::array();
   for (const BenchRow& row : report.rows) {

@@ -26,6 +26,7 @@ struct BenchRow {
 struct HostCost {
   std::string problem;
   double us = 0;
+  std::optional<double> cublaslt_us;  // of a bf16 product of the same size
 };
 
 struct BenchReport {

@@ -119,11 +119,11 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   report.commit =
       options.commit.empty() ? output_of("git describe --always --dirty 2>/dev/null") : options.commit;
   if (report.commit.empty()) report.commit = "unknown";
-  report.host_costs = host_costs(problems, context);
+  report.host_costs = host_costs(problems, context, !options.no_control);
 
   const char* path = std::getenv("FATHOM_CUPTI");
   const cuda::CuptiProbe cupti = cuda::find_cupti(path == nullptr ? "" : path);
-  DeviceTimer timer(context, cupti.library, cupti.detail,
+  DeviceTimer timer(context, cupti.library, cupti.library == nullptr ? cupti.detail : "",
                     {.flush_bytes = options.hot ? 0 : options.flush_bytes, .runs = options.runs});
   report.method = fmt::format(
       "{}, mean and median of {} runs after {} for warming up, random data, {}",

@@ -7,10 +7,18 @@ namespace {
 std::string text(Dim3 d) {
   return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z);
 }
+
+thread_local LaunchNames* t_names = nullptr;
+
 }  // namespace
+
+LaunchNames::LaunchNames() { t_names = this; }
+LaunchNames::~LaunchNames() { t_names = nullptr; }
 
 void launch_kernel(FunctionHandle function, const char* name, const LaunchConfig& config,
                    const Context& context, void** parameters) {
+  if (t_names != nullptr) [[unlikely]]
+    t_names->add(name);
   const DeviceContext& device = device_context(context);
   LaunchAttribute attributes[2]{};
   LaunchConfigRecord record{config.grid.x,

@@ -1,6 +1,8 @@
 // launch: puts a kernel on a stream. Allocates nothing, reads no environment, takes no lock of ours.
 #pragma once
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "cuda/device_context.hpp"
 #include "cuda/driver_types.hpp"
@@ -15,6 +17,21 @@ struct LaunchConfig {
   /// Programmatic dependent launch: the kernel may start before the one ahead of it in the stream is done,
   /// and waits by itself (griddepcontrol.wait).
   bool pdl = false;
+};
+
+/// While it lives, the names of the kernels that this thread launches: the driver calls them all alike. At
+/// most one for each thread.
+class LaunchNames {
+ public:
+  LaunchNames();
+  ~LaunchNames();
+  LaunchNames(const LaunchNames&) = delete;
+  LaunchNames& operator=(const LaunchNames&) = delete;
+  const std::vector<std::string>& names() const { return names_; }
+  void add(const char* name) { names_.emplace_back(name); }
+
+ private:
+  std::vector<std::string> names_;
 };
 
 /// A kernel of the context's device, with its parameters by address. Throws CudaError; `name` is the

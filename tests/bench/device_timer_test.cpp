@@ -9,6 +9,7 @@
 #include "cuda/device_context.hpp"
 #include "cuda/fake_cublaslt.hpp"
 #include "cuda/fake_driver.hpp"
+#include "cuda/launch.hpp"
 #include "device_bench.hpp"
 #include "fake_cupti.hpp"
 #include "fathom/core/op_info.hpp"
@@ -23,6 +24,12 @@ using cuda::FakeCupti;
 using cuda::FakeDriver;
 
 constexpr std::uint64_t kFlush = 1'000'000;
+
+class OnFakeDevice : public ::testing::Test {
+ protected:
+  FakeDriver driver_;
+  Context context_ = cuda::make_context(driver_.table());
+};
 
 TEST(ActivityTrace, ReadsRecordsOfSeveralBuffersInTheOrderOfTheirStarts) {
   FakeCupti cupti;
@@ -121,6 +128,26 @@ TEST(TimingOf, RefusesATraceThatLacksRuns) {
   EXPECT_ERROR(CudaError, "recorded 0 of 1 runs", (void)detail::timing_of({kernel_at("a", 2, 1)}, 1));
 }
 
+TEST(NameKernels, OursGetTheNamesOfTheirLaunches) {
+  std::vector<std::string> kernels{"fathom_kernel", "memset", "fathom_kernel"};
+  detail::name_kernels(kernels, {"a"});
+  EXPECT_EQ(kernels.front(), "fathom_kernel") << "one name for two kernels names none";
+  detail::name_kernels(kernels, {"a", "b"});
+  EXPECT_EQ(kernels, (std::vector<std::string>{"a", "memset", "b"}));
+}
+
+TEST_F(OnFakeDevice, LaunchNamesAreThoseOfThisThreadWhileItLives) {
+  const auto launch = [&](const char* name) { cuda::launch(nullptr, name, {}, context_); };
+  launch("before");
+  {
+    const cuda::LaunchNames names;
+    launch("a");
+    launch("b");
+    EXPECT_EQ(names.names(), (std::vector<std::string>{"a", "b"}));
+  }
+  launch("after");
+}
+
 TEST(Timing, MeanMedianAndLeast) {
   Timing timing;
   EXPECT_EQ(timing.mean(), 0);
@@ -132,12 +159,6 @@ TEST(Timing, MeanMedianAndLeast) {
   timing.us.push_back(2);
   EXPECT_DOUBLE_EQ(timing.median(), 3);
 }
-
-class OnFakeDevice : public ::testing::Test {
- protected:
-  FakeDriver driver_;
-  Context context_ = cuda::make_context(driver_.table());
-};
 
 TEST_F(OnFakeDevice, TimerTakesCuptisTimes) {
   FakeCupti cupti;
