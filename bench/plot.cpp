@@ -10,7 +10,7 @@ namespace fathom {
 namespace {
 
 constexpr double kWidth = 860;
-constexpr double kLabel = 210;  // of the column with the problems
+constexpr double kLabel = 240;  // of the column with the problems
 constexpr double kRight = 70;   // of the column with the ratios
 constexpr double kTick = 0.25;
 constexpr double kBar = 12;
