@@ -2,11 +2,9 @@
 // and device give the same bytes.
 #pragma once
 #include "layout/group_quant.cuh"
-#include "simt/elements.cuh"
+#include "simt/values.cuh"
 
 namespace fathom::simt {
-
-using Bf16Bits = unsigned short;
 
 /// In the order of QuantRule.
 enum Rule { kPerTokenGroup, kSiluMul, kIndexer, kPerTokenCast, kKvCache };
@@ -62,41 +60,6 @@ __device__ __forceinline__ void write_scale(const ScaleTarget& to, long long mat
   }
 }
 
-__device__ __forceinline__ void unpack(float (&v)[kQuantEach], int at, const uint4& bits, float) {
-  v[at] = __uint_as_float(bits.x);
-  v[at + 1] = __uint_as_float(bits.y);
-  v[at + 2] = __uint_as_float(bits.z);
-  v[at + 3] = __uint_as_float(bits.w);
-}
-__device__ __forceinline__ void unpack(float (&v)[kQuantEach], int at, const uint4& bits, Bf16Bits) {
-  const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    v[at + 2 * i] = __uint_as_float(words[i] << 16);
-    v[at + 2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
-}
-__device__ __forceinline__ float to_float(float value) { return value; }
-__device__ __forceinline__ float to_float(Bf16Bits bits) { return bf16_to_float(bits); }
-
-/// The first n of 16 values from `from` on, then zeros. kVector: in loads of 16 bytes; n is 0 or 16 then.
-template <class T, bool kVector>
-__device__ __forceinline__ void load_values(float (&v)[kQuantEach], const T* from, int n) {
-  if (kVector) {
-    constexpr int kPerLoad = 16 / sizeof(T);
-    uint4 bits[kQuantEach / kPerLoad];
-#pragma unroll
-    for (int i = 0; i < kQuantEach / kPerLoad; ++i) {
-      bits[i] = n > 0 ? __ldg(reinterpret_cast<const uint4*>(from) + i) : uint4{0, 0, 0, 0};
-    }
-#pragma unroll
-    for (int i = 0; i < kQuantEach / kPerLoad; ++i) unpack(v, i * kPerLoad, bits[i], T{});
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kQuantEach; ++i) v[i] = i < n ? to_float(from[i]) : 0.0f;
-}
-
 /// Stores the first n of 16 codes, in words of four. kVector: n is 0 or 16.
 template <bool kVector>
 __device__ __forceinline__ void store_codes(unsigned char* to, const unsigned (&words)[kQuantEach / 4], int n) {
@@ -108,18 +71,6 @@ __device__ __forceinline__ void store_codes(unsigned char* to, const unsigned (&
   for (int i = 0; i < kQuantEach; ++i) {
     if (i < n) to[i] = static_cast<unsigned char>(words[i / 4] >> (8 * (i % 4)));
   }
-}
-
-/// a / b and the rest, in 32 bits where they suffice.
-struct Quotient {
-  long long quotient, rest;
-};
-__device__ __forceinline__ Quotient divide(long long a, long long b) {
-  if ((a | b) >> 32 == 0) {
-    const unsigned q = static_cast<unsigned>(a) / static_cast<unsigned>(b);
-    return {q, static_cast<unsigned>(a) - q * static_cast<unsigned>(b)};
-  }
-  return {a / b, a % b};
 }
 
 /// Elements of a row that this lane has in group `group` of k.

@@ -1,8 +1,8 @@
-// The vector form of ops/silu.hpp: the same operations in the same order, so the same bytes. Included once
+// The vector form of layout/silu.cuh: the same operations in the same order, so the same bytes. Included once
 // per target.
 #include <hwy/highway.h>
 
-#include "ops/silu.hpp"
+#include "layout/silu.cuh"
 
 #if defined(FATHOM_CPU_SILU_TARGET) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_CPU_SILU_TARGET

@@ -1,4 +1,4 @@
-// What the CUDA kernels that quantise groups of 128 need of tensors. See kernels/simt/group_quant.cuh.
+// What the general CUDA kernels of rows and groups of 128 need of tensors. See kernels/simt/group_quant.cuh.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -28,10 +28,10 @@ inline bool rows_on_16_bytes(const TensorView& tensor) {
   return fits;
 }
 
-/// Blocks of kQuantTeams groups each, as far as a grid reaches.
-inline unsigned quant_grid(std::int64_t groups) {
+/// Blocks that do `each` of `items`, as far as a grid reaches.
+inline unsigned grid_for(std::int64_t items, std::int64_t each) {
   constexpr std::int64_t kMostBlocks = std::numeric_limits<std::int32_t>::max();
-  return static_cast<unsigned>(std::min((groups + kQuantTeams - 1) / kQuantTeams, kMostBlocks));
+  return static_cast<unsigned>(std::min((items + each - 1) / each, kMostBlocks));
 }
 
 }  // namespace fathom

@@ -4,7 +4,12 @@
 #include <limits>
 #include <random>
 
+#include "fathom/ops/moe_combine.hpp"
+#include "fathom/ops/moe_permute.hpp"
+#include "fathom/ops/moe_route.hpp"
 #include "fathom/ops/quantize_groups.hpp"
+#include "fathom/ops/silu_mul.hpp"
+#include "fathom/ops/silu_mul_quant.hpp"
 #include "on_device.hpp"
 
 namespace fathom {
@@ -129,6 +134,432 @@ TEST(QuantizeGroupsOnDevice, EveryCode) {
         expect_same_bytes(device_scale.download().view, scale);
       }
     }
+  }
+}
+
+// Gates and ups, outputs and counts of one problem, as they lie on the host; experts 0: contiguous.
+struct SiluCase {
+  SiluCase(const SiluMulQuantProblem& problem, const Tensor& values, std::int64_t padding)
+      : p(problem),
+        matrices(std::max<std::int64_t>(p.experts, 1)),
+        gate_up(strided(values, padding)),
+        q(strided(poisoned(DType::f8e4m3, {matrices * p.rows, p.dim}), padding)),
+        scale(scales(p.scale_layout, matrices, p.rows, scale_groups(p.dim), p.experts > 0)),
+        masked_m(DType::i32, {matrices}) {
+    for (Strided* tensor : {&gate_up, &q}) {
+      if (p.experts == 0) continue;
+      TensorView& view = tensor->view;
+      view.rank = 3;
+      view.shape = {p.experts, p.rows, view.size(1)};
+      view.stride = {p.rows * view.step(0), view.step(0), 1};
+    }
+    for (std::int64_t e = 0; e < matrices; ++e) masked_m.set(e, static_cast<double>(p.rows));
+  }
+  void run(const TensorView& from, const TensorView& to, const TensorView& s, const TensorView& counts,
+           const Context& context) const {
+    SiluMulQuantArgs args{.gate_up = from,
+                          .q = to,
+                          .scale = s,
+                          .scale_format = p.scale_format,
+                          .scale_layout = p.scale_layout,
+                          .swizzled = p.swizzled};
+    if (p.experts > 0) args.masked_m = counts;
+    if (p.clamp) args.clamp_limit = 2.3f;
+    silu_mul_quant(args, context);
+  }
+  void run_on_host() const { run(gate_up.view, q.view, scale.view, masked_m, test_context()); }
+
+  SiluMulQuantProblem p;
+  std::int64_t matrices;
+  Strided gate_up, q, scale;
+  Tensor masked_m;
+};
+
+void check_silu(const SiluCase& problem, const std::string& implementation, std::int64_t shift = 0) {
+  SCOPED_TRACE(problem_string(problem.p) + " " + implementation);
+  const OnDevice gate_up(problem.gate_up, shift);
+  const OnDevice q(problem.q, shift);
+  const OnDevice scale(problem.scale);
+  const OnDevice masked_m(problem.masked_m);
+  problem.run(gate_up, q, scale, masked_m, device_context(implementation));
+  problem.run_on_host();
+  expect_same_buffers(q, problem.q);
+  expect_same_buffers(scale, problem.scale);
+}
+
+SiluMulQuantProblem random_silu(Random& random) {
+  const ScaleLayout layout = kLayouts[random.integer(0, 3)];
+  SiluMulQuantProblem p{
+      .experts = random.integer(0, 1) * random.integer(1, 9),
+      .rows = random.integer(0, 12),
+      .dim = random.integer(0, 1) == 1 ? 16 * random.integer(1, 40) : random.integer(1, 600),
+      .gate_up = random.integer(0, 1) == 1 ? DType::bf16 : DType::f32,
+      .scale_format = layout == ScaleLayout::packed_ue8m0 || random.integer(0, 1) == 1 ? ScaleFormat::ue8m0
+                                                                                       : ScaleFormat::f32,
+      .scale_layout = layout,
+      .swizzled = random.integer(0, 1) == 1,
+      .clamp = random.integer(0, 1) == 1};
+  if (p.swizzled) p.dim = (p.dim + 7) / 8 * 8;
+  return p;
+}
+
+TEST(SiluMulQuantOnDevice, EveryOptionGivesTheBytesOfTheHost) {
+  for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
+    Random random(seed());
+    for (int round = 0; round < 300 && !HasFailure(); ++round) {
+      const SiluMulQuantProblem p = random_silu(random);
+      const std::int64_t rows = std::max<std::int64_t>(p.experts, 1) * p.rows;
+      SiluCase problem(p,
+                       random.integer(0, 1) == 1 ? wild(random, p.gate_up, rows, 2 * p.dim)
+                                                 : random.normal(p.gate_up, {rows, 2 * p.dim},
+                                                                 std::pow(2.0, random.integer(-3, 6))),
+                       random.integer(0, 1) * (random.integer(0, 1) == 1 ? 16 : 3));
+      for (std::int64_t e = 0; e < problem.matrices; ++e) {
+        problem.masked_m.set(e, static_cast<double>(random.integer(0, p.rows)));
+      }
+      check_silu(problem, implementation, random.integer(0, 1) * (random.integer(0, 1) == 1 ? 16 : 4));
+    }
+  }
+}
+
+// Every gate of bf16, with ups that bring the products to where codes change.
+TEST(SiluMulQuantOnDevice, EveryGate) {
+  for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
+    for (const float size : {1.0f, 30.0f, 1e-25f, 1e25f}) {
+      Random random(seed());
+      Tensor values = random.normal(DType::bf16, {512, 256}, static_cast<double>(size));
+      for (std::int64_t r = 0; r < 512; ++r) {
+        for (std::int64_t i = 0; i < 128; ++i) {  // neighbours in one group, so that all of them count
+          values.as<std::uint16_t>()[r * 256 + i] = static_cast<std::uint16_t>(r * 128 + i);
+        }
+      }
+      check_silu(SiluCase({.rows = 512, .dim = 128}, values, 0), implementation);
+    }
+  }
+}
+
+// Rows and groups that no power of two divides, more experts than threads or columns, counts far above
+// others.
+TEST(SiluMulQuantOnDevice, ShapesThatPeersRefuse) {
+  struct Shape {
+    std::int64_t experts, rows, dim;
+    std::vector<int> counts;
+  };
+  for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
+    for (const Shape& shape : {Shape{512, 3, 128, {1, 0, 3, 2}},
+                               {2, 6, 768, {5}},
+                               {256, 5, 384, {0, 0, 5}},
+                               {1, 1, 9000, {1}},
+                               {7, 11, 77, {11, 3}},
+                               {1300, 2, 16, {1, 0, 2}},
+                               {3, 4096, 256, {4001, 114, 0}},
+                               {32, 20, 2048, {20}}}) {
+      Random random(seed());
+      SiluCase problem({.experts = shape.experts, .rows = shape.rows, .dim = shape.dim},
+                       random.normal(DType::bf16, {shape.experts * shape.rows, 2 * shape.dim}, 3), 0);
+      for (std::int64_t e = 0; e < shape.experts; ++e) {
+        problem.masked_m.set(e, shape.counts[static_cast<std::size_t>(e) % shape.counts.size()]);
+      }
+      check_silu(problem, implementation);
+    }
+    Random random(seed());
+    for (const std::int64_t rows : {64, 515}) {
+      check_silu(SiluCase({.rows = rows, .dim = 2048}, random.normal(DType::bf16, {rows, 4096}, 2), 0),
+                 implementation);
+    }
+  }
+}
+
+// A count that is out of range reads and writes no row that does not exist.
+TEST(SiluMulQuantOnDevice, CountsAreKeptInRange) {
+  Random random(seed());
+  SiluCase problem({.experts = 3, .rows = 5, .dim = 256}, random.normal(DType::bf16, {15, 512}), 0);
+  const Tensor wrong = tensor_of<int>(DType::i32, {3}, {-7, 1000000, 2});
+  problem.masked_m.set(0, 0);
+  problem.masked_m.set(2, 2);
+  const OnDevice gate_up(problem.gate_up);
+  const OnDevice q(problem.q);
+  const OnDevice scale(problem.scale);
+  const OnDevice masked_m(wrong);
+  problem.run(gate_up, q, scale, masked_m, device_context());
+  problem.run_on_host();
+  expect_same_buffers(q, problem.q);
+  expect_same_buffers(scale, problem.scale);
+}
+
+// One launch; a graph replayed 200 times follows the counts on the device and always gives the same bytes.
+TEST(SiluMulQuantOnDevice, FollowsTheCountsInAGraph) {
+  Random random(seed());
+  SiluCase problem({.experts = 32, .rows = 20, .dim = 2048}, random.normal(DType::bf16, {640, 4096}), 0);
+  for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
+    const OnDevice gate_up(problem.gate_up);
+    const OnDevice q(problem.q);
+    const OnDevice scale(problem.scale);
+    const OnDevice masked_m(problem.masked_m);
+    const cuda::Stream stream(device_context(implementation));
+    const Context context = device_context(implementation).on_stream(stream.handle());
+    problem.run(gate_up, q, scale, masked_m, context);  // compiled before the capture
+    stream.synchronize();
+    const cuda::Graph graph =
+        cuda::Graph::capture(context, [&] { problem.run(gate_up, q, scale, masked_m, context); });
+    SiluCase expected({.experts = 32, .rows = 20, .dim = 2048}, random.normal(DType::bf16, {640, 4096}), 0);
+    gate_up.upload(expected.gate_up.buffer);
+    for (std::int64_t e = 0; e < 32; ++e)
+      expected.masked_m.set(e, static_cast<double>(random.integer(0, 20)));
+    masked_m.upload(expected.masked_m);
+    q.upload(expected.q.buffer);
+    scale.upload(expected.scale.buffer);
+    expected.run_on_host();
+    for (int i = 0; i < 200; ++i) {
+      graph.launch(context);
+      if (i % 20 != 0) continue;
+      stream.synchronize();
+      expect_same_buffers(q, expected.q);
+      expect_same_buffers(scale, expected.scale);
+    }
+  }
+}
+
+TEST(SiluMulOnDevice, GivesTheBytesOfTheHost) {
+  for (const std::string& implementation : cuda_implementations("silu_mul")) {
+    Random random(seed());
+    for (int round = 0; round < 100 && !HasFailure(); ++round) {
+      const bool whole = random.integer(0, 1) == 1;
+      const SiluMulProblem p{.rows = random.integer(0, 20),
+                             .dim = whole ? 8 * random.integer(1, 90) : random.integer(1, 700),
+                             .gate_up = random.integer(0, 1) == 1 ? DType::bf16 : DType::f32,
+                             .out = random.integer(0, 1) == 1 ? DType::bf16 : DType::f32,
+                             .clamp = random.integer(0, 1) == 1};
+      SCOPED_TRACE(problem_string(p) + " " + implementation);
+      const std::int64_t padding = random.integer(0, 1) * (whole ? 8 : 3);
+      const Strided gate_up = strided(wild(random, p.gate_up, p.rows, 2 * p.dim), padding);
+      const Strided out = strided(poisoned(p.out, {p.rows, p.dim}), padding);
+      const std::int64_t shift = random.integer(0, 1) * (whole ? 16 : 4);
+      const OnDevice device_gate_up(gate_up, shift);
+      const OnDevice device_out(out, shift);
+      SiluMulArgs args{.gate_up = device_gate_up, .out = device_out};
+      if (p.clamp) args.clamp_limit = 1.7f;
+      silu_mul(args, device_context(implementation));
+      args.gate_up = gate_up.view;
+      args.out = out.view;
+      silu_mul(args, test_context());
+      expect_same_buffers(device_out, out);
+    }
+  }
+}
+
+struct Router {
+  std::int64_t tokens, experts, n_group, topk_group, top_k;
+  RouterScoring scoring = RouterScoring::sigmoid;
+  bool bias = true;
+};
+
+// `steps`: logits are multiples of 1/steps, so that scores are often equal.
+void check_route(const Router& r, std::int64_t steps, bool renormalize) {
+  SCOPED_TRACE(std::to_string(r.tokens) + " tokens, " + std::to_string(r.experts) + " experts");
+  Random random(seed());
+  Tensor logits = random.normal(DType::f32, {r.tokens, r.experts}, 2);
+  for (std::int64_t i = 0; steps > 0 && i < logits.count(); ++i) {
+    logits.set(i, std::round(logits[i] * static_cast<double>(steps)) / static_cast<double>(steps));
+    if (random.integer(0, 500) == 0) logits.set(i, static_cast<double>(kNan));
+  }
+  const Tensor bias = random.uniform(DType::f32, {r.experts}, 0, steps > 0 ? 0 : 0.1);
+  const Strided ids = strided(poisoned(DType::i32, {r.tokens, r.top_k}), 1);
+  const Strided weights = strided(poisoned(DType::f32, {r.tokens, r.top_k}), 2);
+  const OnDevice device_logits(strided(logits, 3));
+  const OnDevice device_bias(bias);
+  const OnDevice device_ids(ids);
+  const OnDevice device_weights(weights);
+  MoeRouteArgs args{.logits = device_logits,
+                    .n_group = r.n_group,
+                    .topk_group = r.topk_group,
+                    .scoring = r.scoring,
+                    .renormalize = renormalize,
+                    .routed_scaling = 2.5f,
+                    .ids = device_ids,
+                    .weights = device_weights};
+  if (r.bias) args.correction_bias = device_bias;
+  moe_route(args, device_context());
+  args.logits = logits;
+  args.ids = ids.view;
+  args.weights = weights.view;
+  if (r.bias) args.correction_bias = bias;
+  moe_route(args, test_context());
+  expect_same_buffers(device_ids, ids);
+  if (r.scoring == RouterScoring::sigmoid) {
+    expect_same_buffers(device_weights, weights);
+  } else {
+    expect_close(device_weights.download().view, weights.view, {.relative = 0x1p-20});
+  }
+}
+
+TEST(MoeRouteOnDevice, ChoosesAsTheHostDoes) {
+  for (const std::int64_t steps : {0, 4}) {
+    for (const Router& router : {Router{1, 256, 8, 4, 8},
+                                 {257, 256, 8, 4, 8},
+                                 {0, 256, 8, 4, 8},
+                                 {33, 512, 1, 1, 10},
+                                 {5, 384, 1, 1, 6, RouterScoring::sigmoid, false},
+                                 {9, 30, 6, 2, 3},
+                                 {7, 16, 16, 5, 5},
+                                 {3, 1000, 10, 10, 64},
+                                 {4, 7, 1, 1, 7},
+                                 {1000, 64, 4, 2, 6}}) {
+      check_route(router, steps, steps == 0);
+    }
+  }
+  check_route({50, 128, 1, 1, 8, RouterScoring::softmax, false}, 0, true);
+  check_route({50, 128, 4, 2, 8, RouterScoring::softmax, false}, 0, false);
+}
+
+struct Permutation {
+  std::int64_t tokens, top_k, groups, dim;
+  DType x = DType::f8e4m3;
+  std::int64_t alignment = 1;
+  bool masked = false;
+  std::int64_t padding = 0;
+  bool skewed = false;  // nearly all slots to one group
+};
+
+void check_permute(const Permutation& p) {
+  SCOPED_TRACE(std::to_string(p.tokens) + " tokens, " + std::to_string(p.groups) + " groups, masked " +
+               std::to_string(p.masked) + ", alignment " + std::to_string(p.alignment));
+  Random random(seed());
+  const std::int64_t scales_wide = (p.dim + 127) / 128;
+  Tensor ids(DType::i32, {p.tokens, p.top_k});
+  for (std::int64_t i = 0; i < ids.count(); ++i) {
+    const bool one = p.skewed && random.integer(0, 20) > 0;
+    ids.set(i, static_cast<double>(one ? p.groups / 2 : random.integer(-1, p.groups - 1)));
+  }
+  const std::int64_t rows = p.masked ? std::max<std::int64_t>(1, p.tokens * p.top_k)
+                                     : moe_permute_rows(p.tokens, p.top_k, p.groups, p.alignment) + 5;
+  const std::int64_t all = p.masked ? p.groups * rows : rows;
+  const Strided x = strided(random.normal(p.x, {p.tokens, p.dim}), p.padding);
+  const Tensor x_scale = random.uniform(DType::f32, {p.tokens, scales_wide}, 0, 1);
+  const Strided x_columns = column_major(x_scale, p.tokens + 3);
+  Strided out = strided(poisoned(p.x, {all, p.dim}), p.padding);
+  Strided out_scale = strided(poisoned(DType::f32, {all, scales_wide}), 1);
+  for (Strided* tensor : {&out, &out_scale}) {
+    TensorView& view = tensor->view;
+    if (!p.masked) continue;
+    view.rank = 3;
+    view.shape = {p.groups, rows, view.size(1)};
+    view.stride = {rows * view.step(0), view.step(0), 1};
+  }
+  const Tensor slot_to_row = poisoned(DType::i32, {p.tokens, p.top_k});
+  const Tensor row_to_group = poisoned(DType::i32, {rows});
+  const Tensor offsets = poisoned(DType::i32, {p.groups + 1});
+  const Tensor masked_m = poisoned(DType::i32, {p.groups});
+  const OnDevice d_ids(ids), d_x(x), d_x_scale(x_columns), d_out(out), d_out_scale(out_scale),
+      d_slots(slot_to_row), d_row_to_group(row_to_group), d_offsets(offsets), d_masked_m(masked_m);
+  MoePermuteArgs args{.ids = d_ids,
+                      .x = d_x,
+                      .x_scale = d_x_scale,
+                      .groups = p.groups,
+                      .alignment = p.alignment,
+                      .out = d_out,
+                      .out_scale = d_out_scale,
+                      .slot_to_row = d_slots,
+                      .masked_m = d_masked_m};
+  if (!p.masked) args.row_to_group = d_row_to_group;
+  if (!p.masked) args.offsets = d_offsets;
+  moe_permute(args, device_context());
+  args = {.ids = ids,
+          .x = x.view,
+          .x_scale = x_columns.view,
+          .groups = p.groups,
+          .alignment = p.alignment,
+          .out = out.view,
+          .out_scale = out_scale.view,
+          .slot_to_row = slot_to_row,
+          .masked_m = masked_m};
+  if (!p.masked) args.row_to_group = row_to_group;
+  if (!p.masked) args.offsets = offsets;
+  moe_permute(args, test_context());
+  expect_same_buffers(d_out, out);
+  expect_same_buffers(d_out_scale, out_scale);
+  expect_same_bytes(d_slots.download().view, slot_to_row);
+  expect_same_bytes(d_row_to_group.download().view, row_to_group);
+  expect_same_bytes(d_offsets.download().view, offsets);
+  expect_same_bytes(d_masked_m.download().view, masked_m);
+}
+
+TEST(MoePermuteOnDevice, PutsEveryRowWhereTheHostDoes) {
+  for (const std::int64_t tokens : {0, 1, 2, 5, 255, 256, 257, 1000}) {
+    for (const std::int64_t alignment : {1, 128}) {
+      check_permute({.tokens = tokens, .top_k = 8, .groups = 256, .dim = 256, .alignment = alignment});
+      check_permute(
+          {.tokens = tokens, .top_k = 3, .groups = 7, .dim = 144, .alignment = alignment, .skewed = true});
+    }
+  }
+  for (const std::int64_t tokens : {0, 1, 4, 64, 300}) {
+    check_permute({.tokens = tokens, .top_k = 2, .groups = 16, .dim = 128, .masked = true});
+    check_permute({.tokens = tokens, .top_k = 8, .groups = 9, .dim = 48, .masked = true, .skewed = true});
+  }
+  check_permute({.tokens = 40, .top_k = 6, .groups = 512, .dim = 7168, .x = DType::bf16});
+  check_permute({.tokens = 400, .top_k = 6, .groups = 512, .dim = 77, .x = DType::bf16, .padding = 3});
+  check_permute({.tokens = 30, .top_k = 6, .groups = 900, .dim = 1, .x = DType::f32, .alignment = 3});
+  check_permute({.tokens = 600, .top_k = 6, .groups = 900, .dim = 33, .x = DType::f32, .padding = 1});
+  check_permute({.tokens = 4000, .top_k = 8, .groups = 32, .dim = 32, .alignment = 128, .skewed = true});
+  check_permute({.tokens = 20, .top_k = 2, .groups = 6000, .dim = 16});
+}
+
+// On a device nobody looks at ids before the launch.
+TEST(MoePermuteOnDevice, WritesNoRowThatDoesNotExist) {
+  const Tensor ids = tensor_of<int>(DType::i32, {4, 2}, {0, 7, 1, -5, 0, 0, 2, 1});
+  const Tensor x = tensor_of<int>(DType::f32, {4, 1}, {1, 2, 3, 4});
+  const OnDevice d_ids(ids), d_x(x), out(poisoned(DType::f32, {4, 1})), slots(poisoned(DType::i32, {4, 2})),
+      offsets(poisoned(DType::i32, {4})), counts(poisoned(DType::i32, {3}));
+  moe_permute({.ids = d_ids,
+               .x = d_x,
+               .groups = 3,
+               .out = out,
+               .slot_to_row = slots,
+               .offsets = offsets,
+               .masked_m = counts},
+              device_context());
+  expect_same_bytes(slots.download().view, tensor_of<int>(DType::i32, {4, 2}, {0, -1, 3, -1, 1, 2, -1, -1}));
+  expect_same_bytes(offsets.download().view, tensor_of<int>(DType::i32, {4}, {0, 3, 4, 4}));
+  expect_same_bytes(counts.download().view, tensor_of<int>(DType::i32, {3}, {3, 1, 0}));
+  expect_same_bytes(out.download().view, tensor_of<float>(DType::f32, {4, 1}, {1, 3, 3, 2}));
+}
+
+TEST(MoeCombineOnDevice, GivesTheBytesOfTheHost) {
+  Random random(seed());
+  for (int round = 0; round < 80 && !HasFailure(); ++round) {
+    const bool whole = random.integer(0, 1) == 1;
+    const MoeCombineProblem p{.tokens = random.integer(0, 40),
+                              .top_k = random.integer(1, 11),
+                              .rows = random.integer(1, 60),
+                              .dim = whole ? 8 * random.integer(1, 90) : random.integer(1, 700),
+                              .y = random.integer(0, 1) == 1 ? DType::bf16 : DType::f32,
+                              .out = random.integer(0, 1) == 1 ? DType::bf16 : DType::f32,
+                              .accumulate = random.integer(0, 1) == 1};
+    SCOPED_TRACE(problem_string(p));
+    const std::int64_t padding = random.integer(0, 1) * (whole ? 8 : 3);
+    Tensor y_values = random.normal(p.y, {p.rows, p.dim});
+    Tensor slots(DType::i32, {p.tokens, p.top_k});
+    Tensor weights = random.normal(DType::f32, {p.tokens, p.top_k});
+    std::vector<bool> used(static_cast<std::size_t>(p.rows));
+    for (std::int64_t i = 0; i < slots.count(); ++i) {
+      const std::int64_t row = random.integer(-1, p.rows / 2);
+      slots.set(i, static_cast<double>(row < p.rows ? row : -1));
+      if (slots[i] < 0) weights.set(i, static_cast<double>(kNan));  // of a slot that contributes nothing
+      if (slots[i] >= 0) used[static_cast<std::size_t>(slots[i])] = true;
+    }
+    for (std::int64_t i = 0; i < y_values.count(); ++i) {  // NaN in rows that no slot names
+      if (!used[static_cast<std::size_t>(i / p.dim)]) y_values.set(i, static_cast<double>(kNan));
+    }
+    const Strided y = strided(y_values, padding);
+    const Strided out = strided(random.normal(p.out, {p.tokens, p.dim}), padding);
+    const OnDevice d_y(y), d_slots(slots), d_weights(weights), d_out(out);
+    moe_combine(
+        {.y = d_y, .slot_to_row = d_slots, .weights = d_weights, .out = d_out, .accumulate = p.accumulate},
+        device_context());
+    moe_combine(
+        {.y = y.view, .slot_to_row = slots, .weights = weights, .out = out.view, .accumulate = p.accumulate},
+        test_context());
+    expect_same_buffers(d_out, out);
   }
 }
 

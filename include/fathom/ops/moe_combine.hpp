@@ -49,7 +49,7 @@ struct MoeCombineArgs {
 ///
 /// The sum runs over ascending slots in f32 and starts at zero; a slot of -1 contributes nothing, whatever
 /// its weight. Rows that no slot names are not read. Throws InvalidArgument if a shape or dtype differs or a
-/// row does not exist.
+/// row does not exist (on a device such a row counts as -1).
 void moe_combine(const MoeCombineArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -65,7 +65,8 @@ struct MoePermuteArgs {
 ///
 /// Padding rows of out and out_scale are left as they are. Throws InvalidArgument if a shape or dtype
 /// differs, an id is not in [-1, groups), or out has too few rows: moe_permute_rows() and moe_masked_rows()
-/// say what always suffices.
+/// say what always suffices. Ids on a device are not looked at before the launch: one that is no group's
+/// counts as -1, and a slot whose row does not exist gets slot_to_row -1.
 void moe_permute(const MoePermuteArgs& args, const Context& context);
 
 /// Rows that hold any choice of experts in the contiguous layout.

@@ -63,8 +63,10 @@ struct MoeRouteArgs {
 ///   weights          [tokens, top_k]    f32
 ///
 /// Ties go to the lower expert or group. A choice that is NaN loses against every number. Ids of one token
-/// are distinct. Throws InvalidArgument if a shape or dtype differs, n_group does not divide experts, or the
-/// chosen groups hold fewer than top_k experts.
+/// are distinct. Sigmoid scores are a fixed sequence of f32 operations with the same bytes on every vector
+/// target and on devices; softmax divides by a sum whose order is the target's own (2^-20 relative). Throws
+/// InvalidArgument if a shape or dtype differs, n_group does not divide experts, or the chosen groups hold
+/// fewer than top_k experts.
 void moe_route(const MoeRouteArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -62,7 +62,8 @@ struct SiluMulQuantArgs {
 /// r < masked_m[e] are read and written: neither values nor scales of the others change. Any number of
 /// experts, rows and columns will do. NaN, infinities and zeros behave as in quantize_groups. The same bytes
 /// from every implementation, whatever the rows and threads. Throws InvalidArgument if a shape, dtype, stride
-/// or masked_m value is wrong, or clamp_limit not positive and finite.
+/// or masked_m value is wrong (a count on a device is not looked at: it is taken as the nearest that is
+/// right), or clamp_limit not positive and finite.
 void silu_mul_quant(const SiluMulQuantArgs& args, const Context& context);
 
 }  // namespace fathom

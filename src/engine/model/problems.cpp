@@ -9,6 +9,12 @@
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
+#include "fathom/ops/moe_combine.hpp"
+#include "fathom/ops/moe_permute.hpp"
+#include "fathom/ops/moe_route.hpp"
+#include "fathom/ops/quantize_groups.hpp"
+#include "fathom/ops/silu_mul.hpp"
+#include "fathom/ops/silu_mul_quant.hpp"
 
 namespace fathom {
 namespace {
@@ -48,6 +54,45 @@ void add_bf16(const Shapes& shapes, std::vector<std::string>& problems) {
   }
 }
 
+// What quantises activations: kernels depend on dtypes and layouts, not on sizes.
+void add_activations(const ModelConfig& config, std::vector<std::string>& problems) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t k :
+         {config.hidden_size, config.intermediate_size, config.moe_intermediate_size}) {
+      problems.push_back(problem_string(QuantizeGroupsProblem{.k = k, .x = dtype}));
+      problems.push_back(problem_string(SiluMulProblem{.dim = k, .gate_up = dtype, .out = dtype}));
+      for (const std::int64_t experts : {std::int64_t{0}, config.n_routed_experts}) {
+        problems.push_back(
+            problem_string(SiluMulQuantProblem{.experts = experts, .dim = k, .gate_up = dtype}));
+      }
+    }
+  }
+}
+
+// What surrounds the products of experts, for few tokens and for many.
+void add_experts(const ModelConfig& config, std::vector<std::string>& problems) {
+  problems.push_back(problem_string(MoeRouteProblem{
+      .experts = config.n_routed_experts,
+      .n_group = config.n_group,
+      .topk_group = config.topk_group,
+      .top_k = config.num_experts_per_tok,
+      .scoring = config.scoring_func == "softmax" ? RouterScoring::softmax : RouterScoring::sigmoid}));
+  for (const std::int64_t tokens : {1, 4096}) {
+    for (const DType dtype : {DType::f8e4m3, DType::bf16, DType::f32}) {
+      problems.push_back(problem_string(MoePermuteProblem{.tokens = tokens,
+                                                          .top_k = config.num_experts_per_tok,
+                                                          .groups = config.n_routed_experts,
+                                                          .dim = config.hidden_size,
+                                                          .x = dtype}));
+    }
+  }
+  for (const DType y : {DType::f32, DType::bf16}) {
+    for (const DType out : {DType::f32, DType::bf16}) {
+      problems.push_back(problem_string(MoeCombineProblem{.dim = config.hidden_size, .y = y, .out = out}));
+    }
+  }
+}
+
 void add_model(const ModelConfig& config, Shapes& fp8, Shapes& bf16) {
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const bool product =
@@ -69,6 +114,8 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   std::vector<std::string> problems;
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
+  add_activations(config, problems);
+  add_experts(config, problems);
   return problems;
 }
 
@@ -102,6 +149,8 @@ std::vector<std::string> deepseek_v32_problems() {
   std::vector<std::string> problems;
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
+  add_activations(config, problems);
+  add_experts(config, problems);
   return problems;
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 using Impl = Implementation<MoeCombineProblem, MoeCombineArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, moe_combine_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, moe_combine_cpu},
     {"ref:any", always, moe_combine_ref, /*fallback=*/true},
 };
@@ -31,7 +32,7 @@ MoeCombineProblem validate(const MoeCombineArgs& args, Device device) {
   expect.tensor("slot_to_row", args.slot_to_row, {DType::i32}, {-1, -1});
   expect.tensor("weights", args.weights, {DType::f32}, {problem.tokens, problem.top_k});
   expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.dim});
-  for (std::int64_t t = 0; t < problem.tokens; ++t) {
+  for (std::int64_t t = 0; device.kind == DeviceKind::host && t < problem.tokens; ++t) {
     for (std::int64_t s = 0; s < problem.top_k; ++s) {
       const std::int32_t row = args.slot_to_row.as<std::int32_t>()[t * args.slot_to_row.step(0) + s];
       if (row >= -1 && row < problem.rows) continue;

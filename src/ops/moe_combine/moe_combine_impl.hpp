@@ -5,4 +5,5 @@
 namespace fathom {
 void moe_combine_ref(const MoeCombineProblem& problem, const MoeCombineArgs& args, const Context& context);
 void moe_combine_cpu(const MoeCombineProblem& problem, const MoeCombineArgs& args, const Context& context);
+void moe_combine_simt(const MoeCombineProblem& problem, const MoeCombineArgs& args, const Context& context);
 }  // namespace fathom

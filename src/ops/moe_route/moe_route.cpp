@@ -10,8 +10,9 @@ namespace {
 
 using Impl = Implementation<MoeRouteProblem, MoeRouteArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", moe_route_simt_can_run, moe_route_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", moe_route_cpu_can_run, moe_route_cpu},
     {"ref:any", always, moe_route_ref, /*fallback=*/true},
 };

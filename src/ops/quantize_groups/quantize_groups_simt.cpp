@@ -45,7 +45,8 @@ void quantize_groups_simt(const QuantizeGroupsProblem& problem, const QuantizeGr
                                   .k = problem.k,
                                   .scale = scale_target(args.scale, problem.scale_layout, groups)};
   jit::launch(jit::kernel(context, source, plan),
-              {.grid = {quant_grid(problem.tokens * groups)}, .block = {kQuantThreads}}, context, kernel);
+              {.grid = {grid_for(problem.tokens * groups, kQuantTeams)}, .block = {kQuantThreads}}, context,
+              kernel);
 }
 
 KernelSources quantize_groups_kernels;

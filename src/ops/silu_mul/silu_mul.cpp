@@ -11,8 +11,9 @@ namespace {
 
 using Impl = Implementation<SiluMulProblem, SiluMulArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, silu_mul_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, silu_mul_cpu},
     {"ref:any", always, silu_mul_ref, /*fallback=*/true},
 };

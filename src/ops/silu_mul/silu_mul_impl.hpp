@@ -5,4 +5,5 @@
 namespace fathom {
 void silu_mul_ref(const SiluMulProblem& problem, const SiluMulArgs& args, const Context& context);
 void silu_mul_cpu(const SiluMulProblem& problem, const SiluMulArgs& args, const Context& context);
+void silu_mul_simt(const SiluMulProblem& problem, const SiluMulArgs& args, const Context& context);
 }  // namespace fathom

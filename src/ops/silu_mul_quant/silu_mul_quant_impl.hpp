@@ -7,4 +7,6 @@ void silu_mul_quant_ref(const SiluMulQuantProblem& problem, const SiluMulQuantAr
                         const Context& context);
 void silu_mul_quant_cpu(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
                         const Context& context);
+void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
+                         const Context& context);
 }  // namespace fathom

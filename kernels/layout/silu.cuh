@@ -1,15 +1,14 @@
-// SiLU as a fixed sequence of f32 operations, so that every implementation gives the same bytes. See ADR
-// 0020.
+// SiLU as a fixed sequence of f32 operations, so that every implementation on host and device gives the same bytes:
+// see ADR 0020. And what the host and the kernels of the gated activation agree on. Compiled by both, so it includes
+// nothing but its like.
 #pragma once
-#include <algorithm>
-#include <bit>
-#include <cstdint>
+#include "layout/group_quant.cuh"
 
 namespace fathom {
 
-// exp(t) = 2^n * exp(r) with n = round(t / ln 2) and exp(r) = 1 + r + r^2 * p(r); p interpolates at the
-// Chebyshev nodes of [-ln2/2, ln2/2] and its own relative error is 1e-8. Every product and sum below rounds
-// to f32; none is fused. The result is within 2 ulp of the true exponential (tested).
+// exp(t) = 2^n * exp(r) with n = round(t / ln 2) and exp(r) = 1 + r + r^2 * p(r); p interpolates at the Chebyshev nodes
+// of [-ln2/2, ln2/2] and its own relative error is 1e-8. Every product and sum below rounds to f32; none is fused. The
+// result is within 2 ulp of the true exponential (tested).
 struct ExpConstants {
   static constexpr float kLeast = -80.0f;     // 1 + exp(t) is 1 below -17; the bound keeps n above -127
   static constexpr float kMost = 89.0f;       // exp(t) is infinite above 88.73
@@ -24,8 +23,7 @@ struct ExpConstants {
   static constexpr float kP4 = 0x1.6d10fcp-10f;
 };
 
-/// exp(t) for the sum 1 + exp(t): below -80 it gives exp(-80). NaN gives any number; +infinity gives
-/// infinity.
+/// exp(t) for the sum 1 + exp(t): below -80 it gives exp(-80). NaN gives any number; +infinity gives infinity.
 inline float exp_for_sigmoid(float t) {
   using C = ExpConstants;
   t = t > C::kLeast ? t : C::kLeast;  // also NaN
@@ -36,7 +34,7 @@ inline float exp_for_sigmoid(float t) {
   const float p = (((C::kP4 * r + C::kP3) * r + C::kP2) * r + C::kP1) * r + C::kP0;
   const float y = ((r * r) * p + r) + 1.0f;
   // 2^(n-1), then doubled: n reaches 128, which has no f32.
-  const float power = std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) + 126u) << 23);
+  const float power = __builtin_bit_cast(float, (__builtin_bit_cast(unsigned, shifted) + 126u) << 23);
   return (y * power) * 2.0f;
 }
 
@@ -46,5 +44,29 @@ inline float silu(float g) { return g / (1.0f + exp_for_sigmoid(-g)); }
 /// The clamp before the product: the gate from above only, up on both sides. NaN stays NaN.
 inline float clamp_gate(float gate, float limit) { return gate > limit ? limit : gate; }
 inline float clamp_up(float up, float limit) { return up > limit ? limit : up < -limit ? -limit : up; }
+
+/// Rows of gates and ups, f32 or bf16 as the kernel says, to rows of f32 or bf16.
+struct SiluMulKernelArgs {
+  const void* gate_up;
+  void* out;
+  long long gate_up_row, out_row;  // elements between neighbouring rows
+  long long rows, dim;             // dim: of out
+  float limit;
+};
+inline constexpr int kSiluThreads = 256;
+inline constexpr int kSiluEach = 8;  // outputs of a thread
+
+/// The same, quantised to f8e4m3. Masked: `experts` matrices, of which the first masked_m[e] rows count.
+struct SiluMulQuantKernelArgs {
+  const void* gate_up;
+  void* q;
+  const int* masked_m;  // null: one matrix of `rows` rows
+  long long masked_m_step;
+  long long experts, rows, dim;
+  long long gate_up_matrix, gate_up_row, q_matrix, q_row;  // elements between neighbours
+  ScaleTarget scale;
+  float limit;
+};
+inline constexpr int kMaskWindow = 4 * kQuantThreads;  // experts whose counts a block adds up at a time
 
 }  // namespace fathom
