@@ -2,7 +2,7 @@
 // per target.
 #include <hwy/highway.h>
 
-#include "layout/silu.cuh"
+#include "ops/silu.hpp"
 
 #if defined(FATHOM_CPU_SILU_TARGET) == defined(HWY_TARGET_TOGGLE)
 #ifdef FATHOM_CPU_SILU_TARGET

@@ -320,6 +320,14 @@ TEST(SiluMulQuantOnDevice, FollowsTheCountsInAGraph) {
   }
 }
 
+// Which NaN an operation gives is left to each machine.
+void make_nans_alike(const TensorView& buffer) {
+  for (std::int64_t i = 0; i < buffer.count(); ++i) {
+    if (std::isnan(load_element(buffer.data, buffer.dtype, i)))
+      store_element(buffer.data, buffer.dtype, i, kNan);
+  }
+}
+
 TEST(SiluMulOnDevice, GivesTheBytesOfTheHost) {
   for (const std::string& implementation : cuda_implementations("silu_mul")) {
     Random random(seed());
@@ -343,7 +351,10 @@ TEST(SiluMulOnDevice, GivesTheBytesOfTheHost) {
       args.gate_up = gate_up.view;
       args.out = out.view;
       silu_mul(args, test_context());
-      expect_same_buffers(device_out, out);
+      const Strided got = device_out.download();
+      make_nans_alike(got.buffer);
+      make_nans_alike(out.buffer);
+      expect_same_bytes(got.buffer, out.buffer);
     }
   }
 }

@@ -1,5 +1,5 @@
-#include "layout/silu.cuh"
 #include "ops/elements.hpp"
+#include "ops/silu.hpp"
 #include "ops/silu_mul/silu_mul_impl.hpp"
 
 namespace fathom {

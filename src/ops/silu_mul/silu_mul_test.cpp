@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "layout/silu.cuh"
 #include "ops/op_test.hpp"
+#include "ops/silu.hpp"
 #include "ops/silu_mul/silu_mul_impl.hpp"
 
 namespace fathom {

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <array>
 
-#include "layout/silu.cuh"
 #include "ops/elements.hpp"
 #include "ops/group_quant.hpp"
+#include "ops/silu.hpp"
 #include "ops/silu_mul_quant/silu_mul_quant_impl.hpp"
 
 namespace fathom {
