@@ -4,6 +4,7 @@
 
 #include "cuda/device_context.hpp"
 #include "fathom/core/error.hpp"
+#include "jit/kernel_cache.hpp"
 
 namespace fathom {
 namespace {
@@ -11,6 +12,14 @@ namespace {
 std::string one_line(std::string text) {
   for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos;) text.replace(at, 1, ";");
   return text;
+}
+
+// What the driver alone takes: the least that any call can cost.
+double empty_launch_us(const Context& context) {
+  const jit::Kernel& kernel = jit::kernel_cache(context).get(
+      {"bench.empty", "extern \"C\" __global__ void fathom_kernel() {}\n"}, context.compile_mode());
+  return host_cost_us(context,
+                      [&](std::int64_t) { jit::launch(kernel, {.grid = {1}, .block = {32}}, context); });
 }
 
 }  // namespace
@@ -62,6 +71,10 @@ std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const 
                                  bool control) {
   const std::shared_ptr<const cuda::CublasLt> cublaslt = control ? cuda::find_cublaslt().library : nullptr;
   std::vector<HostCost> costs;
+  try {
+    costs.push_back({"launch of an empty kernel", empty_launch_us(context), std::nullopt});
+  } catch (const Error&) {  // no compiler: the rows will say so
+  }
   std::set<std::string> seen;
   for (const ListedProblem& problem : problems) {
     const std::string op = problem.canonical.substr(0, problem.canonical.find(':'));

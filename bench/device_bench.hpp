@@ -30,8 +30,8 @@ class DeviceBench {
   cuda::CublasLtProbe cublaslt_;
 };
 
-/// The host's cost of the first problem of every op and class that can run, and with `control` cuBLASLt's. To
-/// be called before CUPTI is loaded, which adds to every launch.
+/// The host's cost of launching an empty kernel, and of the first problem of every op and class that can run;
+/// with `control` cuBLASLt's beside. To be called before CUPTI is loaded, which adds to every launch.
 std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context,
                                  bool control);
 

@@ -141,8 +141,45 @@ std::string table_end(const BenchReport& report, const Peers& peers) {
         100 * kDrift);
   }
   for (const HostCost& cost : report.host_costs) {
-    text += fmt::format("host cost of a warm call {:.2f} us (cuBLASLt {}): {}\n", cost.us,
-                        number(cost.cublaslt_us, 2), cost.problem);
+    text += fmt::format("host cost of a warm call {:.2f} us{}: {}\n", cost.us,
+                        cost.cublaslt_us ? fmt::format(" (cuBLASLt {:.2f})", *cost.cublaslt_us) : "",
+                        cost.problem);
+  }
+  return text;
+}
+
+std::string report_markdown(const BenchReport& report, const Peers& peers) {
+  std::string text =
+      fmt::format("{}, {}, commit {}. {}.\n", report.device, report.date, report.commit, report.method);
+  const std::vector<SetMean> means = set_means(report, peers);
+  const std::string* set = nullptr;
+  for (const BenchRow& row : report.rows) {
+    if (set == nullptr || *set != row.set) {
+      set = &row.set;
+      const auto mean =
+          std::find_if(means.begin(), means.end(), [&](const SetMean& m) { return m.set == row.set; });
+      text += fmt::format(
+          "\n**{}**{}\n\n| problem | us | median | peer us | ratio | TB/s | TFLOP/s | of floor |\n"
+          "|---|---|---|---|---|---|---|---|\n",
+          row.set.empty() ? "All problems" : row.set,
+          mean == means.end()
+              ? ""
+              : fmt::format(": geometric mean {:.3f}, worst {:.3f}", mean->mean, mean->worst));
+    }
+    if (!row.error.empty()) {
+      text += fmt::format("| `{}` | could not run | | | | | | |\n", row.text);
+      continue;
+    }
+    const Comparison comparison = compare(row, peers, report.device);
+    const double us = row.timing.mean();
+    text +=
+        fmt::format("| `{}` | {:.2f}{} | {:.2f} | {} | {}{} | {:.2f} | {} | {} |\n", row.text, us,
+                    row.timing.kernel_time() ? "" : " (events)", row.timing.median(),
+                    comparison.peer_us ? fmt::format("{:.2f} {}", *comparison.peer_us, comparison.peer) : "",
+                    comparison.ratio ? fmt::format("{:.3f}", *comparison.ratio) : "",
+                    comparison.through_control ? " (control)" : "", row.bytes / us * 1e-6,
+                    row.flops > 0 ? fmt::format("{:.0f}", row.flops / us * 1e-6) : "",
+                    comparison.floor_us ? fmt::format("{:.0f} %", 100 * *comparison.floor_us / us) : "");
   }
   return text;
 }

@@ -66,6 +66,8 @@ std::string table_head(int width);
 std::string table_row(const BenchRow& row, const Comparison& comparison, int width);
 std::string table_end(const BenchReport& report, const Peers& peers);
 
+/// A table for every set.
+std::string report_markdown(const BenchReport& report, const Peers& peers);
 std::string report_json(const BenchReport& report, const Peers& peers);
 /// Our time through the peer's as bars, a panel for every set; for light and dark backgrounds.
 std::string report_svg(const BenchReport& report, const Peers& peers);

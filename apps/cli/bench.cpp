@@ -198,14 +198,15 @@ int bench(const BenchArguments& arguments) {
   if (options.device == "cpu") {
     for (const auto& [name, given] : {std::pair("--check", device.check),
                                       {"--first-call", device.first_call},
-                                      {"--svg", !device.svg.empty()}}) {
+                                      {"--svg", !device.svg.empty()},
+                                      {"--markdown", !device.markdown.empty()}}) {
       if (given) throw InvalidArgument(fmt::format("bench: {} needs --device cuda, the device is cpu", name));
     }
   } else if (arguments.repetitions > 0 && arguments.repetitions < DeviceTimerOptions{}.runs) {
     throw InvalidArgument(fmt::format("bench: --repetitions must be at least {} on a device, got {}",
                                       DeviceTimerOptions{}.runs, arguments.repetitions));
   }
-  for (const std::string& file : {device.json, device.svg}) {
+  for (const std::string& file : {device.json, device.svg, device.markdown}) {
     if (!file.empty()) const AtomicFile writable(file);  // fails now rather than after the work
   }
   if (arguments.hot) use_hot_weights();

@@ -86,6 +86,8 @@ void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
   const auto group = [&](CLI::Option* option) { return option->group("On a device"); };
   group(command.add_option("--svg", options.svg, "Also draw our times through the peers' to this file"))
       ->type_name("OUT");
+  group(command.add_option("--markdown", options.markdown, "Also write the table to this file as Markdown"))
+      ->type_name("OUT");
   group(command.add_option("--flush-bytes", options.flush_bytes, "Bytes of the memset before every run"))
       ->check(whole_number(1'000'000'000, 64'000'000'000))
       ->capture_default_str()
@@ -152,6 +154,7 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   }
   fmt::print("{}", table_end(report, peers));
   if (!options.json.empty()) write_text(options.json, report_json(report, peers));
+  if (!options.markdown.empty()) write_text(options.markdown, report_markdown(report, peers));
   if (!options.svg.empty()) write_text(options.svg, report_svg(report, peers));
   if (failed == 0) return 0;
   fmt::print(stderr, "fathom: {} of {} problems could not run\n", failed, problems.size());

@@ -16,6 +16,7 @@ namespace fathom::cli {
 struct DeviceBenchOptions {
   std::string json;
   std::string svg;
+  std::string markdown;
   std::string commit;
   std::string date;
   std::string peers;  // a file; empty: the one that is built in

@@ -166,6 +166,18 @@ TEST(Report, JsonHasEveryRow) {
   EXPECT_DOUBLE_EQ(json.at("sets")[0].at("geometric_mean_ratio").get<double>(), 1);
 }
 
+TEST(Report, MarkdownHasATableForEverySet) {
+  const std::string text = report_markdown(report(), peers());
+  EXPECT_NE(text.find("**set <1>**: geometric mean 1.000, worst 2.000\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("**no peer**\n"), std::string::npos) << text;
+  EXPECT_NE(
+      text.find(
+          "| `fp8_gemm_nt:m=1,n=256,k=512` | 4.00 | 4.00 | 8.00 cublaslt | 0.500 | 2.00 | 500 | 50 % |"),
+      std::string::npos)
+      << text;
+  EXPECT_NE(text.find("| `rms_norm` | could not run |"), std::string::npos) << text;
+}
+
 TEST(Report, PlotDrawsEveryRatioAndEscapesNames) {
   const std::string svg = report_svg(report(), peers());
   EXPECT_EQ(svg.find("<svg xmlns="), 0u);

@@ -84,7 +84,7 @@ TEST(Arguments, HelpNamesEveryOption) {
       {"info", {"--model", "--all"}},
       {"bench",
        {"--json", "--repetitions", "--threads", "--filter", "--hot", "--list", "--device", "--svg",
-        "--flush-bytes", "--check", "--no-control", "--peers", "--commit", "--first-call"}},
+        "--markdown", "--flush-bytes", "--check", "--no-control", "--peers", "--commit", "--first-call"}},
       {"ops", {"--markdown"}}};
   const Outcome program = fathom({"--help"});
   expect_done(program);
