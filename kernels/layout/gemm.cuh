@@ -39,6 +39,30 @@ struct GemmArgs {
   long long gate_row;
 };
 
+/// Rows of many groups, each with weights of its own. The maps have a third axis, of groups: that of the weights
+/// always, those of tokens and result where every group has a block of its own (masked).
+struct GroupedGemmArgs {
+  enum Layout : int { contiguous, offsets, masked };
+  GemmArgs gemm;                  // m: rows of all groups, or of a block
+  const int* index;               // a group for every row, offsets, or counts
+  long long token_scale_plane;    // masked: elements between neighbouring blocks
+  long long out_plane;
+  long long weight_scale_plane;  // elements between the scales of neighbouring groups
+  Layout layout;
+  int groups;
+};
+
+/// What the loader tells the warpgroups about a tile of a grouped product.
+struct GroupedTile {
+  int token0;  // in its plane; -1: there are no more tiles
+  int row0;
+  int end;  // the first row of the plane that is not the group's
+  int group;
+  int plane;   // of tokens and result
+  int by_id;   // only rows that name the group are stored
+  int unused[2];
+};
+
 /// The decode kernel: few tokens, so the weights are the 64-row operand, and every segment of k has a block of a
 /// cluster. 128-byte blocks of k count.
 struct GemmDecodeConfig {
@@ -74,6 +98,10 @@ struct GemmPrefillConfig {
   int cluster_m;  // blocks that share a tile of weights
   int cluster_n;  // blocks that share a tile of tokens
   bool row_scales = false;  // FP8 with scales for every row of the weights
+  bool grouped = false;
+  /// Of grouped products with few rows each: block_m weights, which are what has to be moved, by block_n tokens. What
+  /// is said of tokens and weights elsewhere holds for the two the other way round.
+  bool swapped = false;
 
   constexpr int groups() const { return block_m == 64 ? 1 : 2; }
   constexpr int subs() const { return block_m / (64 * groups()); }
@@ -81,16 +109,24 @@ struct GemmPrefillConfig {
   constexpr int stage_bytes() const { return 128 * (block_m + block_n); }
   static constexpr int scale_blocks = 4;  // k blocks whose scales arrive together
   static constexpr int scale_stages = 3;
-  constexpr int weight_scales() const { return row_scales ? block_n : 2; }  // of a k block that a tile needs
+  constexpr int token_scales() const { return swapped ? 1 : block_m; }      // of a k block that a tile needs
+  constexpr int weight_scales() const { return row_scales ? block_n : 2; }
   constexpr int scale_bytes() const {
-    return fp8 ? scale_stages * scale_blocks * 4 * (block_m + weight_scales()) : 0;
+    return fp8 ? scale_stages * scale_blocks * 4 * (token_scales() + weight_scales()) : 0;
   }
   /// Results leave in boxes of 64 x subs() rows by so many columns, with the swizzle of their width.
   constexpr int store_columns() const { return block_n % 64 == 0 ? 64 : block_n % 32 == 0 ? 32 : 16; }
   constexpr int store_rows() const { return 64 * subs(); }
-  constexpr int store_bytes() const { return block_m * block_n * 2; }
+  static constexpr int swapped_row = 64 + 4;  // floats of a token; four more put a fragment's rows on all banks
+  constexpr int store_bytes() const {
+    return swapped ? (groups() * block_n * swapped_row * 4 + 1023) / 1024 * 1024 : block_m * block_n * 2;
+  }
+  /// A tile is described in one of so many places: the loader is at most `stages` k blocks ahead of a warpgroup, so
+  /// it does not come round to one that is still read.
+  constexpr int slots() const { return grouped ? stages + 2 : 0; }
   constexpr int shared_bytes() const {
-    return 1024 + store_bytes() + stages * stage_bytes() + scale_bytes() + 16 * (stages + scale_stages);
+    return 1024 + store_bytes() + stages * stage_bytes() + scale_bytes() + 16 * (stages + scale_stages) +
+           slots() * static_cast<int>(sizeof(GroupedTile));
   }
 };
 

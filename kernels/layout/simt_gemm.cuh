@@ -25,6 +25,25 @@ struct SimtGemmArgs {
   int accumulate;  // adds to what out holds
 };
 
+/// Rows of many groups, each with weights of its own. `gemm` describes the rows of all groups (of the first block
+/// in the masked layout), without b and its scales.
+struct SimtGroupedArgs {
+  static constexpr int kMost = 64;  // groups of one launch: an array of matrices anywhere must fit in 4 KB
+  enum Layout : int { contiguous, offsets, masked };
+  struct Weights {
+    const void* b;
+    const void* b_scale;
+    long long b_row, b_scale_row;
+  };
+  SimtGemmArgs gemm;
+  long long a_block, out_block, a_scale_block;  // masked: elements between neighbouring blocks
+  const int* index;                             // a group for every row, offsets, or counts
+  Layout layout;
+  int groups;
+  int first, last;  // groups of this launch, whose weights follow
+  Weights weights[kMost];
+};
+
 /// A block of threads computes one tile, each thread 4x4 elements of it.
 inline constexpr int kSimtTile = 64;
 inline constexpr int kSimtThreads = 256;

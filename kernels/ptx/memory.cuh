@@ -55,6 +55,18 @@ __device__ __forceinline__ void st_shared_4(u32 address, float4 v) {
 __device__ __forceinline__ void st_shared(u32 address, float value) {
   asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
+__device__ __forceinline__ int4 ld_shared_int4(u32 address) {
+  int4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void st_shared_int4(u32 address, int4 v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
 
 /// Two floats rounded to bf16, the first in the low half.
 __device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {

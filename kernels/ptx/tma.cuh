@@ -32,10 +32,33 @@ __device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(u32 to, const 
       : "memory");
 }
 
+/// The box at element (x, y, z) of a map of three axes.
+__device__ __forceinline__ void cp_async_bulk_tensor_3d(u32 to, const TensorMap* map, u32 barrier, int x, int y, int z,
+                                                        u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_multicast(u32 to, const TensorMap* map, u32 barrier, int x,
+                                                                  int y, int z, u16 blocks, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 /// Copies a box from shared memory to the map, without the part outside of the tensor.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_store(const TensorMap* map, u32 from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from),
                "r"(x), "r"(y)
+               : "memory");
+}
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_store(const TensorMap* map, u32 from, int x, int y, int z) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(from),
+               "r"(x), "r"(y), "r"(z)
                : "memory");
 }
 __device__ __forceinline__ void cp_async_bulk_commit_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }

@@ -60,8 +60,14 @@ __device__ inline void store(const SimtGemmArgs& args, long long i, long long j,
   }
 }
 
-template <class Element>
-__device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, long long row, long long column) {
+struct EveryRow {
+  __device__ bool operator()(long long) const { return true; }
+};
+
+/// `stores(row)` says whether a row of the tile is wanted.
+template <class Element, class Rows = EveryRow>
+__device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, long long row, long long column,
+                             Rows stores = {}) {
   const int x = static_cast<int>(threadIdx.x) % kSide;
   const int y = static_cast<int>(threadIdx.x) / kSide;
   float total[kEach][kEach] = {};
@@ -104,7 +110,7 @@ __device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, lon
     for (int j = 0; j < kEach; ++j) {
       const long long r = row + y + i * kSide;
       const long long c = column + x + j * kSide;
-      if (r < args.m && c < args.n) store(args, r, c, total[i][j]);
+      if (r < args.m && c < args.n && stores(r)) store(args, r, c, total[i][j]);
     }
   }
 }

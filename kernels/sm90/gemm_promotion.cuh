@@ -10,7 +10,7 @@ namespace fathom {
 /// column, four k blocks each, or of the two rows of 128 x 128 blocks that a tile may touch.
 template <GemmPrefillConfig c>
 struct ScaleStage {
-  static constexpr int kTokens = c.scale_blocks * c.block_m;  // floats
+  static constexpr int kTokens = c.scale_blocks * c.token_scales();  // floats
   static constexpr int kWeights = c.scale_blocks * c.weight_scales();
   static constexpr int kFloats = kTokens + kWeights;
 };
@@ -32,10 +32,14 @@ struct BlockScales {
       weights[0] = ptx::ld_shared(weight + at);
       if constexpr (128 % c.block_n != 0) weights[1] = ptx::ld_shared(weight + at + 4 * c.scale_blocks);
     }
+    if constexpr (c.swapped) {
+      token[0][0] = token[0][1] = ptx::ld_shared(row + at);
+    } else {
 #pragma unroll
-    for (int s = 0; s < c.subs(); ++s) {
-      token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
-      token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
+      for (int s = 0; s < c.subs(); ++s) {
+        token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
+        token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
+      }
     }
   }
   __device__ void wait() const { ptx::mbarrier_wait(full + 8 * stage, phase); }

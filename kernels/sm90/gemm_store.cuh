@@ -6,22 +6,39 @@
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "sm90/gemm_gate.cuh"
+#include "sm90/store_four.cuh"
 
 namespace fathom {
+
+/// Which rows a tile may store: those before `end`, with `ids` those that name `group`. A dense product has one plane.
+struct GemmPlace {
+  int end = 0;
+  int plane = 0;
+  i64 offset = 0;  // elements from the start of out to the plane's
+  const int* ids = nullptr;
+  int group = 0;
+
+  __device__ bool stores(int token) const { return token < end && (ids == nullptr || ids[token] == group); }
+};
 
 /// `tile` is the shared address of c.store_bytes(), aligned to 1024.
 template <GemmPrefillConfig c>
 struct GemmStore {
   const GemmArgs& args;
   u32 tile;
+  GemmPlace place_in = {};  // of a grouped product
 
   using Sums = const float (&)[c.subs()][c.block_n / 2];
 
   /// Rows from token0 of the warpgroup, columns from row0.
   __device__ void store(Sums sum, int token0, int row0, u32 group) const {
-    if (args.out_mapped) {
+    if (args.out_mapped && (!c.grouped || (token0 + c.store_rows() <= place_in.end && place_in.ids == nullptr))) {
       store_mapped(sum, token0, row0, group);
     } else {
+      if (c.grouped && args.out_mapped) {  // the tile before may still be leaving
+        if (threadIdx.x % 128 == 0) ptx::cp_async_bulk_wait_group_read();
+        ptx::bar_sync(2 + group, 128);
+      }
       store_rows(sum, token0, row0);
     }
   }
@@ -50,9 +67,14 @@ struct GemmStore {
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(2 + group, 128);
-    if (thread % 128 == 0 && token0 < args.m) {
+    if (thread % 128 == 0 && token0 < (c.grouped ? place_in.end : args.m)) {
       for (int column = 0; column < c.block_n && row0 + column < args.n; column += c.store_columns()) {
-        ptx::cp_async_bulk_tensor_2d_store(&args.out, base + column * (c.store_rows() * 2), row0 + column, token0);
+        const u32 from = base + column * (c.store_rows() * 2);
+        if constexpr (c.grouped) {
+          ptx::cp_async_bulk_tensor_3d_store(&args.out, from, row0 + column, token0, place_in.plane);
+        } else {
+          ptx::cp_async_bulk_tensor_2d_store(&args.out, from, row0 + column, token0);
+        }
       }
       ptx::cp_async_bulk_commit_group();
     }
@@ -61,7 +83,7 @@ struct GemmStore {
   // f32, and rows that the engine cannot address. A warp has room for 16 rows of kChunk floats, which is half of its
   // sums: they pass through it in two goes, and leave in rows.
   static constexpr int kChunk = c.block_n * c.subs() / 2;
-  static_assert(c.subs() <= 2 && kChunk % 8 == 0);
+  static_assert(c.swapped || (c.subs() <= 2 && kChunk % 8 == 0));
 
   /// Where a column of a chunk's row is, in floats. Units of eight change places such that fragments, eight floats of
   /// four rows at a time, meet all banks.
@@ -106,6 +128,10 @@ struct GemmStore {
       const int row = i / (kChunk / 4);
       const int column = i % (kChunk / 4) * 4;
       float4 v = ptx::ld_shared_4(chunk + 4 * place(row, column));
+      if constexpr (c.grouped) {
+        if (place_in.stores(token0 + row)) store_four(plane(), token0 + row, column0 + column, v);
+        continue;
+      }
       const int left = args.n - column0 - column;
       if (token0 + row >= args.m || left <= 0) continue;
       if constexpr (!c.fp8) v = gated(args, token0 + row, column0 + column, v);
@@ -122,6 +148,44 @@ struct GemmStore {
       for (int e = 0; e < 4; ++e) {
         if (e < left) store_one(at + e, values[e]);
       }
+    }
+  }
+
+  /// The plane of the tile, as store_four takes it.
+  struct Plane {
+    void* out_data;
+    i64 out_row;
+    int n;
+    int out_f32;
+    static constexpr bool accumulate = false;
+  };
+  __device__ Plane plane() const {
+    return {static_cast<u8*>(args.out_data) + place_in.offset * (args.out_f32 ? 4 : 2), args.out_row, args.n, args.out_f32};
+  }
+
+  /// 64 weights by block_n tokens of a warpgroup, turned round on their way through shared memory.
+  __device__ void store_swapped(const float (&sum)[c.block_n / 2], int weight0, int token0, u32 group) const {
+    const int thread = static_cast<int>(ptx::pinned(threadIdx.x)) % 128;
+    const int lane = thread % 32;
+    const u32 base = tile + group * (c.block_n * c.swapped_row * 4);
+    ptx::bar_sync(2 + group, 128);  // the tile before has been read
+    const u32 to = base + 4 * (2 * (lane % 4) * c.swapped_row + thread / 32 * 16 + lane / 4);
+#pragma unroll
+    for (int j = 0; j < c.block_n / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const u32 token = to + 4 * (8 * j + i) * c.swapped_row;
+        ptx::st_shared(token, sum[4 * j + i]);
+        ptx::st_shared(token + 32, sum[4 * j + 2 + i]);
+      }
+    }
+    ptx::bar_sync(2 + group, 128);
+#pragma unroll 1
+    for (int item = thread; item < c.block_n * 16; item += 128) {
+      const int token = token0 + item / 16;
+      if (token >= place_in.end) return;
+      const float4 v = ptx::ld_shared_4(base + 4 * (item / 16 * c.swapped_row + item % 16 * 4));
+      if (place_in.stores(token)) store_four(plane(), token, weight0 + item % 16 * 4, v);
     }
   }
 

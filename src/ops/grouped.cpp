@@ -60,9 +60,11 @@ GroupLayout group_layout(const Expect& expect, const GroupedRows& rows) {
 
 void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedRows& rows,
                         std::int64_t groups, std::int64_t count) {
+  const bool readable = expect.device.kind == DeviceKind::host;
   switch (layout) {
     case GroupLayout::contiguous:
       expect.tensor("row_to_group", rows.row_to_group, {DType::i32}, {count});
+      if (!readable) return;
       for (std::int64_t r = 0; r < count; ++r) {
         const std::int64_t group = value(rows.row_to_group, r);
         if (group >= -1 && group < groups) continue;
@@ -72,6 +74,7 @@ void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedR
       return;
     case GroupLayout::offsets: {
       expect.tensor("offsets", rows.offsets, {DType::i32}, {groups + 1});
+      if (!readable) return;
       std::int64_t last = 0;
       for (std::int64_t g = 0; g <= groups; ++g) {
         const std::int64_t offset = value(rows.offsets, g);
@@ -85,6 +88,7 @@ void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedR
     }
     case GroupLayout::masked:
       expect.tensor("masked_m", rows.masked_m, {DType::i32}, {groups});
+      if (!readable) return;
       for (std::int64_t g = 0; g < groups; ++g) {
         const std::int64_t m = value(rows.masked_m, g);
         if (m >= 0 && m <= count) continue;
@@ -117,11 +121,25 @@ void check_group_matrices(const Expect& expect, std::string_view name, std::span
     // Hundreds of experts in every call of every layer: the good case is a few comparisons.
     const bool good = &matrix != &matrices[0] && matrix.dtype == matrices[0].dtype && matrix.rank == 2 &&
                       matrix.shape[0] == n && matrix.shape[1] == k && matrix.stride[1] == 1 &&
-                      matrix.device.kind == DeviceKind::host && matrix.data != nullptr;
+                      matrix.device == expect.device && matrix.data != nullptr;
     if (good) continue;
     expect.tensor(name, matrix, dtypes, {n, k});
     expect.dtype(name, matrix, {matrices[0].dtype});
   }
+}
+
+bool equally_spaced(std::span<const TensorView> matrices) {
+  if (matrices.size() <= 1) return true;
+  const TensorView& first = matrices[0];
+  const auto address = [](const TensorView& t) { return reinterpret_cast<std::uintptr_t>(t.data); };
+  const std::uintptr_t distance = address(matrices[1]) - address(first);  // modulo 2^64 if they descend
+  std::uintptr_t expected = address(first);
+  for (const TensorView& matrix : matrices) {
+    if (address(matrix) != expected) return false;
+    if (matrix.size(0) > 1 && matrix.step(0) != first.step(0)) return false;
+    expected += distance;
+  }
+  return true;
 }
 
 }  // namespace fathom

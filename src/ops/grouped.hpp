@@ -11,7 +11,8 @@ namespace fathom {
 /// The layout `rows` chooses. Throws unless exactly one of its tensors is given.
 GroupLayout group_layout(const Expect& expect, const GroupedRows& rows);
 
-/// Checks the values of the one tensor given: `count` is the number of rows, or max_m in the masked layout.
+/// Checks the one tensor given, on the host with its values: `count` is the number of rows, or max_m in the
+/// masked layout.
 void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedRows& rows,
                         std::int64_t groups, std::int64_t count);
 
@@ -25,6 +26,9 @@ void check_row_tensor(const Expect& expect, std::string_view name, const TensorV
 void check_group_matrices(const Expect& expect, std::string_view name, std::span<const TensorView> matrices,
                           std::initializer_list<DType> dtypes, std::int64_t groups, std::int64_t n,
                           std::int64_t k);
+
+/// Whether all matrices have the same distance from one another and between their rows: a stack.
+bool equally_spaced(std::span<const TensorView> matrices);
 
 /// Rows [begin, end) of a tensor as check_row_tensor admits it, as a matrix; block is 0 unless masked.
 inline TensorView row_block(const TensorView& t, std::int64_t block, std::int64_t begin, std::int64_t end) {

@@ -31,6 +31,7 @@ struct GroupedBench {
       weights.push_back(split_groups(copy));
     }
     spread_rows();
+    if constexpr (requires { problem.expected_m; }) rows.expected_m = problem.expected_m;
   }
 
   TensorView of_rows(const std::shared_ptr<BenchBuffer>& buffer, DType dtype, std::int64_t width) const {

@@ -15,6 +15,8 @@ struct MGroupedBf16GemmNtProblem {
   std::int64_t k = 7168;
   GroupLayout layout = GroupLayout::offsets;
   DType out = DType::f32;
+  std::int64_t expected_m = 0;  // as in GroupedRows
+  bool aligned = true;  // rows of a and b at multiples of 16 bytes, weights of all groups equally far apart
 
   template <class V>
   void fields(V& visit) {
@@ -24,6 +26,8 @@ struct MGroupedBf16GemmNtProblem {
     visit("k", k);
     visit("layout", layout);
     visit("out", out);
+    visit("expected_m", expected_m);
+    visit("aligned", aligned);
   }
   bool operator==(const MGroupedBf16GemmNtProblem&) const = default;
 };
@@ -43,9 +47,11 @@ struct MGroupedBf16GemmNtArgs {
 ///   b    bf16        views of single matrices: see split_groups
 ///   out  f32 | bf16  unit stride on the last axis
 ///
-/// Rows without a group, beyond the last offset, or from masked_m[g] on are neither read nor written. A row's
-/// bytes are those bf16_gemm_nt gives for this row and matrix, whatever the other rows and the thread count.
-/// Throws InvalidArgument if a shape or dtype differs or a row names a group that does not exist.
+/// Rows without a group, beyond the last offset, or from masked_m[g] on count for nothing and are not
+/// written. A row's bytes are those bf16_gemm_nt gives for this row and matrix (on CUDA: in its class
+/// prefill), whatever the other rows, the layout and the thread count. On CUDA the fastest kernels want the
+/// weights of all groups equally far apart: as split_groups gives them. Throws InvalidArgument if a shape or
+/// dtype differs or, on the host, a row names a group that does not exist.
 void m_grouped_bf16_gemm_nt(const MGroupedBf16GemmNtArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -16,6 +16,8 @@ struct MGroupedFp8GemmNtProblem {
   GroupLayout layout = GroupLayout::offsets;
   bool packed_a_scale = false;  // a_scale is UE8M0, four to an i32
   DType out = DType::f32;
+  std::int64_t expected_m = 0;  // as in GroupedRows
+  bool aligned = true;  // rows of a and b at multiples of 16 bytes, weights of all groups equally far apart
 
   template <class V>
   void fields(V& visit) {
@@ -26,6 +28,8 @@ struct MGroupedFp8GemmNtProblem {
     visit("layout", layout);
     visit("packed_a_scale", packed_a_scale);
     visit("out", out);
+    visit("expected_m", expected_m);
+    visit("aligned", aligned);
   }
   bool operator==(const MGroupedFp8GemmNtProblem&) const = default;
 };
@@ -51,9 +55,11 @@ struct MGroupedFp8GemmNtArgs {
 ///   b_scale  f32         unit stride on the last axis
 ///   out      f32 | bf16  unit stride on the last axis: gate and up can be two halves of one buffer
 ///
-/// Rows without a group, beyond the last offset, or from masked_m[g] on are neither read nor written. A row's
-/// bytes are those fp8_gemm_nt gives for this row and matrix, whatever the other rows and the thread count.
-/// Throws InvalidArgument if a shape or dtype differs or a row names a group that does not exist.
+/// Rows without a group, beyond the last offset, or from masked_m[g] on count for nothing and are not
+/// written. A row's bytes are those fp8_gemm_nt gives for this row and matrix (on CUDA: in its class
+/// prefill), whatever the other rows, the layout and the thread count. On CUDA the fastest kernels want the
+/// weights, and their scales, of all groups equally far apart: as split_groups gives them. Throws
+/// InvalidArgument if a shape or dtype differs or, on the host, a row names a group that does not exist.
 void m_grouped_fp8_gemm_nt(const MGroupedFp8GemmNtArgs& args, const Context& context);
 
 }  // namespace fathom

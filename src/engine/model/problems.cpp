@@ -9,6 +9,8 @@
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
+#include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
+#include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_permute.hpp"
 #include "fathom/ops/moe_route.hpp"
@@ -93,6 +95,36 @@ void add_experts(const ModelConfig& config, std::vector<std::string>& problems) 
   }
 }
 
+// Routed experts: gate and up as one product and down, by rows of a group in every layout.
+void add_expert_products(const ModelConfig& config, bool fp8, std::vector<std::string>& problems) {
+  const std::int64_t groups = config.n_routed_experts;
+  if (groups == 0 || config.num_hidden_layers <= config.first_k_dense_replace) return;
+  const std::pair<std::int64_t, std::int64_t> shapes[] = {
+      {2 * config.moe_intermediate_size, config.hidden_size},
+      {config.hidden_size, config.moe_intermediate_size}};
+  const auto add = [&]<class Problem>(Problem problem, std::int64_t expected) {
+    problem.groups = groups;
+    problem.expected_m = expected;
+    problem.out = DType::bf16;
+    problem.layout = GroupLayout::masked;
+    problem.rows = 4096;
+    problems.push_back(problem_string(problem));
+    problem.layout = GroupLayout::offsets;
+    problem.rows = groups * expected;
+    problems.push_back(problem_string(problem));
+  };
+  for (const auto& [n, k] : shapes) {
+    for (const std::int64_t expected :
+         {1, 4, 8, 12, 20, 32, 44, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096}) {
+      if (fp8) {
+        add(MGroupedFp8GemmNtProblem{.n = n, .k = k}, expected);
+      } else {
+        add(MGroupedBf16GemmNtProblem{.n = n, .k = k}, expected);
+      }
+    }
+  }
+}
+
 void add_model(const ModelConfig& config, Shapes& fp8, Shapes& bf16) {
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const bool product =
@@ -116,6 +148,7 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   add_bf16(bf16, problems);
   add_activations(config, problems);
   add_experts(config, problems);
+  add_expert_products(config, config.quantization_config.has_value(), problems);
   return problems;
 }
 
@@ -151,6 +184,7 @@ std::vector<std::string> deepseek_v32_problems() {
   add_bf16(bf16, problems);
   add_activations(config, problems);
   add_experts(config, problems);
+  for (const bool quantized : {true, false}) add_expert_products(config, quantized, problems);
   return problems;
 }
 

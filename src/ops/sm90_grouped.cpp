@@ -1,0 +1,318 @@
+#include "ops/sm90_grouped.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <optional>
+
+#include "cuda/device_context.hpp"
+#include "cuda/tensor_map.hpp"
+#include "jit/kernel_cache.hpp"
+
+namespace fathom {
+namespace {
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
+
+// The plan's decode kernel has its operands swapped.
+struct Tile {
+  int m, n, stages;
+  double step;  // microseconds of one block of k, as measured for dense products
+};
+constexpr Tile kFp8Tiles[] = {
+    {256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 128, 5, 0.43}, {64, 128, 8, 0.33}};
+constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 128, 5, 0.37}, {64, 128, 8, 0.24}};
+constexpr double kBytesPerMicrosecond = 4.3e6;
+
+struct Expectation {
+  double groups;  // with rows
+  double rows;    // of such a group
+};
+Expectation expectation(const Sm90GroupedShape& shape) {
+  const auto groups = static_cast<double>(shape.groups);
+  const auto rows = static_cast<double>(shape.rows);
+  if (shape.masked)
+    return {groups, static_cast<double>(shape.expected_m > 0 ? shape.expected_m : shape.rows)};
+  if (shape.expected_m <= 0) return {std::min(groups, rows), std::max(1.0, rows / groups)};
+  const auto expected = static_cast<double>(shape.expected_m);
+  return {std::clamp(rows / expected, 1.0, groups), expected};
+}
+
+// Tiles of rows of a group, on average: half of the last one is empty.
+double row_tiles(double rows, int tile) {
+  return std::max(1.0, rows / tile + 0.5 * (rows > tile / 2 ? 1.0 : 0.0));
+}
+
+struct Planes {
+  std::int64_t count;
+  std::int64_t rows;
+  std::int64_t width;
+  std::int64_t row_step;  // elements
+  std::int64_t plane_step;
+};
+
+cuda::TensorMapSpec spec_of(const void* data, DType dtype, Planes p) {
+  const std::int64_t bytes = size_of(dtype);
+  const std::int64_t each = 16 / bytes;
+  // One row or one plane has no distance to the next; TMA wants one that suits it all the same.
+  if (p.rows == 1) p.row_step = ceil_div(p.width, each) * each;
+  if (p.count == 1) p.plane_step = p.row_step;
+  return {.data = data,
+          .type = bytes == 1 ? cuda::TensorMapType::u8 : cuda::TensorMapType::bf16,
+          .rank = 3,
+          .size = {p.width, p.rows, p.count},
+          .stride_bytes = {0, p.row_step * bytes, p.plane_step * bytes}};
+}
+
+Planes planes_of(const TensorView& t) {
+  if (t.rank == 3) return {t.size(0), t.size(1), t.size(2), t.step(1), t.step(0)};
+  return {1, t.size(0), t.size(1), t.step(0), 0};
+}
+
+// Elements between matrices of a stack.
+std::int64_t distance(std::span<const TensorView> stack) {
+  if (stack.size() < 2) return 0;
+  return (stack[1].as<std::byte>() - stack[0].as<std::byte>()) / size_of(stack[0].dtype);
+}
+
+TensorMap operand_map(const TensorView& first, Planes planes, std::int64_t rows, const Context& context) {
+  cuda::TensorMapSpec spec = spec_of(first.data, first.dtype, planes);
+  spec.box = {128 / size_of(first.dtype), rows, 1};
+  spec.swizzle = cuda::TensorMapSwizzle::bytes_128;
+  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+}
+
+// The result's map, where TMA can address it.
+void map_out(GemmArgs& args, const TensorView& out, const GemmPrefillConfig& config, const Context& context) {
+  if (out.dtype != DType::bf16) return;
+  cuda::TensorMapSpec spec = spec_of(out.data, out.dtype, planes_of(out));
+  spec.box = {config.store_columns(), config.store_rows(), 1};
+  spec.swizzle = config.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
+                 : config.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
+                                                : cuda::TensorMapSwizzle::bytes_32;
+  spec.promotion = cuda::TensorMapL2Promotion::none;
+  if (cuda::tensor_map_refusal(spec)) return;
+  args.out = std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+  args.out_mapped = 1;
+}
+
+GroupedGemmArgs arguments(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors) {
+  GroupedGemmArgs args{};
+  args.groups = static_cast<int>(shape.groups);
+  args.layout = layout == GroupLayout::masked    ? GroupedGemmArgs::masked
+                : layout == GroupLayout::offsets ? GroupedGemmArgs::offsets
+                                                 : GroupedGemmArgs::contiguous;
+  args.index = (layout == GroupLayout::masked    ? tensors.rows.masked_m
+                : layout == GroupLayout::offsets ? tensors.rows.offsets
+                                                 : tensors.rows.row_to_group)
+                   .as<const int>();
+  GemmArgs& gemm = args.gemm;
+  if (shape.fp8) {
+    const Planes scales = planes_of(tensors.a_scale);
+    gemm.token_scale = tensors.a_scale.data;
+    gemm.token_scale_row = scales.row_step;
+    gemm.token_scale_block = tensors.a_scale.step(tensors.a_scale.rank - 1);
+    gemm.token_scale_kind = tensors.a_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
+    args.token_scale_plane = scales.plane_step;
+    gemm.weight_scale = tensors.b_scale[0].as<const float>();
+    gemm.weight_scale_row = tensors.b_scale[0].step(0);
+    gemm.weight_scale_block = tensors.b_scale[0].step(1);
+    args.weight_scale_plane = distance(tensors.b_scale);
+  }
+  const Planes out = planes_of(tensors.out);
+  gemm.out_data = tensors.out.data;
+  gemm.out_row = out.row_step;
+  args.out_plane = out.plane_step;
+  gemm.m = static_cast<int>(shape.rows);
+  gemm.n = static_cast<int>(shape.n);
+  gemm.blocks = static_cast<int>(ceil_div(shape.k, block_elements(shape.fp8)));
+  gemm.out_f32 = tensors.out.dtype == DType::f32;
+  return args;
+}
+
+// No more tiles of rows than this, whatever the index holds that is valid.
+std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
+  const std::int64_t tiles = ceil_div(shape.rows, tile_m);
+  return shape.masked ? tiles * shape.groups : tiles + shape.groups;
+}
+
+SimtGemmPlan simt_plan(const Sm90GroupedShape& shape) {
+  return {shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16};
+}
+
+// Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
+// again, most of them from L2.
+std::optional<Sm90GemmKernel> plan_swapped(const Sm90GroupedShape& shape, double rows) {
+  constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
+  for (const auto& [tokens, stages] : kTiles) {
+    if (1.5 * rows > tokens) continue;
+    return Sm90GemmKernel{.decode = 1,
+                          .fp8 = shape.fp8,
+                          .tile_m = tokens,
+                          .tile_n = 128,
+                          .stages = stages,
+                          .stage_blocks = 1,
+                          .cluster_m = 1,
+                          .cluster_n = 1};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+GemmPrefillConfig sm90_grouped_config(const Sm90GemmKernel& kernel) {
+  const bool swapped = kernel.decode != 0;
+  return {.fp8 = kernel.fp8 != 0,
+          .block_m = swapped ? kernel.tile_n : kernel.tile_m,
+          .block_n = swapped ? kernel.tile_m : kernel.tile_n,
+          .stages = kernel.stages,
+          .cluster_m = 1,
+          .cluster_n = kernel.cluster_n,
+          .row_scales = swapped && kernel.fp8 != 0,
+          .grouped = true,
+          .swapped = swapped};
+}
+
+Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
+  const auto blocks = static_cast<double>(ceil_div(shape.k, block_elements(shape.fp8)));
+  const Expectation expected = expectation(shape);
+  if (const auto swapped = plan_swapped(shape, expected.rows)) return *swapped;
+  const double bytes = expected.groups * static_cast<double>(shape.n * shape.k * (shape.fp8 ? 1 : 2));
+  const std::span<const Tile> tiles =
+      shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
+  // Reading the weights takes as long as it takes; among tiles that keep up with it the cheaper one stands
+  // better.
+  const auto cost = [&](const Tile& tile) {
+    const double count =
+        expected.groups * row_tiles(expected.rows, tile.m) * static_cast<double>(ceil_div(shape.n, tile.n));
+    const double waves = std::ceil(count / device.num_sms);
+    const double compute = waves * (blocks * tile.step + 0.6);
+    return std::max(compute, bytes / kBytesPerMicrosecond) + 0.05 * compute;
+  };
+  const Tile best = *std::ranges::min_element(tiles, {}, cost);
+  Sm90GemmKernel kernel{.decode = 0,
+                        .fp8 = shape.fp8,
+                        .tile_m = best.m,
+                        .tile_n = best.n,
+                        .stages = best.stages,
+                        .stage_blocks = 1,
+                        .cluster_m = 1,
+                        .cluster_n = 1};
+  // Two blocks that share a tile of tokens fetch half of it each, where every tile of weights has a
+  // neighbour.
+  const std::int64_t tiles_n = ceil_div(shape.n, best.n);
+  if (best.m * best.n > 128 * 192 && blocks >= 8 && (tiles_n % 2 == 0 || tiles_n > 20)) kernel.cluster_n = 2;
+  return kernel;
+}
+
+jit::Source sm90_grouped_source(const Sm90GemmKernel& kernel) {
+  const GemmPrefillConfig config = sm90_grouped_config(kernel);
+  const std::string name = fmt::format("grouped_gemm.sm90_{}_{}_m{}n{}s{}c{}",
+                                       config.swapped ? "swapped" : "prefill", config.fp8 ? "f8e4m3" : "bf16",
+                                       kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_n);
+  return {name,
+          fmt::format(
+              "#include \"sm90/grouped_walk.cuh\"\n"
+              "namespace fathom {{\n"
+              "constexpr GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
+              ".cluster_m = 1, .cluster_n = {}, .row_scales = {}, .grouped = true, .swapped = {}}};\n"
+              "static_assert(sizeof(GroupedGemmArgs) == {} && kConfig.shared_bytes() == {});\n"
+              "}}\n"
+              "extern \"C\" __global__ void __launch_bounds__(fathom::kConfig.threads(), 1)\n"
+              "fathom_kernel(const __grid_constant__ fathom::GroupedGemmArgs args) {{\n"
+              "  fathom::grouped_prefill<fathom::kConfig>(args);\n"
+              "}}\n",
+              config.fp8, config.block_m, config.block_n, config.stages, config.cluster_n, config.row_scales,
+              config.swapped, sizeof(GroupedGemmArgs), config.shared_bytes())};
+}
+
+std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
+  std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape))};
+  if (device.sm() == 90 && shape.k > 0)
+    sources.push_back(sm90_grouped_source(plan_sm90_grouped(shape, device)));
+  return sources;
+}
+
+bool grouped_suits_tma(const GroupedTensors& tensors) {
+  const auto suits = [](std::int64_t step, DType dtype) {
+    return step * size_of(dtype) % 16 == 0 && step > 0 && step * size_of(dtype) < std::int64_t{1} << 40;
+  };
+  const TensorView& a = tensors.a;
+  if (a.size(a.rank - 2) == 0 || a.size(a.rank - 1) == 0 || tensors.out.size(a.rank - 1) == 0)
+    return true;  // nothing to load
+  if (!rows_suit_tma(row_block(a, 0, 0, a.size(a.rank - 2))) || !rows_suit_tma(tensors.b[0])) return false;
+  if (a.rank == 3 && a.size(0) > 1 && !suits(a.step(0), a.dtype)) return false;
+  if (!equally_spaced(tensors.b) || !equally_spaced(tensors.b_scale)) return false;
+  return tensors.b.size() == 1 || suits(distance(tensors.b), tensors.b[0].dtype);
+}
+
+Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context) {
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  if (device.sm() != 90) {
+    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
+                   std::to_string(device.sm_minor));
+  }
+  if (!aligned) {
+    return decline(
+        "needs rows of a and b at multiples of 16 bytes, and b and b_scale of all groups equally far "
+        "apart in ascending order, got others");
+  }
+  constexpr std::int64_t kMost =
+      std::numeric_limits<std::int32_t>::max() - 512;  // a tile further still counts
+  for (const std::int64_t size : {shape.rows, shape.n, shape.k, shape.groups}) {
+    if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
+  }
+  // Wrong offsets may give every group all rows, and even then tiles are counted.
+  const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 64)) *
+                       static_cast<double>(ceil_div(shape.n, 64));
+  if (tiles > static_cast<double>(kMost)) {
+    return decline(fmt::format("needs fewer than 2^31 tiles of 64 by 64, got {}", tiles));
+  }
+  return accept;
+}
+
+void run_sm90_grouped(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors,
+                      const Context& context) {
+  if (shape.rows == 0 || shape.n == 0) return;
+  if (shape.k == 0) return run_simt_grouped(simt_plan(shape), layout, tensors, context);  // zeros
+  launch_sm90_grouped(plan_sm90_grouped(shape, cuda::device_context(context).info()), shape, layout, tensors,
+                      context);
+}
+
+void launch_sm90_grouped(const Sm90GemmKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
+                         const GroupedTensors& tensors, const Context& context) {
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  const jit::Kernel& kernel = jit::kernel(context, sm90_grouped_source, plan);
+  if (context.compile_mode() == CompileMode::compile_only) return;
+
+  const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
+  const GemmPrefillConfig config = sm90_grouped_config(plan);
+  GroupedGemmArgs args = arguments(shape, layout, tensors);
+  const TensorView& b = tensors.b[0];
+  const Planes weights{shape.groups, shape.n, shape.k, b.step(0), distance(tensors.b)};
+  if (config.swapped) {
+    args.gemm.tokens = operand_map(b, weights, config.block_m, context);
+    args.gemm.weights = operand_map(tensors.a, planes_of(tensors.a), config.block_n, context);
+  } else {
+    args.gemm.tokens =
+        operand_map(tensors.a, planes_of(tensors.a), config.block_m / config.cluster_n, context);
+    args.gemm.weights = operand_map(b, weights, config.block_n, context);
+    map_out(args.gemm, tensors.out, config, context);
+  }
+  const std::int64_t tiles =
+      most_row_tiles(shape, plan.tile_m) * ceil_div(shape.n, plan.tile_n * config.cluster_n);
+  const auto walkers =
+      static_cast<unsigned>(std::min<std::int64_t>(tiles, device.num_sms / config.cluster_n));
+  const auto cluster = static_cast<unsigned>(config.cluster_n);
+  jit::launch(kernel,
+              {.grid = {cluster * walkers},
+               .block = {static_cast<unsigned>(config.threads())},
+               .cluster = {cluster},
+               .shared_bytes = config.shared_bytes()},
+              context, args);
+}
+
+}  // namespace fathom

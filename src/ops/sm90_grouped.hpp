@@ -1,0 +1,40 @@
+// Grouped matrix products on Hopper's tensor cores, for the ops that have an "sm90:wgmma" entry: which kernel
+// takes a problem, and its launch. See kernels/sm90/grouped_walk.cuh.
+#pragma once
+#include "ops/simt_grouped.hpp"
+#include "ops/sm90_gemm.hpp"
+
+namespace fathom {
+
+/// What is multiplied. The kernel depends on no count: these are read on the device.
+struct Sm90GroupedShape {
+  bool fp8 = true;  // e4m3 with scales; false: bf16
+  bool masked = false;
+  std::int64_t groups = 0;
+  std::int64_t rows = 0;  // of all groups; masked: max_m
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t expected_m =
+      0;  // rows of a group, where the caller knows; 0: as if all groups were full and alike
+};
+
+/// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
+Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
+/// The plan's decode kernels have their operands swapped.
+GemmPrefillConfig sm90_grouped_config(const Sm90GemmKernel& kernel);
+jit::Source sm90_grouped_source(const Sm90GemmKernel& kernel);
+
+/// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned one.
+std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
+
+/// Whether TMA can address rows of a and b, and b and b_scale are stacks.
+bool grouped_suits_tma(const GroupedTensors& tensors);
+
+Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context);
+/// The product by a kernel of the caller's choice; any kernel takes any problem. k is not 0, nor rows, nor n.
+void launch_sm90_grouped(const Sm90GemmKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
+                         const GroupedTensors& tensors, const Context& context);
+void run_sm90_grouped(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors,
+                      const Context& context);
+
+}  // namespace fathom

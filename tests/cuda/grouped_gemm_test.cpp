@@ -1,0 +1,209 @@
+// Grouped products on CUDA without a GPU: what is launched, what is planned, and what declines.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "cuda/device_context.hpp"
+#include "fake_driver.hpp"
+#include "fathom/engine/problems.hpp"
+#include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
+#include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
+#include "jit/nvrtc.hpp"
+#include "jit/scratch.hpp"
+#include "ops/kernels.hpp"
+#include "ops/op_test.hpp"
+#include "ops/sm90_grouped.hpp"
+
+namespace fathom {
+namespace {
+
+class GroupedOnFake : public testing::Test {
+ protected:
+  // Addresses that nobody may read: the fake driver runs nothing.
+  static TensorView view(DType dtype, std::initializer_list<std::int64_t> shape,
+                         std::uintptr_t address = 256) {
+    return TensorView::contiguous(reinterpret_cast<void*>(address), dtype, shape, {DeviceKind::cuda, 0});
+  }
+  Context context(const std::string& implementation) {
+    ContextOptions options;
+    options.force_implementation = implementation;
+    options.cache_dir = scratch_ / "cache";
+    return cuda::make_context(fake_.table(), 0, options);
+  }
+
+  jit::Scratch scratch_;
+  cuda::FakeDriver fake_;
+};
+
+TEST_F(GroupedOnFake, TheGeneralOneTakesWeightsFromAnywhere) {
+  jit::nvrtc();
+  std::vector<TensorView> weights;
+  for (std::uintptr_t g = 0; g < 150; ++g)
+    weights.push_back(view(DType::bf16, {33, 40}, 4096 + g * g * 4096));
+  EXPECT_FALSE(equally_spaced(weights));
+  const Context on_fake = context("cuda:simt");
+  m_grouped_bf16_gemm_nt({.a = view(DType::bf16, {150, 10, 40}),
+                          .b = weights,
+                          .rows = {.masked_m = view(DType::i32, {150})},
+                          .out = view(DType::f32, {150, 10, 33})},
+                         on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 3) << "64 groups a launch";
+  EXPECT_EQ(fake_.launched.grid_x, 150u);
+}
+
+TEST(SimtGrouped, ArgumentsAreThoseOfTheTensors) {
+  const TensorView a = TensorView::contiguous(reinterpret_cast<void*>(1024), DType::f8e4m3, {3, 70, 300});
+  TensorView scale = TensorView::contiguous(reinterpret_cast<void*>(1024), DType::f32, {3, 3, 72});
+  std::swap(scale.shape[1], scale.shape[2]);
+  std::swap(scale.stride[1], scale.stride[2]);
+  scale.data = reinterpret_cast<void*>(16);
+  const TensorView stacked =
+      TensorView::contiguous(reinterpret_cast<void*>(256), DType::f8e4m3, {3, 130, 300});
+  const auto b = split_groups(stacked);
+  EXPECT_TRUE(equally_spaced(b));
+  const auto b_scale =
+      split_groups(TensorView::contiguous(reinterpret_cast<void*>(1024), DType::f32, {3, 2, 3}));
+  const TensorView counts = TensorView::contiguous(reinterpret_cast<void*>(64), DType::i32, {3});
+  const SimtGroupedArgs args = simt_grouped_args(
+      GroupLayout::masked,
+      {.a = a,
+       .a_scale = scale,
+       .b = b,
+       .b_scale = b_scale,
+       .rows = {.masked_m = counts},
+       .out = TensorView::contiguous(reinterpret_cast<void*>(1024), DType::bf16, {3, 70, 130})});
+  EXPECT_EQ(args.layout, SimtGroupedArgs::masked);
+  EXPECT_EQ(args.gemm.m, 70);
+  EXPECT_EQ(args.gemm.n, 130);
+  EXPECT_EQ(args.a_block, 21000);
+  EXPECT_EQ(args.out_block, 9100);
+  EXPECT_EQ(args.a_scale_block, 216);
+  EXPECT_EQ(args.gemm.a_scale.row_stride, 1);
+  EXPECT_EQ(args.gemm.a_scale.group_stride, 72);
+  EXPECT_EQ(args.index, counts.as<const int>());
+}
+
+TEST(EquallySpaced, IsAStack) {
+  const TensorView stacked = TensorView::contiguous(reinterpret_cast<void*>(256), DType::bf16, {4, 3, 8});
+  auto groups = split_groups(stacked);
+  EXPECT_TRUE(equally_spaced(groups));
+  std::swap(groups[1], groups[2]);
+  EXPECT_FALSE(equally_spaced(groups));
+  std::swap(groups[1], groups[2]);
+  groups[3].stride[0] = 16;
+  EXPECT_FALSE(equally_spaced(groups));
+}
+
+Sm90GemmKernel grouped_plan(bool masked, std::int64_t groups, std::int64_t rows, std::int64_t n,
+                            std::int64_t k, std::int64_t expected, bool fp8 = true) {
+  return plan_sm90_grouped(
+      {.fp8 = fp8, .masked = masked, .groups = groups, .rows = rows, .n = n, .k = k, .expected_m = expected},
+      usual_device("sm_90a"));
+}
+
+TEST(Sm90Grouped, FewRowsSwapTheOperands) {
+  EXPECT_EQ(grouped_plan(true, 256, 64, 4096, 7168, 1).tile_m, 8);
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).tile_m, 32);
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).decode, 1);
+  EXPECT_EQ(grouped_plan(false, 256, 512, 4096, 7168, 0).tile_m, 8) << "two rows a group on average";
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 192).decode, 0);
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).decode, 0) << "as if all blocks were full";
+}
+
+TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
+  const Sm90GemmKernel kernel = grouped_plan(false, 4, 27136, 4096, 7168, 0);
+  EXPECT_GE(kernel.tile_m * kernel.tile_n, 128 * 192);
+  EXPECT_EQ(kernel.cluster_m, 1) << "two tiles of rows need not be of one group";
+  EXPECT_EQ(grouped_plan(false, 4, 27136, 128, 7168, 0).cluster_n, 1) << "no neighbour";
+}
+
+// Whatever the sizes: shared memory suffices and a name says all of a kernel.
+TEST(Sm90Grouped, EveryPlanFitsAndIsNamed) {
+  std::map<std::string, std::string> texts;
+  for (const bool fp8 : {true, false}) {
+    for (const bool masked : {true, false}) {
+      for (const std::int64_t groups : {1, 6, 32, 256}) {
+        for (const std::int64_t n : {1, 63, 576, 4096, 7168}) {
+          for (const std::int64_t k : {16, 2048, 7168}) {
+            for (const std::int64_t expected : {0, 1, 6, 11, 22, 43, 64, 128, 192, 1024, 20000}) {
+              const Sm90GemmKernel plan = grouped_plan(masked, groups, 4096, n, k, expected, fp8);
+              const jit::Source source = sm90_grouped_source(plan);
+              const auto [place, fresh] = texts.emplace(source.name, source.text);
+              EXPECT_TRUE(fresh || place->second == source.text) << source.name;
+              EXPECT_LE(sm90_grouped_config(plan).shared_bytes(),
+                        usual_device("sm_90a").shared_bytes_per_block);
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_LT(texts.size(), 24u) << "distinct kernels";
+}
+
+TEST(Sm90Grouped, ProblemsOfTheModelFindEveryKernel) {
+  std::set<std::string> listed;
+  for (const std::string& text : deepseek_v32_problems()) {
+    if (!text.starts_with("m_grouped_")) continue;
+    const std::string one[] = {text};
+    for (const jit::Source& source : kernel_sources(one, usual_device("sm_90a"))) listed.insert(source.name);
+  }
+  for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{4096, 7168}, {7168, 2048}}) {
+    for (std::int64_t rows = 1; rows <= 4096; ++rows) {
+      for (const bool masked : {true, false}) {
+        const std::string name =
+            sm90_grouped_source(grouped_plan(masked, 256, masked ? 4096 : 256 * rows, n, k, rows)).name;
+        EXPECT_TRUE(listed.contains(name)) << name << " for " << rows;
+      }
+    }
+  }
+}
+
+class Sm90GroupedOnFake : public GroupedOnFake {
+ protected:
+  MGroupedFp8GemmNtArgs args(std::int64_t groups, std::int64_t rows, std::int64_t n, std::int64_t k) {
+    weights_ = split_groups(view(DType::f8e4m3, {groups, n, k}));
+    scales_ = split_groups(view(DType::f32, {groups, (n + 127) / 128, (k + 127) / 128}));
+    return {.a = view(DType::f8e4m3, {groups, rows, k}),
+            .a_scale = view(DType::f32, {groups, rows, (k + 127) / 128}),
+            .b = weights_,
+            .b_scale = scales_,
+            .rows = {.masked_m = view(DType::i32, {groups}), .expected_m = 20},
+            .out = view(DType::bf16, {groups, rows, n})};
+  }
+  std::vector<TensorView> weights_;
+  std::vector<TensorView> scales_;
+};
+
+TEST_F(Sm90GroupedOnFake, LaunchesWhatThePlanSays) {
+  jit::nvrtc();
+  const Context on_fake = context("sm90:wgmma");
+  m_grouped_fp8_gemm_nt(args(32, 4096, 4096, 7168), on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 1);
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2);
+  EXPECT_EQ(fake_.launched.grid_x, 132u);
+  EXPECT_EQ(fake_.launched.block_x, 384u);
+  EXPECT_EQ(fake_.launch_attributes.size(), 0u);
+  m_grouped_fp8_gemm_nt(args(1, 20, 100, 256), on_fake);
+  EXPECT_EQ(fake_.launched.grid_x, 1u) << "no more blocks than tiles";
+  m_grouped_fp8_gemm_nt(args(3, 0, 100, 256), on_fake);
+  m_grouped_fp8_gemm_nt(args(3, 5, 0, 256), on_fake);
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2) << "nothing to do";
+}
+
+TEST_F(Sm90GroupedOnFake, SaysWhyItDeclines) {
+  const Context on_fake = context("sm90:wgmma");
+  MGroupedFp8GemmNtArgs other = args(3, 4, 64, 128);
+  std::swap(weights_[1], weights_[2]);
+  EXPECT_ERROR(NoImplementation, "b and b_scale of all groups equally far apart",
+               m_grouped_fp8_gemm_nt(other, on_fake));
+  EXPECT_ERROR(NoImplementation, "needs rows of a and b at multiples of 16 bytes",
+               m_grouped_fp8_gemm_nt(args(3, 4, 64, 100), on_fake));
+  fake_.devices[0].sm_major = 8;
+  EXPECT_ERROR(NoImplementation, "needs compute capability 9.0, got 8.0",
+               m_grouped_fp8_gemm_nt(args(3, 4, 64, 128), context("sm90:wgmma")));
+}
+
+}  // namespace
+}  // namespace fathom
