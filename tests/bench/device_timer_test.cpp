@@ -238,6 +238,25 @@ TEST(BenchBuffer, TheSameValuesOnEveryDevice) {
   EXPECT_EQ(std::memcmp(host->data(), device->data(), static_cast<std::size_t>(host->size())), 0);
 }
 
+// What a bench makes is what the op takes on a device: it gets as far as its kernels, of which there are
+// none.
+TEST(EveryBench, HandsTheOpTensorsOfTheDevice) {
+  FakeDriver driver;
+  ContextOptions options;
+  options.compile_mode = CompileMode::cached_only;
+  options.cache_dir = ::testing::TempDir() + "fathom_bench_no_kernels";
+  const Context context = cuda::make_context(driver.table(), 0, options);
+  for (const ListedProblem& problem : read_problems(FATHOM_SOURCE_DIR "/bench/problems/smoke.txt")) {
+    const BenchCase work = make_bench(problem.canonical, context);
+    try {
+      work.run(0);
+    } catch (const InvalidArgument& error) {
+      ADD_FAILURE() << problem.text << ": " << error.what();
+    } catch (const Error&) {  // no implementation for devices, or no kernel
+    }
+  }
+}
+
 // Every key of a problem reaches the op: the bench's own spelling is what ran.
 TEST_F(OnFakeDevice, BenchesPassEveryFieldOn) {
   for (const std::string problem :
