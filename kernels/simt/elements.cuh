@@ -58,4 +58,32 @@ __device__ __forceinline__ unsigned float_to_f8e4m3x2(float low, float high) {
 #endif
 }
 
+/// Element `index` of f32 or bf16 data.
+__device__ __forceinline__ float load_element(const void* data, int bf16, long long index) {
+  return bf16 ? bf16_to_float(static_cast<const unsigned short*>(data)[index]) : static_cast<const float*>(data)[index];
+}
+__device__ __forceinline__ void store_element(void* data, int bf16, long long index, float value) {
+  if (bf16) {
+    static_cast<unsigned short*>(data)[index] = float_to_bf16(value);
+  } else {
+    static_cast<float*>(data)[index] = value;
+  }
+}
+
+/// Four bytes at any address.
+__device__ __forceinline__ unsigned load_word(const void* from) {
+  if (reinterpret_cast<unsigned long long>(from) % 4 == 0) return *static_cast<const unsigned*>(from);
+  const auto* bytes = static_cast<const unsigned char*>(from);
+  return bytes[0] | static_cast<unsigned>(bytes[1]) << 8 | static_cast<unsigned>(bytes[2]) << 16 |
+         static_cast<unsigned>(bytes[3]) << 24;
+}
+__device__ __forceinline__ void store_word(void* to, unsigned word) {
+  if (reinterpret_cast<unsigned long long>(to) % 4 == 0) {
+    *static_cast<unsigned*>(to) = word;
+    return;
+  }
+  auto* bytes = static_cast<unsigned char*>(to);
+  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<unsigned char>(word >> 8 * i);
+}
+
 }  // namespace fathom::simt

@@ -20,8 +20,10 @@ inline std::int32_t int_at(const TensorView& t, std::int64_t i, std::int64_t j) 
   return t.as<const std::int32_t>()[i * t.step(0) + j * t.step(1)];
 }
 
-/// Every element is a slot below `slots` or -1.
+/// Every element is a slot below `slots` or -1. What is on a device cannot be looked at: its kernels pass
+/// over a value that means nothing.
 inline void expect_slots(const Expect& expect, const TensorView& slots, std::int64_t count) {
+  if (!on_host(expect.device)) return;
   for (std::int64_t i = 0; i < slots.size(0); ++i) {
     const std::int64_t slot = integer_at(slots, i);
     if (slot < -1 || slot >= count) {

@@ -9,6 +9,10 @@
 
 namespace fathom {
 
+/// Whether validate() may look at what tensors hold. What it does not see on a device, kernels pass over
+/// where it means nothing; the ops say how.
+inline bool on_host(Device device) { return device.kind == DeviceKind::host; }
+
 /// Throws InvalidArgument unless every condition holds; `op` and `argument` start the message. `device` is
 /// the context's, where every tensor of the call must be.
 struct Expect {

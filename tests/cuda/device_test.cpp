@@ -11,7 +11,7 @@
 #include "cuda/tensor_map.hpp"
 #include "fake_driver.hpp"
 #include "fathom/ops/rms_norm.hpp"
-#include "fathom/ops/top_k.hpp"
+#include "fathom/ops/scale.hpp"
 #include "ops/op_test.hpp"
 
 namespace fathom::cuda {
@@ -356,12 +356,9 @@ TEST(Dispatch, AnOpOfTheHostRefusesDeviceTensors) {
   };
   EXPECT_ERROR(
       NoImplementation,
-      "top_k: no implementation for cuda:0\n  cpu:simd: needs tensors in host memory, the context's device "
+      "scale: no implementation for cuda:0\n  cpu:simd: needs tensors in host memory, the context's device "
       "is cuda:0\n",
-      top_k({.scores = view(DType::f32, {2, 100}),
-             .lengths = view(DType::i32, {2}),
-             .out = view(DType::i32, {2, 10})},
-            context));
+      scale({.x = view(DType::f32, {2, 100}), .out = view(DType::f32, {2, 100})}, context));
   EXPECT_ERROR(
       InvalidArgument, "'x' must be in host memory, got a CUDA tensor",
       rms_norm(

@@ -46,7 +46,8 @@ struct CopyRowsArgs {
 ///   out   as x with `tokens` rows            f32 or bf16
 ///
 /// x and out may not overlap. Throws InvalidArgument if a shape or dtype differs or rows[t] is no row of x;
-/// nothing is written then.
+/// nothing is written then. On a device, where rows are not looked at, one that is no row of x leaves its
+/// token as it was.
 void copy_rows(const CopyRowsArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -52,7 +52,8 @@ struct IndexKeyStoreArgs {
 /// saturating. Pages may be strided.
 ///
 /// Throws InvalidArgument if a shape or dtype differs, ue8m0 is asked of an f32 cache, or a slot lies outside
-/// of the cache; nothing is written then.
+/// of the cache; nothing is written then. On a device, where slots are not looked at, such a token is
+/// skipped.
 void index_key_store(const IndexKeyStoreArgs& args, const Context& context);
 
 }  // namespace fathom

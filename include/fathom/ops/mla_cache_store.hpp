@@ -57,7 +57,8 @@ struct MlaCacheStoreArgs {
 /// Rows of the cache may be strided, a u8 cache at any alignment.
 ///
 /// Throws InvalidArgument if a shape or dtype differs, lora is no multiple of 128 with a u8 cache, or a slot
-/// lies outside of the cache; nothing is written then.
+/// lies outside of the cache; nothing is written then. On a device, where slots are not looked at, such a
+/// token is skipped.
 void mla_cache_store(const MlaCacheStoreArgs& args, const Context& context);
 
 }  // namespace fathom

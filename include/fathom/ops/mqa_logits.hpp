@@ -13,6 +13,7 @@ struct MqaLogitsProblem {
   std::int64_t heads = 64;
   std::int64_t head_dim = 128;
   DType q = DType::f8e4m3;
+  bool aligned = true;  // to 16 bytes, on a device; no part of the problem string
 
   template <class V>
   void fields(V& visit) {
@@ -48,9 +49,9 @@ struct MqaLogitsArgs {
 ///   last     [tokens]                   i32, exclusive; more than `keys` counts as `keys`
 ///   logits   [tokens, keys]             f32
 ///
-/// Heads are summed in ascending order in f32. A score depends on its query and its key alone and has the
-/// same bytes in paged_mqa_logits. Keys outside of every window are never read. Throws InvalidArgument if a
-/// shape or dtype differs.
+/// Heads are summed in f32 in a fixed order, ascending but for the tensor cores of a GPU. A score depends on
+/// its query and its key alone and has the same bytes in paged_mqa_logits by the same implementation. Keys
+/// outside of every window are never read. Throws InvalidArgument if a shape or dtype differs.
 void mqa_logits(const MqaLogitsArgs& args, const Context& context);
 
 }  // namespace fathom

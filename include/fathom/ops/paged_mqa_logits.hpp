@@ -15,6 +15,7 @@ struct PagedMqaLogitsProblem {
   std::int64_t head_dim = kIndexKeyDim;
   std::int64_t max_len = 4096;
   DType q = DType::f8e4m3;
+  bool aligned = true;  // to 16 bytes, on a device; no part of the problem string
 
   template <class V>
   void fields(V& visit) {
@@ -57,7 +58,8 @@ struct PagedMqaLogitsArgs {
 /// A score has the same bytes as in mqa_logits, whatever next_n, the batch, the schedule and the threads.
 /// Throws InvalidArgument if a shape or dtype differs, a length exceeds max_len or 64 * max_pages, a block
 /// table entry in use is no page of the cache, or the schedule was built for other lengths; nothing is
-/// written then.
+/// written then. On a device, where none of this is looked at, the schedule is not used, lengths end with the
+/// logits and the table, and keys of such a page have -infinity.
 void paged_mqa_logits(const PagedMqaLogitsArgs& args, const Context& context);
 
 }  // namespace fathom

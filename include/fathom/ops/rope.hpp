@@ -55,7 +55,7 @@ struct RopeArgs {
 ///   make_rope_table
 ///
 /// Throws InvalidArgument if a shape or dtype differs, the rotated elements leave the head, or a position is
-/// not in the table.
+/// not in the table. On a device, where positions are not looked at, such a token stays as it is.
 void rope(const RopeArgs& args, const Context& context);
 
 /// The rotation of a model. With `yarn` the frequencies are stretched and the table is scaled as Hugging Face

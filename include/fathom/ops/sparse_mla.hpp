@@ -57,7 +57,8 @@ struct SparseMlaArgs {
 /// ascending position, and a row's bytes depend on its q and its list of valid entries alone: not on the
 /// other rows, on padding or on the thread count. Slots that are not listed are never read. Throws
 /// InvalidArgument if a shape or dtype differs, softmax_scale is not finite, or an index is neither -1 nor a
-/// slot of the cache; nothing is written then.
+/// slot of the cache; nothing is written then. On a device, where indices are not looked at, such an index is
+/// no entry.
 void sparse_mla(const SparseMlaArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -57,7 +57,8 @@ struct TopKArgs {
 /// -infinity is a score like any other, and NaN ranks below it. Scores outside of a row's range are not read;
 /// none is read if length <= k. Rows are independent of one another and of the thread count. Throws
 /// InvalidArgument if a shape or dtype differs, a range leaves the row, a position that is selected or could
-/// be has no block table entry, or a request is none of the table's; nothing is written then.
+/// be has no block table entry, or a request is none of the table's; nothing is written then. On a device,
+/// where none of this is looked at, ranges end with the row and positions without an entry give -1.
 void top_k(const TopKArgs& args, const Context& context);
 
 }  // namespace fathom

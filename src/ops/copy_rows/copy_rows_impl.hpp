@@ -5,6 +5,7 @@
 namespace fathom {
 void copy_rows_ref(const CopyRowsProblem& problem, const CopyRowsArgs& args, const Context& context);
 void copy_rows_cpu(const CopyRowsProblem& problem, const CopyRowsArgs& args, const Context& context);
+void copy_rows_simt(const CopyRowsProblem& problem, const CopyRowsArgs& args, const Context& context);
 
 /// The row of x that token t takes.
 inline std::int64_t copy_rows_source(const CopyRowsArgs& args, std::int64_t t) {

@@ -11,8 +11,9 @@ namespace {
 
 using Impl = Implementation<HadamardProblem, HadamardArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", hadamard_simt_can_run, hadamard_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, hadamard_cpu},
     {"ref:any", always, hadamard_ref, /*fallback=*/true},
 };

@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyGatherProblem, IndexKeyGatherArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, index_key_gather_simt, /*fallback=*/false, DeviceKind::cuda},
     {"ref:any", always, index_key_gather_ref},  // a copy: nothing to be won by another form
 };
 
@@ -32,6 +33,7 @@ IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args, Device device) {
   }
   expect.tensor("lens", args.lens, {DType::i32}, {-1});
   expect.tensor("block_table", args.block_table, {DType::i32}, {problem.batch, -1});
+  if (!on_host(device)) return problem;
   std::int64_t total = 0;
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     const std::int64_t len = integer_at(args.lens, b);

@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyStoreProblem, IndexKeyStoreArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, index_key_store_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, index_key_store_cpu},
     {"ref:any", always, index_key_store_ref, /*fallback=*/true},
 };

@@ -7,4 +7,6 @@ void index_key_store_ref(const IndexKeyStoreProblem& problem, const IndexKeyStor
                          const Context& context);
 void index_key_store_cpu(const IndexKeyStoreProblem& problem, const IndexKeyStoreArgs& args,
                          const Context& context);
+void index_key_store_simt(const IndexKeyStoreProblem& problem, const IndexKeyStoreArgs& args,
+                          const Context& context);
 }  // namespace fathom

@@ -10,8 +10,9 @@ namespace {
 
 using Impl = Implementation<LayerNormProblem, LayerNormArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, layer_norm_cpu},
     {"ref:any", always, layer_norm_ref, /*fallback=*/true},
 };

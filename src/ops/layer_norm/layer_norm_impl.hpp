@@ -5,4 +5,5 @@
 namespace fathom {
 void layer_norm_ref(const LayerNormProblem& problem, const LayerNormArgs& args, const Context& context);
 void layer_norm_cpu(const LayerNormProblem& problem, const LayerNormArgs& args, const Context& context);
+void layer_norm_simt(const LayerNormProblem& problem, const LayerNormArgs& args, const Context& context);
 }  // namespace fathom

@@ -7,4 +7,6 @@ void mla_cache_store_ref(const MlaCacheStoreProblem& problem, const MlaCacheStor
                          const Context& context);
 void mla_cache_store_cpu(const MlaCacheStoreProblem& problem, const MlaCacheStoreArgs& args,
                          const Context& context);
+void mla_cache_store_simt(const MlaCacheStoreProblem& problem, const MlaCacheStoreArgs& args,
+                          const Context& context);
 }  // namespace fathom

@@ -2,6 +2,7 @@
 
 #include "ops/dispatch.hpp"
 #include "ops/mqa_logits/mqa_logits_impl.hpp"
+#include "ops/sm90_mqa.hpp"
 #include "ops/validate.hpp"
 
 namespace fathom {
@@ -10,6 +11,8 @@ namespace {
 using Impl = Implementation<MqaLogitsProblem, MqaLogitsArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", mqa_logits_sm90_can_run, mqa_logits_sm90, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, mqa_logits_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, mqa_logits_cpu},
     {"ref:any", always, mqa_logits_ref, /*fallback=*/true},
 };
@@ -18,11 +21,11 @@ MqaLogitsProblem validate(const MqaLogitsArgs& args, Device device) {
   const Expect expect{MqaLogitsProblem::op, device};
   expect.rank("q", args.q, 3);
   expect.rank("k", args.k, 2);
-  const MqaLogitsProblem problem{.tokens = args.q.size(0),
-                                 .keys = args.k.size(0),
-                                 .heads = args.q.size(1),
-                                 .head_dim = args.q.size(2),
-                                 .q = args.q.dtype};
+  MqaLogitsProblem problem{.tokens = args.q.size(0),
+                           .keys = args.k.size(0),
+                           .heads = args.q.size(1),
+                           .head_dim = args.q.size(2),
+                           .q = args.q.dtype};
   expect.tensor("q", args.q, {DType::f8e4m3, DType::f32}, {-1, -1, -1});
   expect.at_least("heads", problem.heads, 1);
   expect.at_least("head_dim", problem.head_dim, 1);
@@ -37,6 +40,8 @@ MqaLogitsProblem validate(const MqaLogitsArgs& args, Device device) {
   expect.tensor("first", args.first, {DType::i32}, {problem.tokens});
   expect.tensor("last", args.last, {DType::i32}, {problem.tokens});
   expect.tensor("logits", args.logits, {DType::f32}, {problem.tokens, problem.keys});
+  problem.aligned = on_host(device) || (suits_bulk_copies(args.q) && suits_bulk_copies(args.weights) &&
+                                        suits_bulk_copies(args.k));
   return problem;
 }
 

@@ -4,6 +4,7 @@
 #include "ops/dispatch.hpp"
 #include "ops/paged_mqa_logits/paged_mqa_logits_impl.hpp"
 #include "ops/paged_mqa_schedule/paged_mqa_schedule_impl.hpp"
+#include "ops/sm90_mqa.hpp"
 
 namespace fathom {
 namespace {
@@ -11,6 +12,9 @@ namespace {
 using Impl = Implementation<PagedMqaLogitsProblem, PagedMqaLogitsArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", paged_mqa_logits_sm90_can_run, paged_mqa_logits_sm90, /*fallback=*/false,
+     DeviceKind::cuda},
+    {"cuda:simt", always, paged_mqa_logits_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, paged_mqa_logits_cpu},
     {"ref:any", always, paged_mqa_logits_ref, /*fallback=*/true},
 };
@@ -38,6 +42,7 @@ void expect_schedule(const Expect& expect, const PagedMqaLogitsArgs& args) {
   expect.contiguous("schedule", args.schedule);
   const std::int64_t workers = args.schedule.size(0) - 1;
   expect.at_least("workers", workers, 1);
+  if (!on_host(expect.device)) return;  // nothing there reads it
   PagedMqaScheduleRows rows(args.context_lens, workers);
   for (std::int64_t w = 0; w <= workers; ++w) {
     const auto [request, split] = rows.next();
@@ -54,12 +59,12 @@ PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args, Device device) {
   const Expect expect{PagedMqaLogitsProblem::op, device};
   expect.rank("q", args.q, 4);
   expect.rank("logits", args.logits, 2);
-  const PagedMqaLogitsProblem problem{.batch = args.q.size(0),
-                                      .next_n = args.q.size(1),
-                                      .heads = args.q.size(2),
-                                      .head_dim = args.q.size(3),
-                                      .max_len = args.logits.size(1),
-                                      .q = args.q.dtype};
+  PagedMqaLogitsProblem problem{.batch = args.q.size(0),
+                                .next_n = args.q.size(1),
+                                .heads = args.q.size(2),
+                                .head_dim = args.q.size(3),
+                                .max_len = args.logits.size(1),
+                                .q = args.q.dtype};
   expect.tensor("q", args.q, {DType::f8e4m3, DType::f32}, {-1, -1, -1, -1});
   expect.at_least("heads", problem.heads, 1);
   expect.at_least("head_dim", problem.head_dim, 1);
@@ -70,8 +75,10 @@ PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args, Device device) {
   expect.tensor("context_lens", args.context_lens, {DType::i32}, {problem.batch, problem.next_n});
   expect.tensor("block_table", args.block_table, {DType::i32}, {problem.batch, -1});
   expect.tensor("logits", args.logits, {DType::f32}, {rows, -1});
-  expect_lengths(expect, problem, args);
+  if (on_host(device)) expect_lengths(expect, problem, args);
   if (args.schedule.given()) expect_schedule(expect, args);
+  problem.aligned = on_host(device) || (suits_bulk_copies(args.q) && suits_bulk_copies(args.weights) &&
+                                        suits_bulk_copies(args.cache));
   return problem;
 }
 

@@ -7,6 +7,8 @@
 namespace fathom {
 void paged_mqa_schedule_ref(const PagedMqaScheduleProblem& problem, const PagedMqaScheduleArgs& args,
                             const Context& context);
+void paged_mqa_schedule_simt(const PagedMqaScheduleProblem& problem, const PagedMqaScheduleArgs& args,
+                             const Context& context);
 
 /// The length that a request's splits must cover: the largest of its row of context_lens, at least 0.
 std::int64_t scheduled_keys(const TensorView& context_lens, std::int64_t request);

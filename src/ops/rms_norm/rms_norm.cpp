@@ -9,8 +9,9 @@ namespace {
 
 using Impl = Implementation<RmsNormProblem, RmsNormArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rms_norm_cpu},
     {"ref:any", always, rms_norm_ref, /*fallback=*/true},
 };

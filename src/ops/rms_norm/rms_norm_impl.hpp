@@ -5,4 +5,5 @@
 namespace fathom {
 void rms_norm_ref(const RmsNormProblem& problem, const RmsNormArgs& args, const Context& context);
 void rms_norm_cpu(const RmsNormProblem& problem, const RmsNormArgs& args, const Context& context);
+void rms_norm_simt(const RmsNormProblem& problem, const RmsNormArgs& args, const Context& context);
 }  // namespace fathom

@@ -15,8 +15,9 @@ namespace {
 
 using Impl = Implementation<RopeProblem, RopeArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", always, rope_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rope_cpu},
     {"ref:any", always, rope_ref, /*fallback=*/true},
 };
@@ -45,7 +46,7 @@ RopeProblem validate(const RopeArgs& args, Device device) {
                 std::to_string(args.offset));
   }
   const std::int64_t limit = args.cos_sin.size(0);
-  for (std::int64_t t = 0; t < problem.tokens; ++t) {
+  for (std::int64_t t = 0; on_host(device) && t < problem.tokens; ++t) {
     const std::int64_t position = rope_position(args.positions, t);
     if (position >= 0 && position < limit) continue;
     expect.fail("positions", "be in [0," + std::to_string(limit) + ")",

@@ -5,6 +5,7 @@
 namespace fathom {
 void rope_ref(const RopeProblem& problem, const RopeArgs& args, const Context& context);
 void rope_cpu(const RopeProblem& problem, const RopeArgs& args, const Context& context);
+void rope_simt(const RopeProblem& problem, const RopeArgs& args, const Context& context);
 
 /// Element t of positions, which is i32 or i64.
 inline std::int64_t rope_position(const TensorView& positions, std::int64_t t) {

@@ -5,6 +5,7 @@
 namespace fathom {
 void top_k_ref(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 void top_k_cpu(const TopKProblem& problem, const TopKArgs& args, const Context& context);
+void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 
 /// Writes what the transform makes of selected positions: one row at a time.
 class TopKWriter {

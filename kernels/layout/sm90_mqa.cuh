@@ -1,0 +1,33 @@
+// What the host and the Hopper kernel of the indexer's scores agree on. Compiled by both.
+#pragma once
+#include "layout/gemm.cuh"
+#include "layout/mqa.cuh"
+
+namespace fathom {
+
+/// A request is next_n query tokens that see keys of one sequence: paged calls have them, a ragged call is cut into
+/// them. Its keys come in tiles of 64: a page of the cache, or 64 neighbouring rows of k.
+struct Sm90MqaKernel {
+  TensorMap keys;  // [pages, 64, 128] or [keys, 128], boxes of 64 keys, 128-byte swizzle
+  TensorMap q;     // [requests, next_n, heads, 128] or [tokens, heads, 128], boxes of one token, 128-byte swizzle
+  PagedMqaLogitsKernel paged;
+  MqaLogitsKernel ragged;
+  int requests, next_n;
+  int stages;    // tiles of keys under way, a multiple of kSm90MqaGroups
+  int q_stages;  // requests under way
+};
+
+inline constexpr int kSm90MqaGroups = 3;  // warpgroups that score
+inline constexpr int kSm90MqaThreads = 128 * (kSm90MqaGroups + 1);
+inline constexpr int kSm90MqaRequests = 4096;  // at most: their tiles are counted in shared memory
+inline constexpr int kSm90MqaTile = kMqaKeys * 128;
+
+/// Shared memory of the parts, which follow each other in this order after a ring of `stages` tiles.
+inline constexpr int sm90_mqa_q_bytes(int rows) { return (rows * 128 + 1023) / 1024 * 1024; }
+inline constexpr int sm90_mqa_shared_bytes(int requests, int rows, int stages, int q_stages) {
+  const int ring = stages * (kSm90MqaTile + 4 * kMqaKeys + 16 + 16);  // keys, scales, what a tile is, two barriers
+  const int queries = q_stages * (sm90_mqa_q_bytes(rows) + 4 * rows + 16);
+  return 1024 + ring + queries + 4 * (requests + 4);
+}
+
+}  // namespace fathom

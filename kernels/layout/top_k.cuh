@@ -1,0 +1,38 @@
+// What the host and the top-k kernel agree on. Compiled by both.
+#pragma once
+#include "layout/cache.cuh"
+
+namespace fathom {
+
+enum class TopKKind : int { plain, paged, ragged };
+
+struct TopKKernel {
+  const float* scores;
+  long long scores_row;
+  SimtIntegers lengths;
+  SimtIntegers starts;    // no data: 0
+  SimtIntegers requests;  // no data: row / rows_per_request
+  SimtIntegers offsets;
+  BlockTable block_table;
+  int* out;
+  long long out_row;
+  long long rows, n, k;
+  long long rows_per_request;
+  TopKKind kind;
+};
+
+/// Scores among which the k largest are looked for in shared memory: a row as a whole, or what a sample of it
+/// lets through.
+inline constexpr int kTopKCandidates = 6144;
+/// Of a longer row no more than this may lie in the bits that say which scores a sample lets through.
+inline constexpr int kTopKLongestRow = 1 << 18;
+inline constexpr int kTopKSample = 4096;
+inline constexpr int kTopKBins = 2048;
+
+/// Dynamic shared memory of a kernel for rows of up to n scores.
+inline constexpr long long top_k_shared_bytes(long long n) {
+  const long long bits = n < kTopKLongestRow ? n : kTopKLongestRow;
+  return 8 * kTopKCandidates + 4 * kTopKBins + 4 * ((bits + 31) / 32 + 32);
+}
+
+}  // namespace fathom

@@ -1,0 +1,368 @@
+// The indexer's scores on Hopper's tensor cores: logits[row, j] = scale[j] * sum_h weight[row, h] * max(0, q[row, h] . k[j])
+// for FP8 queries and keys of 128 elements.
+//
+// Keys are the 64-row operand of the matrix instruction, the heads of one or two query tokens its columns: a warpgroup
+// multiplies a tile of 64 keys with every token of its request, so a key is fetched once whatever their number, and
+// the sum over heads stays in registers but for two exchanges. All tiles of all requests are dealt to the blocks in
+// equal runs, from the lengths themselves: there is no schedule that could be stale. A score is computed in one way
+// only, whatever the call, the run and the tokens that share an instruction.
+#pragma once
+#include "layout/sm90_mqa.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/memory.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+
+namespace fathom {
+
+template <int kHeads, bool kRagged>
+struct Sm90Mqa {
+  struct Tile {
+    int request;
+    int tile;     // of the sequence
+    int segment;  // of this block's run: the number of its request
+    int there;    // 0: a page that is none of the cache's
+  };
+
+  const Sm90MqaKernel& args;
+  u32 ring, ring_low, queries, queries_low;  // shared addresses and descriptors
+  float* scales;   // [stages][64]
+  Tile* tiles;     // [stages]
+  float* weights;  // [q_stages][next_n * heads]
+  int* before;     // tiles of all requests before each, [requests + 1]
+  u32 barriers;    // full[stages], empty[stages], q_full[q_stages], q_empty[q_stages]
+  int rows;        // next_n * heads
+  int begin, end;  // this block's tiles
+
+  __device__ Sm90Mqa(const Sm90MqaKernel& arguments, u8* shared) : args(arguments) {
+    rows = args.next_n * kHeads;
+    const u32 base = ptx::shared_address(shared);
+    ring = (base + 1023) & ~1023u;
+    u8* start = shared + (ring - base);
+    u8* at = start + args.stages * kSm90MqaTile;
+    queries = ptx::shared_address(at);
+    at += args.q_stages * sm90_mqa_q_bytes(rows);
+    scales = reinterpret_cast<float*>(at);
+    at += args.stages * kMqaKeys * 4;
+    weights = reinterpret_cast<float*>(at);
+    at += args.q_stages * rows * 4;
+    tiles = reinterpret_cast<Tile*>(at);
+    at += args.stages * 16;
+    barriers = ptx::shared_address(at);
+    at += 16 * (args.stages + args.q_stages);
+    before = reinterpret_cast<int*>(at);
+    ring_low = ptx::wgmma_descriptor_low(ring);
+    queries_low = ptx::wgmma_descriptor_low(queries);
+  }
+
+  __device__ u32 full(int stage) const { return barriers + 8 * stage; }
+  __device__ u32 empty(int stage) const { return barriers + 8 * (args.stages + stage); }
+  __device__ u32 q_full(int stage) const { return barriers + 8 * (2 * args.stages + stage); }
+  __device__ u32 q_empty(int stage) const { return barriers + 8 * (2 * args.stages + args.q_stages + stage); }
+
+  __device__ const MqaQueries& query_args() const { return kRagged ? args.ragged.q : args.paged.q; }
+  __device__ long long columns() const { return kRagged ? args.ragged.keys : args.paged.max_len; }
+  __device__ float* logits(long long row) const {
+    return kRagged ? args.ragged.logits + row * args.ragged.logits_row : args.paged.logits + row * args.paged.logits_row;
+  }
+  /// The keys that a row sees, [first, last) within the columns.
+  struct Window {
+    int first, last;
+  };
+  __device__ Window window(int request, int token) const {
+    int first = 0;
+    int last = 0;
+    if constexpr (kRagged) {
+      const long long row = static_cast<long long>(request) * args.next_n + token;
+      if (row >= args.ragged.q.rows) return {0, 0};
+      first = max(static_cast<const int*>(args.ragged.first.data)[row * args.ragged.first.step], 0);
+      last = static_cast<const int*>(args.ragged.last.data)[row * args.ragged.last.step];
+    } else {
+      const PagedMqaLogitsKernel& paged = args.paged;
+      last = paged.context_lens[request * paged.lens_row + token * paged.lens_step];
+    }
+    last = static_cast<int>(min(static_cast<long long>(last), columns()));
+    return first < last ? Window{first, last} : Window{0, 0};
+  }
+  /// The tiles of a request, [first, last).
+  __device__ Window tiles_of(int request) const {
+    int first = 0x7fffffff;
+    int last = 0;
+    for (int i = 0; i < args.next_n; ++i) {
+      const Window seen = window(request, i);
+      if (seen.first == seen.last) continue;
+      first = min(first, seen.first / kMqaKeys);
+      last = max(last, (seen.last + kMqaKeys - 1) / kMqaKeys);
+    }
+    if (!kRagged) last = static_cast<int>(min(static_cast<long long>(last), args.paged.block_table.pages));
+    return first < last ? Window{first, last} : Window{0, 0};
+  }
+
+  /// All threads: counts the tiles and takes this block's share of them.
+  __device__ void share_out() {
+    __shared__ int sums[kSm90MqaThreads / 32];
+    const int thread = static_cast<int>(threadIdx.x);
+    int total = 0;
+    for (int first = 0; first < args.requests; first += kSm90MqaThreads) {
+      int sum = 0;
+      if (first + thread < args.requests) {
+        const Window range = tiles_of(first + thread);
+        sum = range.last - range.first;
+      }
+      const int mine = sum;
+      for (int lanes = 1; lanes < 32; lanes *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, lanes);
+        if (thread % 32 >= lanes) sum += other;
+      }
+      if (thread % 32 == 31) sums[thread / 32] = sum;
+      __syncthreads();
+      int offset = total;
+      for (int w = 0; w < kSm90MqaThreads / 32; ++w) {
+        offset += w < thread / 32 ? sums[w] : 0;
+        total += sums[w];
+      }
+      if (first + thread < args.requests) before[first + thread] = offset + sum - mine;
+      __syncthreads();
+    }
+    if (thread == 0) before[args.requests] = total;
+    begin = static_cast<int>(static_cast<i64>(total) * blockIdx.x / gridDim.x);
+    end = static_cast<int>(static_cast<i64>(total) * (blockIdx.x + 1) / gridDim.x);
+    __syncthreads();
+  }
+  /// The request of a tile.
+  __device__ int request_of(int tile) const {
+    int low = 0;
+    int high = args.requests;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (before[middle] <= tile ? low : high) = middle;
+    }
+    return low;
+  }
+
+  __device__ void load_queries(int request, int segment) const {
+    const int stage = segment % args.q_stages;
+    if (segment >= args.q_stages) ptx::mbarrier_wait(q_empty(stage), (segment / args.q_stages - 1) & 1);
+    const MqaQueries& q = query_args();
+    const int tokens = kRagged ? static_cast<int>(min(static_cast<long long>(args.next_n), q.rows - static_cast<long long>(request) * args.next_n))
+                               : args.next_n;
+    ptx::mbarrier_arrive_expect_tx(q_full(stage), static_cast<u32>(tokens * kHeads * (128 + 4)));
+    for (int i = 0; i < tokens; ++i) {
+      const u32 to = queries + stage * sm90_mqa_q_bytes(rows) + i * kHeads * 128;
+      const int row = request * args.next_n + i;
+      if constexpr (kRagged) {
+        ptx::cp_async_bulk_tensor_3d(to, &args.q, q_full(stage), 0, 0, row, ptx::kEvictNormal);
+      } else {
+        ptx::cp_async_bulk_tensor_4d(to, &args.q, q_full(stage), 0, 0, i, request, ptx::kEvictNormal);
+      }
+      ptx::cp_async_bulk(ptx::shared_address(weights + stage * rows + i * kHeads), q.weights + row * q.weights_row,
+                         kHeads * 4, q_full(stage));
+    }
+  }
+  __device__ void load_keys(int stage, const Tile& tile, int page) const {
+    tiles[stage] = tile;
+    if (!tile.there) {
+      ptx::mbarrier_arrive(full(stage));
+      return;
+    }
+    const u32 to = ring + stage * kSm90MqaTile;
+    if constexpr (kRagged) {
+      ptx::mbarrier_arrive_expect_tx(full(stage), kSm90MqaTile);
+      ptx::cp_async_bulk_tensor_2d(to, &args.keys, full(stage), 0, tile.tile * kMqaKeys, ptx::kEvictNormal);
+    } else {
+      ptx::mbarrier_arrive_expect_tx(full(stage), kSm90MqaTile + 4 * kMqaKeys);
+      ptx::cp_async_bulk_tensor_3d(to, &args.keys, full(stage), 0, 0, page, ptx::kEvictFirst);
+      const u8* from = static_cast<const u8*>(args.paged.cache.data) + page * args.paged.cache.page + kSm90MqaTile;
+      ptx::cp_async_bulk(ptx::shared_address(scales + stage * kMqaKeys), from, 4 * kMqaKeys, full(stage));
+    }
+  }
+
+  /// One warp: this block's tiles, one after the other. Page numbers are looked up 32 at a time.
+  __device__ void produce() const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int stage = 0;
+    int round = 0;
+    int segment = 0;
+    for (int at = begin, request = begin < end ? request_of(begin) : 0; at < end; ++segment) {
+      while (before[request + 1] <= at) ++request;
+      if (lane == 0) load_queries(request, segment);
+      const int stop = min(end, before[request + 1]);
+      const int first = kRagged ? tiles_of(request).first : 0;
+      for (; at < stop; at += 32) {
+        const int tile = first + at - before[request];
+        int page = -1;
+        if (!kRagged && at + lane < stop) {
+          const BlockTable& table = args.paged.block_table;
+          page = table.data[request * table.row + (tile + lane) * table.step];
+          if (page >= args.paged.cache.pages) page = -1;
+        }
+        const int count = min(32, stop - at);
+        for (int i = 0; i < count; ++i) {
+          const int one = __shfl_sync(~0u, page, i);
+          if (lane == 0) {
+            if (round > 0) ptx::mbarrier_wait(empty(stage), (round - 1) & 1);
+            load_keys(stage, {request, tile + i, segment, kRagged || one >= 0}, one);
+          }
+          if (++stage == args.stages) {
+            stage = 0;
+            ++round;
+          }
+        }
+      }
+      at = stop;
+    }
+  }
+
+  /// Three warps fill what no tile covers.
+  __device__ void fill() const {
+    constexpr int kColumns = 1024;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32 % 4 - 1;
+    const unsigned chunks = static_cast<unsigned>((columns() + kColumns - 1) / kColumns);
+    const unsigned units = static_cast<unsigned>(query_args().rows) * chunks;
+    for (unsigned unit = blockIdx.x * 3 + warp; unit < units; unit += gridDim.x * 3) {
+      const unsigned row = unit / chunks;
+      const int from = static_cast<int>(unit % chunks) * kColumns;
+      const int to = static_cast<int>(min(static_cast<long long>(from) + kColumns, columns()));
+      const int request = static_cast<int>(row / static_cast<unsigned>(args.next_n));
+      Window covered{0, (before[request + 1] - before[request]) * kMqaKeys};
+      if (kRagged && covered.last > 0) {
+        covered.first = tiles_of(request).first * kMqaKeys;
+        covered.last += covered.first;
+      }
+      float* out = logits(row);
+      for (int j = from + lane; j < min(to, covered.first); j += 32) out[j] = __uint_as_float(0xff800000u);
+      for (int j = max(from, covered.last) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
+    }
+  }
+
+  /// kTokens tokens of a request, from `token` on, against the tile in `stage`.
+  template <int kTokens>
+  __device__ void score(const Tile& tile, int stage, int token, const float (&scale)[2]) const {
+    constexpr int kN = kTokens * kHeads;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int q_stage = tile.segment % args.q_stages;
+    float d[kN / 2];
+    const u32 a = ring_low + stage * (kSm90MqaTile / 16);
+    const u32 b = queries_low + (q_stage * sm90_mqa_q_bytes(rows) + token * kHeads * 128) / 16;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::Wgmma<true, kN>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
+    }
+    ptx::wgmma_commit_group();
+    // Lane i of four stores the scores of key row 8 * (i % 2) and token i / 2.
+    const int which = lane % 4;
+    const bool stores = which < 2 * kTokens;
+    const int mine = token + (stores ? which / 2 : 0);
+    const Window seen = window(tile.request, mine);
+    const float* weight = weights + q_stage * rows + token * kHeads + 2 * (lane % 4);
+    ptx::wgmma_wait_group<0>();
+    for (float& value : d) ptx::keep(value);
+    float value = 0;
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      float sum[2] = {0, 0};
+#pragma unroll
+      for (int j = 0; j < kHeads / 8; ++j) {
+        const float2 w = *reinterpret_cast<const float2*>(weight + t * kHeads + 8 * j);
+        const int at = 4 * (t * kHeads / 8 + j);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          sum[h] = __fmaf_rn(w.x, fmaxf(d[at + 2 * h], 0.0f), sum[h]);
+          sum[h] = __fmaf_rn(w.y, fmaxf(d[at + 2 * h + 1], 0.0f), sum[h]);
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+        if (which == 2 * t + h) value = sum[h] * scale[h];
+      }
+    }
+    const int j = tile.tile * kMqaKeys + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4 + 8 * (which % 2);
+    const long long row = static_cast<long long>(tile.request) * args.next_n + mine;
+    if (stores && j < columns() && row < query_args().rows) {
+      logits(row)[j] = tile.there && j >= seen.first && j < seen.last ? value : __uint_as_float(0xff800000u);
+    }
+  }
+
+  /// A warpgroup: every third tile.
+  __device__ void consume(int group) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
+    int segment = 0;  // whose queries this group still holds
+    int stage = group;
+    int parity = 0;
+    for (int at = begin + group; at < end; at += kSm90MqaGroups) {
+      ptx::mbarrier_wait(full(stage), parity);
+      const Tile tile = tiles[stage];
+      for (; segment < tile.segment; ++segment) release_queries(segment);
+      ptx::mbarrier_wait(q_full(segment % args.q_stages), segment / args.q_stages & 1);
+      float scale[2];
+      for (int h = 0; h < 2; ++h) {
+        if constexpr (kRagged) {
+          const long long j = static_cast<long long>(tile.tile) * kMqaKeys + key + 8 * h;
+          scale[h] = j < args.ragged.keys ? args.ragged.k_scale[j] : 0;
+        } else {
+          scale[h] = scales[stage * kMqaKeys + key + 8 * h];
+        }
+      }
+      int token = 0;
+      if constexpr (kHeads <= 64) {
+        for (; token + 2 <= args.next_n; token += 2) score<2>(tile, stage, token, scale);
+      }
+      for (; token < args.next_n; ++token) score<1>(tile, stage, token, scale);
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(empty(stage));
+      stage += kSm90MqaGroups;
+      if (stage >= args.stages) {
+        stage -= args.stages;
+        parity ^= 1;
+      }
+    }
+    // The producer may still want the places of requests of which this group has no tile.
+    for (int request = begin < end ? request_of(begin) : args.requests, index = 0;
+         request < args.requests && before[request] < end; ++request) {
+      if (before[request + 1] == before[request]) continue;
+      if (index++ >= segment) release_queries(segment++);
+    }
+  }
+  __device__ void release_queries(int segment) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(q_empty(segment % args.q_stages));
+  }
+
+  __device__ void run() {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < args.stages; ++i) {
+        ptx::mbarrier_init(full(i), 1);
+        ptx::mbarrier_init(empty(i), 4);
+      }
+      for (int i = 0; i < args.q_stages; ++i) {
+        ptx::mbarrier_init(q_full(i), 1);
+        ptx::mbarrier_init(q_empty(i), 4 * kSm90MqaGroups);
+      }
+      ptx::fence_mbarrier_init();
+      ptx::prefetch_tensormap(&args.keys);
+      ptx::prefetch_tensormap(&args.q);
+    }
+    share_out();
+    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+    if (group < kSm90MqaGroups) {
+      consume(group);
+    } else if (threadIdx.x / 32 % 4 == 0) {
+      produce();
+    } else {
+      fill();
+    }
+  }
+};
+
+template <int kHeads, bool kRagged>
+__device__ void sm90_mqa(const Sm90MqaKernel& args) {
+  extern __shared__ u8 shared[];
+  Sm90Mqa<kHeads, kRagged>(args, shared).run();
+}
+
+}  // namespace fathom

@@ -1,0 +1,49 @@
+#include "cuda/device_context.hpp"
+#include "ops/mqa_kernels.hpp"
+#include "ops/mqa_logits/mqa_logits_impl.hpp"
+#include "ops/simt_kernel.hpp"
+#include "ops/sm90_mqa.hpp"
+
+namespace fathom {
+namespace {
+
+Sm90MqaShape shape_of(const MqaLogitsProblem& problem) {
+  const std::int64_t tokens = sm90_mqa_tokens(problem.heads);
+  return {.ragged = true,
+          .f8 = problem.q == DType::f8e4m3,
+          .aligned = problem.aligned,
+          .heads = problem.heads,
+          .head_dim = problem.head_dim,
+          .requests = (problem.tokens + tokens - 1) / tokens,
+          .next_n = tokens,
+          .columns = problem.keys};
+}
+
+}  // namespace
+
+Verdict mqa_logits_sm90_can_run(const MqaLogitsProblem& problem, const Context& context) {
+  return sm90_mqa_verdict(shape_of(problem), cuda::device_context(context).info());
+}
+
+void mqa_logits_sm90(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context) {
+  if (problem.tokens == 0 || problem.keys == 0) return;
+  Sm90MqaKernel kernel{};
+  kernel.ragged = {.q = mqa_queries(args.q, args.weights),
+                   .k = args.k.data,
+                   .k_row = args.k.step(0),
+                   .k_scale = args.k_scale.as<const float>(),
+                   .first = simt_integers(args.first),
+                   .last = simt_integers(args.last),
+                   .logits = args.logits.as<float>(),
+                   .logits_row = args.logits.step(0),
+                   .keys = problem.keys};
+  run_sm90_mqa(shape_of(problem), kernel, args.k, args.q, context);
+}
+
+std::vector<jit::Source> mqa_logits_sm90_kernels(const MqaLogitsProblem& problem,
+                                                 const cuda::DeviceInfo& device) {
+  if (sm90_mqa_verdict(shape_of(problem), device)) return {};
+  return {sm90_mqa_source({static_cast<std::int32_t>(problem.heads), 1})};
+}
+
+}  // namespace fathom

@@ -1,0 +1,55 @@
+#include "ops/cache_kernels.hpp"
+#include "ops/kernels.hpp"
+#include "ops/mqa_kernels.hpp"
+#include "ops/paged_mqa_logits/paged_mqa_logits_impl.hpp"
+#include "ops/simt_kernel.hpp"
+
+namespace fathom {
+namespace {
+
+struct Plan {
+  std::int32_t f32;
+};
+
+jit::Source source(const Plan& plan) {
+  const std::string element = plan.f32 ? "F32" : "F8";
+  return simt_source({.name = plan.f32 ? "paged_mqa_logits.simt_f32" : "paged_mqa_logits.simt_f8",
+                      .header = "simt/mqa.cuh",
+                      .function = "simt::paged_mqa_logits<fathom::simt::Mqa" + element + ">",
+                      .args = "PagedMqaLogitsKernel",
+                      .args_bytes = sizeof(PagedMqaLogitsKernel),
+                      .blocks = 3});
+}
+
+Plan plan_of(const PagedMqaLogitsProblem& problem) { return {problem.q == DType::f32}; }
+
+}  // namespace
+
+// Every block finds its keys by the lengths alone: there is no schedule that could be stale.
+void paged_mqa_logits_simt(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
+                           const Context& context) {
+  const std::int64_t rows = problem.batch * problem.next_n;
+  if (rows == 0 || problem.max_len == 0) return;
+  const PagedMqaLogitsKernel kernel{.q = mqa_queries(args.q, args.weights),
+                                    .cache = index_cache_view(args.cache),
+                                    .block_table = block_table_view(args.block_table),
+                                    .context_lens = args.context_lens.as<const int>(),
+                                    .lens_row = args.context_lens.step(0),
+                                    .lens_step = args.context_lens.step(1),
+                                    .logits = args.logits.as<float>(),
+                                    .logits_row = args.logits.step(0),
+                                    .max_len = problem.max_len};
+  const auto pages = static_cast<unsigned>((problem.max_len + kMqaKeys - 1) / kMqaKeys);
+  jit::launch(jit::kernel(context, source, plan_of(problem)),
+              {.grid = {pages, simt_blocks(rows, 1, kGridAxis)}, .block = {kRowThreads}}, context, kernel);
+}
+
+KernelSources paged_mqa_logits_kernels;
+std::vector<jit::Source> paged_mqa_logits_kernels(std::string_view text, const cuda::DeviceInfo& device) {
+  const auto problem = parse_problem<PagedMqaLogitsProblem>(text);
+  std::vector<jit::Source> sources = paged_mqa_logits_sm90_kernels(problem, device);
+  sources.push_back(source(plan_of(problem)));
+  return sources;
+}
+
+}  // namespace fathom

@@ -1,0 +1,49 @@
+#include "cuda/device_context.hpp"
+#include "ops/cache_kernels.hpp"
+#include "ops/mqa_kernels.hpp"
+#include "ops/paged_mqa_logits/paged_mqa_logits_impl.hpp"
+#include "ops/sm90_mqa.hpp"
+
+namespace fathom {
+namespace {
+
+Sm90MqaShape shape_of(const PagedMqaLogitsProblem& problem) {
+  return {.ragged = false,
+          .f8 = problem.q == DType::f8e4m3,
+          .aligned = problem.aligned,
+          .heads = problem.heads,
+          .head_dim = problem.head_dim,
+          .requests = problem.batch,
+          .next_n = problem.next_n,
+          .columns = problem.max_len};
+}
+
+}  // namespace
+
+Verdict paged_mqa_logits_sm90_can_run(const PagedMqaLogitsProblem& problem, const Context& context) {
+  return sm90_mqa_verdict(shape_of(problem), cuda::device_context(context).info());
+}
+
+void paged_mqa_logits_sm90(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
+                           const Context& context) {
+  if (problem.batch * problem.next_n == 0 || problem.max_len == 0) return;
+  Sm90MqaKernel kernel{};
+  kernel.paged = {.q = mqa_queries(args.q, args.weights),
+                  .cache = index_cache_view(args.cache),
+                  .block_table = block_table_view(args.block_table),
+                  .context_lens = args.context_lens.as<const int>(),
+                  .lens_row = args.context_lens.step(0),
+                  .lens_step = args.context_lens.step(1),
+                  .logits = args.logits.as<float>(),
+                  .logits_row = args.logits.step(0),
+                  .max_len = problem.max_len};
+  run_sm90_mqa(shape_of(problem), kernel, args.cache, args.q, context);
+}
+
+std::vector<jit::Source> paged_mqa_logits_sm90_kernels(const PagedMqaLogitsProblem& problem,
+                                                       const cuda::DeviceInfo& device) {
+  if (sm90_mqa_verdict(shape_of(problem), device)) return {};
+  return {sm90_mqa_source({static_cast<std::int32_t>(problem.heads), 0})};
+}
+
+}  // namespace fathom

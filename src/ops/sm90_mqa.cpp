@@ -1,0 +1,121 @@
+#include "ops/sm90_mqa.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "cuda/device_context.hpp"
+#include "cuda/tensor_map.hpp"
+#include "jit/kernel_cache.hpp"
+
+namespace fathom {
+namespace {
+
+// The map of u8 data with these sizes, innermost first: boxes of `rows` rows of 128 bytes.
+TensorMap encode(const TensorView& tensor, std::initializer_list<std::int64_t> sizes,
+                 std::initializer_list<std::int64_t> strides, std::int64_t rows, const Context& context) {
+  cuda::TensorMapSpec spec{.data = tensor.data,
+                           .type = cuda::TensorMapType::u8,
+                           .rank = static_cast<int>(sizes.size()),
+                           .size = {},
+                           .stride_bytes = {},
+                           .box = {128, rows, 1, 1, 1},
+                           .swizzle = cuda::TensorMapSwizzle::bytes_128};
+  std::ranges::copy(sizes, spec.size.begin());
+  std::ranges::copy(strides, spec.stride_bytes.begin() + 1);
+  for (std::size_t axis = 1; axis < sizes.size(); ++axis) {
+    if (spec.size[axis] == 1) spec.stride_bytes[axis] = 128;  // never used, and must be valid
+  }
+  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+}
+
+}  // namespace
+
+std::int64_t sm90_mqa_tokens(std::int64_t heads) { return std::clamp<std::int64_t>(256 / heads, 1, 8); }
+
+jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
+  return {fmt::format("{}.sm90_h{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads),
+          fmt::format("#include \"sm90/mqa.cuh\"\n"
+                      "extern \"C\" __global__ void __launch_bounds__(fathom::kSm90MqaThreads, 1)\n"
+                      "fathom_kernel(const __grid_constant__ fathom::Sm90MqaKernel args) {{\n"
+                      "  static_assert(sizeof(fathom::Sm90MqaKernel) == {});\n"
+                      "  fathom::sm90_mqa<{}, {}>(args);\n}}\n",
+                      sizeof(Sm90MqaKernel), plan.heads, plan.ragged != 0)};
+}
+
+Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
+  constexpr int kMost = 15;  // more than what is under way in the memory's latency
+  for (const int q_stages : {2, 1}) {
+    for (int stages = kMost; stages >= 2 * kSm90MqaGroups; stages -= kSm90MqaGroups) {
+      const int bytes = sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
+                                              static_cast<int>(shape.next_n * shape.heads), stages, q_stages);
+      if (bytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
+    }
+  }
+  return {};
+}
+
+Verdict sm90_mqa_verdict(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
+  if (device.sm() != 90) {
+    return decline(fmt::format("needs compute capability 9.0, got {}.{}", device.sm_major, device.sm_minor));
+  }
+  if (!shape.f8) return decline("needs q of f8e4m3, got f32");
+  if (shape.head_dim != 128) return decline("needs a head_dim of 128, got " + std::to_string(shape.head_dim));
+  const auto known = {8, 16, 32, 64, 128};
+  if (std::ranges::find(known, shape.heads) == known.end())
+    return decline("needs 8, 16, 32, 64 or 128 heads, got " + std::to_string(shape.heads));
+  if (!shape.aligned)
+    return decline("needs q, weights and keys at multiples of 16 bytes with such strides, got others");
+  if (shape.requests > kSm90MqaRequests) {
+    return decline(fmt::format(
+        "needs up to {} {}, got {}", kSm90MqaRequests,
+        shape.ragged ? "groups of " + std::to_string(shape.next_n) + " tokens" : "requests", shape.requests));
+  }
+  if (shape.next_n > 1024 || sm90_mqa_stages(shape, device).stages == 0)
+    return decline("needs a next_n that fits shared memory, got " + std::to_string(shape.next_n));
+  constexpr std::int64_t kMostColumns = std::int64_t{1} << 30;
+  if (shape.columns > kMostColumns)
+    return decline("needs up to 2^30 columns of logits, got " + std::to_string(shape.columns));
+  return accept;
+}
+
+void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorView& keys, const TensorView& q,
+                  const Context& context) {
+  const jit::Kernel& kernel = jit::kernel(context, sm90_mqa_source,
+                                          Sm90MqaPlan{static_cast<std::int32_t>(shape.heads), shape.ragged});
+  if (context.compile_mode() == CompileMode::compile_only) return;
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
+  const Sm90MqaStages stages = sm90_mqa_stages(shape, device);
+  args.requests = static_cast<int>(shape.requests);
+  args.next_n = static_cast<int>(shape.next_n);
+  args.stages = stages.stages;
+  args.q_stages = stages.q_stages;
+  if (shape.ragged) {
+    args.keys = encode(keys, {128, keys.size(0)}, {keys.step(0)}, kMqaKeys, context);
+    args.q = encode(q, {128, shape.heads, q.size(0)}, {q.step(1), q.step(0)}, shape.heads, context);
+  } else {
+    args.keys = encode(keys, {128, kMqaKeys, keys.size(0)}, {128, keys.step(0)}, kMqaKeys, context);
+    args.q = encode(q, {128, shape.heads, shape.next_n, shape.requests}, {q.step(2), q.step(1), q.step(0)},
+                    shape.heads, context);
+  }
+  jit::launch(kernel,
+              {.grid = {static_cast<unsigned>(device.num_sms)},
+               .block = {kSm90MqaThreads},
+               .shared_bytes = stages.shared_bytes},
+              context, args);
+}
+
+bool suits_bulk_copies(const TensorView& tensor) {
+  if (reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0) return false;
+  for (int axis = 0; axis + 1 < tensor.rank; ++axis) {
+    const std::int64_t bytes = tensor.step(axis) * size_of(tensor.dtype);
+    if (tensor.size(axis) > 1 && (bytes % 16 != 0 || bytes <= 0 || bytes >= std::int64_t{1} << 40))
+      return false;
+  }
+  return true;
+}
+
+}  // namespace fathom

@@ -1,0 +1,63 @@
+#include "layout/sparse_mla.cuh"
+#include "ops/kernels.hpp"
+#include "ops/simt_kernel.hpp"
+#include "ops/sparse_mla/sparse_mla_impl.hpp"
+
+namespace fathom {
+namespace {
+
+jit::Source source(const OneForm&) {
+  return simt_source({.name = "sparse_mla.simt",
+                      .header = "simt/sparse_mla.cuh",
+                      .function = "simt::sparse_mla",
+                      .args = "SparseMlaKernel",
+                      .args_bytes = sizeof(SparseMlaKernel),
+                      .blocks = 2});
+}
+
+constexpr std::int64_t kMostColumns =
+    736;  // of q and of an entry: what the shared memory of every device holds
+static_assert(mla_shared_bytes(kMostColumns) <= 96 << 10);
+
+}  // namespace
+
+Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context&) {
+  const std::int64_t width = problem.lora + problem.rope_dim;
+  if (width <= kMostColumns) return accept;
+  return decline("needs q of up to " + std::to_string(kMostColumns) + " columns, got " +
+                 std::to_string(width));
+}
+
+void sparse_mla_simt(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
+  if (problem.tokens == 0 || problem.heads == 0) return;
+  const SparseMlaKernel kernel{.q = simt_rows(args.q),
+                               .out = simt_rows(args.out),
+                               .cache = args.cache.data,
+                               .cache_row = args.cache.step(0) * size_of(problem.cache),
+                               .slots = args.cache.size(0),
+                               .indices = args.indices.as<const int>(),
+                               .indices_row = args.indices.step(0),
+                               .tokens = problem.tokens,
+                               .heads = static_cast<int>(problem.heads),
+                               .lora = static_cast<int>(problem.lora),
+                               .rope_dim = static_cast<int>(problem.rope_dim),
+                               .top_k = static_cast<int>(problem.top_k),
+                               .element = static_cast<int>(size_of(problem.cache)),
+                               .softmax_scale = args.softmax_scale};
+  const auto parts = [](std::int64_t size, int each) {
+    return static_cast<unsigned>((size + each - 1) / each);
+  };
+  launch_simt(source,
+              {.grid = {simt_blocks(problem.tokens), parts(problem.heads, kMlaHeads),
+                        parts(problem.lora, kMlaColumns)},
+               .block = {kRowThreads},
+               .shared_bytes = mla_shared_bytes(kernel.lora + kernel.rope_dim)},
+              context, kernel);
+}
+
+KernelSources sparse_mla_kernels;
+std::vector<jit::Source> sparse_mla_kernels(std::string_view problem, const cuda::DeviceInfo&) {
+  return one_source<SparseMlaProblem>(problem, source);
+}
+
+}  // namespace fathom

@@ -1,0 +1,434 @@
+// The indexer's scores and attention over the chosen entries on a device: against the references, and the
+// same bytes for the same row in every call.
+#include <algorithm>
+#include <numeric>
+
+#include "fathom/ops/index_key_gather.hpp"
+#include "fathom/ops/index_key_store.hpp"
+#include "fathom/ops/mla_cache_store.hpp"
+#include "fathom/ops/mqa_logits.hpp"
+#include "fathom/ops/paged_mqa_logits.hpp"
+#include "fathom/ops/sparse_mla.hpp"
+#include "ops/mqa_logits/mqa_logits_impl.hpp"
+#include "ops/sparse_mla/sparse_mla_impl.hpp"
+#include "twin.hpp"
+
+namespace fathom {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+void absolute(const TensorView& values, std::int64_t count) {
+  const std::int64_t bytes = size_of(values.dtype);
+  for (std::int64_t i = 0; i < count; ++i) values.as<std::uint8_t>()[i * bytes + bytes - 1] &= 0x7f;
+}
+
+auto heads_of(std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
+  return [=](const TensorView& all) { return shaped(all, {tokens, heads, dim}, {all.step(0), dim, 1}); };
+}
+
+// One ragged call on every implementation, against the reference with a bound from the magnitudes.
+void check_ragged(std::int64_t tokens, std::int64_t keys, std::int64_t heads, std::int64_t dim, DType dtype) {
+  const MqaLogitsProblem problem{tokens, keys, heads, dim, dtype};
+  SCOPED_TRACE(problem_string(problem));
+  Random random(tokens + keys + heads + dim);
+  const bool f32 = dtype == DType::f32;
+  const Twin q(random.normal(dtype, {tokens, heads * dim + 16}, f32 ? 1 : 60), heads_of(tokens, heads, dim));
+  const Twin k(random.normal(dtype, {keys, dim + 16}, f32 ? 1 : 60), columns(dim));
+  const Twin k_scale(random.uniform(DType::f32, {keys}, 1e-3, 1e-2));
+  const Twin weights(random.normal(DType::f32, {tokens, heads + 4}), columns(heads));
+  Tensor from(DType::i32, {tokens});
+  Tensor to(DType::i32, {tokens});
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    from.set(t, static_cast<double>(random.integer(-3, keys / 2)));
+    to.set(t, static_cast<double>(random.integer(t % 4 == 3 ? 0 : keys / 2, keys + 5)));
+  }
+  const Twin first(std::move(from));
+  const Twin last(std::move(to));
+  const auto args = [&](bool device, const TensorView& logits) {
+    const auto view = [device](const Twin& twin) { return device ? twin.device() : twin.host(); };
+    return MqaLogitsArgs{.q = view(q),
+                         .k = view(k),
+                         .k_scale = f32 ? TensorView{} : view(k_scale),
+                         .weights = view(weights),
+                         .first = view(first),
+                         .last = view(last),
+                         .logits = logits};
+  };
+  std::vector<Strided> results;
+  std::vector<double> errors;
+  const Tensor nan = poisoned(DType::f32, {tokens, keys + 3});
+  for (const std::string& implementation : cuda_implementations("mqa_logits")) {
+    const OnDevice logits(nan.view(), columns(keys)(nan.view()));
+    try {
+      mqa_logits(args(true, logits), device_context(implementation));
+    } catch (const NoImplementation&) {
+      continue;  // not for this shape
+    }
+    results.push_back(logits.download());
+    // Tensor cores keep fewer bits of an FP8 product's sum.
+    errors.push_back(implementation == "cuda:simt" ? static_cast<double>(dim + heads + 8) * 0x1p-24
+                                                   : 0x1p-12);
+  }
+  Tensor expected = poisoned(DType::f32, {tokens, keys});
+  mqa_logits_ref(problem, args(false, expected), test_context());
+  absolute(q.buffer().view(), q.buffer().count());
+  absolute(k.buffer().view(), k.buffer().count());
+  absolute(weights.buffer().view(), weights.buffer().count());
+  Tensor magnitude = poisoned(DType::f32, {tokens, keys});
+  mqa_logits_ref(problem, args(false, magnitude), test_context());
+  for (std::size_t n = 0; n < results.size(); ++n) {
+    const Strided& result = results[n];
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t j = 0; j < keys + 3; ++j) {
+        const double got = result.buffer[t * (keys + 3) + j];
+        const double want = j < keys ? expected[t * keys + j] : std::numeric_limits<double>::quiet_NaN();
+        if (std::isnan(want)) {
+          ASSERT_TRUE(std::isnan(got)) << "beyond the row " << t;
+        } else if (std::isinf(want)) {
+          ASSERT_EQ(got, want) << t << "," << j;
+        } else {
+          ASSERT_NEAR(got, want, errors[n] * magnitude[t * keys + j] + 1e-30) << t << "," << j;
+        }
+      }
+    }
+  }
+}
+
+TEST(MqaLogitsOnDevice, AgreesWithTheReference) {
+  for (const DType dtype : {DType::f8e4m3, DType::f32}) {
+    check_ragged(1, 1, 1, 32, dtype);
+    check_ragged(5, 200, 64, 128, dtype);
+    check_ragged(9, 130, 8, 64, dtype);
+    check_ragged(3, 300, 128, 32, dtype);
+    check_ragged(2, 64, 70, 100, dtype);
+    check_ragged(40, 1000, 16, 128, dtype);
+  }
+}
+
+// A paged batch in a cache whose unused pages are NaN, with table entries of -1 where no key is.
+struct PagedBatch {
+  PagedBatch(std::int64_t batch_size, std::int64_t drafts, std::int64_t head_count, bool f32_cache,
+             std::int64_t seed)
+      : random(seed),
+        batch(batch_size),
+        next_n(drafts),
+        heads(head_count),
+        f32(f32_cache),
+        context_lens(lengths()),
+        pages(page_count()),
+        cache(filled_cache(), [this](const TensorView& all) { return cache_view(all); }),
+        block_table(table(), columns(kPages)),
+        q(random.normal(f32 ? DType::f32 : DType::f8e4m3, {batch * next_n, heads * 128}, f32 ? 1 : 60),
+          [this](const TensorView& all) {
+            const std::int64_t token = all.step(0);
+            return shaped(all, {batch, next_n, heads, 128}, {next_n * token, token, 128, 1});
+          }),
+        weights(random.normal(DType::f32, {batch * next_n, heads})) {}
+
+  static constexpr std::int64_t kPages = 13;
+  static constexpr std::int64_t kColumns = 12 * 64 + 10;
+
+  Tensor lengths() {
+    Tensor lens(DType::i32, {batch, next_n});
+    constexpr std::int64_t kEdges[] = {0, 1, 63, 64, 65, 127, 128, 192, kColumns};
+    for (std::int64_t i = 0; i < lens.count(); ++i) {
+      lens.set(i, static_cast<double>(random.integer(0, 1) ? kEdges[random.integer(0, 8)]
+                                                           : random.integer(0, kColumns)));
+    }
+    return lens;
+  }
+  std::int64_t keys_of(std::int64_t b) const {
+    double keys = 0;
+    for (std::int64_t i = 0; i < next_n; ++i) keys = std::max(keys, context_lens.buffer()[b * next_n + i]);
+    return static_cast<std::int64_t>(keys);
+  }
+  std::int64_t page_count() const {
+    std::int64_t count = 3;  // that nobody uses
+    for (std::int64_t b = 0; b < batch; ++b) count += (keys_of(b) + 63) / 64;
+    return count;
+  }
+  TensorView cache_view(const TensorView& all) const {
+    if (f32) return shaped(all, {pages, 64, 128}, {all.step(0), 128, 1});
+    return all;
+  }
+  Tensor filled_cache() {
+    order.resize(static_cast<std::size_t>(pages));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random.engine());
+    Tensor result(f32 ? DType::f32 : DType::u8, {pages, f32 ? 64 * 128 : kIndexKeyPageBytes});
+    std::fill_n(result.as<std::uint8_t>(), result.count() * size_of(result.view().dtype),
+                std::uint8_t{0xff});  // NaN
+    std::size_t next = 0;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const std::int64_t keys = keys_of(b);
+      Tensor slots(DType::i64, {keys});
+      for (std::int64_t j = 0; j < keys; ++j)
+        slots.set(j, static_cast<double>(order[next + static_cast<std::size_t>(j / 64)] * 64 + j % 64));
+      if (keys > 0)
+        index_key_store({random.normal(DType::f32, {keys, 128}), slots, cache_view(result.view())},
+                        test_context());
+      next += static_cast<std::size_t>((keys + 63) / 64);
+    }
+    return result;
+  }
+  Tensor table() {
+    Tensor result(DType::i32, {batch, kPages + 2});
+    std::size_t next = 0;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      for (std::int64_t i = 0; i < kPages + 2; ++i) {
+        const bool used = i * 64 < keys_of(b);
+        result.set(b * (kPages + 2) + i, used ? static_cast<double>(order[next++]) : -1.0);
+      }
+    }
+    return result;
+  }
+  PagedMqaLogitsArgs args(const TensorView& logits) const {
+    return {.q = q.device(),
+            .cache = cache.device(),
+            .weights = weights.device(),
+            .context_lens = context_lens.device(),
+            .block_table = block_table.device(),
+            .schedule = {},
+            .logits = logits};
+  }
+
+  Random random;
+  std::int64_t batch, next_n, heads;
+  bool f32;
+  Twin context_lens;
+  std::int64_t pages;
+  std::vector<std::int64_t> order;
+  Twin cache;
+  Twin block_table;
+  Twin q;
+  Twin weights;
+};
+
+// Row b * next_n + i of the paged call is a row of a ragged call over the request's keys, and of a paged call
+// with every token a request of its own.
+void check_paged(const PagedBatch& p, const std::string& implementation) {
+  SCOPED_TRACE(testing::Message() << implementation << " " << p.batch << " x " << p.next_n << ", " << p.heads
+                                  << " heads");
+  const Context& context = device_context(implementation);
+  const Tensor nan = poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns + 2});
+  const OnDevice logits(nan.view(), columns(PagedBatch::kColumns)(nan.view()));
+  paged_mqa_logits(p.args(logits), context);
+  const Strided got = logits.download();
+
+  const OnDevice flat(nan.view(), columns(PagedBatch::kColumns)(nan.view()));
+  for (std::int64_t i = 0; i < p.next_n; ++i) {  // every next_n-th row: views, no copies
+    const auto every = [&](TensorView view, std::int64_t rows) {
+      view.data = view.as<std::byte>() + i * view.step(0) * size_of(view.dtype);
+      view.shape[0] = rows;
+      view.stride[0] *= p.next_n;
+      return view;
+    };
+    PagedMqaLogitsArgs args = p.args(every(flat, p.batch));
+    args.q.data = args.q.as<std::byte>() + i * args.q.step(1) * size_of(args.q.dtype);
+    args.q.shape[1] = 1;
+    args.weights = every(args.weights, p.batch);
+    args.context_lens.data = args.context_lens.as<std::int32_t>() + i;
+    args.context_lens.shape[1] = 1;
+    paged_mqa_logits(args, context);
+  }
+  expect_same_bytes(flat.download().buffer.view(), got.buffer.view());
+
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    const std::int64_t keys = p.keys_of(b);
+    const OnDevice len(tensor_of<std::int64_t>(DType::i32, {1}, {keys}));
+    const OnDevice gathered(poisoned(p.f32 ? DType::f32 : DType::f8e4m3, {keys, 128}));
+    const OnDevice scales(poisoned(DType::f32, {keys}));
+    const TensorView scale = p.f32 ? TensorView{} : scales.view();
+    if (keys > 0)
+      index_key_gather({p.cache.device(), p.block_table.device().rows(b, b + 1), len, gathered, scale},
+                       device_context());
+    TensorView q = p.q.device();
+    q.data = q.as<std::byte>() + b * q.step(0) * size_of(q.dtype);
+    q.rank = 3;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      q.shape[axis] = q.shape[axis + 1];
+      q.stride[axis] = q.stride[axis + 1];
+    }
+    TensorView last = p.context_lens.device();
+    last = shaped(last, {p.next_n}, {1}, b * p.next_n);
+    const OnDevice first(tensor_of<std::int64_t>(
+        DType::i32, {p.next_n}, std::vector<std::int64_t>(static_cast<std::size_t>(p.next_n), 0)));
+    const OnDevice ragged(poisoned(DType::f32, {p.next_n, keys}));
+    mqa_logits({.q = q,
+                .k = gathered,
+                .k_scale = scale,
+                .weights = p.weights.device().rows(b * p.next_n, (b + 1) * p.next_n),
+                .first = first,
+                .last = last,
+                .logits = ragged},
+               context);
+    const Strided expected = ragged.download();
+    for (std::int64_t i = 0; i < p.next_n; ++i) {
+      for (std::int64_t j = 0; j < PagedBatch::kColumns; ++j) {
+        const double value = got.buffer[(b * p.next_n + i) * (PagedBatch::kColumns + 2) + j];
+        ASSERT_EQ(value, j < keys ? expected.buffer[i * keys + j] : static_cast<double>(kMinusInfinity))
+            << b << "," << i << "," << j;
+      }
+    }
+  }
+}
+
+TEST(PagedMqaLogitsOnDevice, HasTheScoresOfTheRaggedOpWhateverTheDrafts) {
+  for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
+    for (const std::int64_t next_n : {1, 2, 3, 4, 5, 8}) {
+      check_paged(PagedBatch(5, next_n, 64, false, next_n), implementation);
+    }
+    check_paged(PagedBatch(3, 2, 8, false, 9), implementation);
+    check_paged(PagedBatch(3, 2, 32, false, 11), implementation);
+    if (implementation == "cuda:simt") check_paged(PagedBatch(3, 2, 20, true, 10), implementation);
+  }
+}
+
+// Lengths that change between replays give what a direct call gives; those of the recording were all zero.
+TEST(PagedMqaLogitsOnDevice, IsReplayedWithOtherLengths) {
+  for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
+    PagedBatch p(6, 2, 64, false, 4);
+    const Tensor full = poisoned(DType::i32, {p.batch, p.next_n});
+    const cuda::Stream stream(device_context());
+    const Context context = device_context(implementation).on_stream(stream.handle());
+    const OnDevice replayed(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));
+    const OnDevice direct(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));
+    Tensor lens(DType::i32, {p.batch, p.next_n});
+    for (std::int64_t i = 0; i < lens.count(); ++i) lens.set(i, 0);
+    const OnDevice lengths(lens);
+    PagedMqaLogitsArgs args = p.args(replayed);
+    args.context_lens = lengths;
+    paged_mqa_logits(args, context);
+    const cuda::Graph graph = cuda::Graph::capture(context, [&] { paged_mqa_logits(args, context); });
+    for (int round = 0; round < 100 && !::testing::Test::HasFailure(); ++round) {
+      for (std::int64_t i = 0; i < lens.count(); ++i) {
+        lens.set(i, static_cast<double>(
+                        p.random.integer(-1, static_cast<std::int64_t>(p.context_lens.buffer()[i]))));
+      }
+      stream.synchronize();
+      lengths.upload(lens);
+      graph.launch(context);
+      PagedMqaLogitsArgs again = args;
+      again.logits = direct;
+      paged_mqa_logits(again, context);
+      stream.synchronize();
+      expect_same_bytes(replayed.download().view, direct.download().view);
+    }
+  }
+}
+
+struct MlaCase {
+  std::int64_t tokens, heads, lora, rope_dim, top_k;
+  DType q, cache, out;
+};
+
+// A cache of which only slots below `used` hold numbers.
+Tensor mla_cache(const MlaCase& c, std::int64_t slots, std::int64_t used, Random& random) {
+  const std::int64_t width =
+      c.cache == DType::u8 ? mla_cache_entry_bytes(c.lora, c.rope_dim) : c.lora + c.rope_dim;
+  Tensor cache(c.cache, {slots, width});
+  std::fill_n(cache.as<std::uint8_t>(), cache.count() * size_of(c.cache), std::uint8_t{0xff});
+  Tensor where(DType::i32, {used});
+  for (std::int64_t i = 0; i < used; ++i) where.set(i, static_cast<double>(i));
+  mla_cache_store({random.normal(DType::f32, {used, c.lora}), random.normal(DType::f32, {used, c.rope_dim}),
+                   where, cache},
+                  test_context());
+  return cache;
+}
+
+void check_mla(const MlaCase& c, const std::string& implementation) {
+  const SparseMlaProblem problem{c.tokens, c.heads, c.lora, c.rope_dim, c.top_k, c.q, c.cache, c.out};
+  SCOPED_TRACE(problem_string(problem) + " " + implementation);
+  Random random(c.heads + c.top_k);
+  const std::int64_t width = c.lora + c.rope_dim;
+  const std::int64_t used = std::max<std::int64_t>(c.top_k, 1) + 40;
+  const Twin q(random.normal(c.q, {c.tokens, c.heads * width}), heads_of(c.tokens, c.heads, width));
+  const Twin cache(mla_cache(c, used + 5, used, random));
+  Tensor list(DType::i32, {c.tokens, c.top_k + 1});
+  for (std::int64_t i = 0; i < list.count(); ++i)
+    list.set(i, random.integer(0, 3) == 0 || i / (c.top_k + 1) == 2
+                    ? -1.0
+                    : static_cast<double>(random.integer(0, used - 1)));
+  const Twin indices(std::move(list), columns(c.top_k));
+  const Twin out(poisoned(c.out, {c.tokens, c.heads * c.lora + 2}), heads_of(c.tokens, c.heads, c.lora));
+  const SparseMlaArgs args{.q = q.device(),
+                           .cache = cache.device(),
+                           .indices = indices.device(),
+                           .softmax_scale = 0.07f,
+                           .out = out.device()};
+  const Context& context = device_context(implementation);
+  sparse_mla(args, context);
+  const Strided got = out.download();
+  const TensorView result = heads_of(c.tokens, c.heads, c.lora)(got.buffer.view());
+  Tensor expected = poisoned(DType::f32, {c.tokens * c.heads, c.lora});
+  SparseMlaProblem exact = problem;
+  exact.out = DType::f32;
+  on_slices(c.tokens, [&](std::int64_t first, std::int64_t last) {
+    SparseMlaProblem slice = exact;
+    slice.tokens = last - first;
+    sparse_mla_ref(slice,
+                   {.q = q.host().rows(first, last),
+                    .cache = cache.host(),
+                    .indices = indices.host().rows(first, last),
+                    .softmax_scale = 0.07f,
+                    .out = shaped(expected.view(), {last - first, c.heads, c.lora},
+                                  {c.heads * c.lora, c.lora, 1}, first * c.heads * c.lora)},
+                   test_context(1));
+  });
+  double product = 0, squares = 0;
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    for (std::int64_t i = 0; i < c.heads * c.lora; ++i) {
+      const double want = expected[t * c.heads * c.lora + i];
+      const double value = static_cast<double>(load_element(result.data, c.out, t * result.step(0) + i));
+      ASSERT_NEAR(value, want, 0.02) << t << "," << i;
+      if (t == 2) {
+        ASSERT_EQ(value, 0) << "no entries";
+      }
+      product += value * want;
+      squares += value * value + want * want;
+    }
+  }
+  if (squares > 0) {
+    EXPECT_LT(1 - 2 * product / squares, 1e-5);
+  }
+  // Alone, and without the -1s.
+  for (std::int64_t t = 0; t < std::min<std::int64_t>(c.tokens, 2); ++t) {
+    std::vector<std::int64_t> valid;
+    for (std::int64_t j = 0; j < c.top_k; ++j)
+      if (indices.buffer()[t * (c.top_k + 1) + j] >= 0)
+        valid.push_back(static_cast<std::int64_t>(indices.buffer()[t * (c.top_k + 1) + j]));
+    if (valid.empty()) continue;
+    const OnDevice alone_list(tensor_of<std::int64_t>(DType::i32, {1, std::ssize(valid)}, valid));
+    const Twin alone(poisoned(c.out, {1, c.heads * c.lora + 2}), heads_of(1, c.heads, c.lora));
+    SparseMlaArgs one = args;
+    one.q = args.q.rows(t, t + 1);
+    one.indices = alone_list;
+    one.out = alone.device();
+    sparse_mla(one, context);
+    expect_same_bytes(alone.download().buffer.view(), got.buffer.view().rows(t, t + 1));
+  }
+}
+
+TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
+  constexpr DType f32 = DType::f32, bf16 = DType::bf16, u8 = DType::u8;
+  for (const std::string& implementation : cuda_implementations("sparse_mla")) {
+    const bool any = implementation == "cuda:simt";
+    for (const std::int64_t top_k : {1, 15, 16, 17, 64, 65, 300}) {
+      check_mla({4, 16, 512, 64, top_k, bf16, u8, bf16}, implementation);
+      if (any) check_mla({4, 5, 512, 64, top_k, f32, f32, f32}, implementation);
+    }
+    check_mla({3, 128, 512, 64, 2048, bf16, u8, bf16}, implementation);
+    check_mla({3, 64, 512, 64, 700, bf16, u8, f32}, implementation);
+    check_mla({20, 8, 512, 64, 500, bf16, u8, bf16}, implementation);
+    check_mla({3, 32, 512, 64, 700, bf16, u8, bf16}, implementation);
+    if (!any) continue;
+    check_mla({3, 20, 512, 64, 0, f32, u8, f32}, implementation);
+    check_mla({3, 16, 512, 64, 300, f32, bf16, bf16}, implementation);
+    check_mla({3, 7, 37, 5, 100, f32, f32, f32}, implementation);
+    check_mla({3, 3, 640, 0, 50, bf16, bf16, f32}, implementation);
+  }
+}
+
+}  // namespace
+}  // namespace fathom

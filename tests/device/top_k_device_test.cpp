@@ -1,0 +1,167 @@
+// top_k on a device: exactly the reference's positions, whatever the scores.
+#include "fathom/ops/top_k.hpp"
+#include "twin.hpp"
+
+namespace fathom {
+namespace {
+
+enum class Scores { normal, positive, flat, few_values, ascending, spikes, with_nan, late };
+constexpr Scores kScores[] = {Scores::normal,    Scores::positive, Scores::flat,     Scores::few_values,
+                              Scores::ascending, Scores::spikes,   Scores::with_nan, Scores::late};
+
+Tensor scores_of(Scores kind, std::int64_t rows, std::int64_t n, Random& random) {
+  Tensor scores = random.normal(DType::f32, {rows, n});
+  auto* x = scores.as<float>();
+  for (std::int64_t i = 0; i < rows * n; ++i) {
+    const auto column = static_cast<float>(i % n);
+    switch (kind) {
+      case Scores::normal:
+        break;
+      case Scores::positive:
+        x[i] = 100 + x[i];
+        break;
+      case Scores::flat:
+        x[i] = i % 2 == 0 ? 0.0f : -0.0f;
+        break;
+      case Scores::few_values:
+        x[i] = std::round(x[i]);
+        break;
+      case Scores::ascending:
+        x[i] = column;
+        break;
+      case Scores::spikes:  // what the sample does not see
+        x[i] = i % 37 == 5 ? 1e30f * std::abs(x[i]) : 0;
+        break;
+      case Scores::with_nan:
+        if (i % 3 == 0) x[i] = std::numeric_limits<float>::quiet_NaN();
+        if (i % 3 == 1) x[i] = -std::numeric_limits<float>::infinity();
+        break;
+      case Scores::late:  // the last positions have it all
+        x[i] += column > 0.9f * static_cast<float>(n) ? 50.0f : 0.0f;
+        break;
+    }
+  }
+  return scores;
+}
+
+Tensor integers(Random& random, std::int64_t count, std::int64_t low, std::int64_t high) {
+  Tensor result(DType::i32, {count});
+  for (std::int64_t i = 0; i < count; ++i) result.set(i, static_cast<double>(random.integer(low, high)));
+  return result;
+}
+
+void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKTransform transform) {
+  SCOPED_TRACE(testing::Message() << rows << " x " << n << ", k " << k << " " << static_cast<int>(kind) << " "
+                                  << to_string(transform));
+  Random random(rows + n + k);
+  const Twin scores(scores_of(kind, rows, n, random));
+  Tensor length = integers(random, rows, std::max<std::int64_t>(n - 70, 0), n);
+  Tensor start(DType::i32, {rows});
+  for (std::int64_t r = 0; r < rows; ++r) {
+    if (r % 5 == 4) length.set(r, static_cast<double>(random.integer(-1, n)));
+    if (r % 7 == 6) length.set(r, static_cast<double>(std::min(n, k)));
+    start.set(r, static_cast<double>(
+                     random.integer(0, n - std::max<std::int64_t>(static_cast<std::int64_t>(length[r]), 0))));
+  }
+  const Twin lengths(std::move(length));
+  const Twin starts(std::move(start));
+  const std::int64_t requests = std::max<std::int64_t>(rows / 2, 1);
+  Tensor pages = poisoned(DType::i32, {requests, n / 64 + 3});
+  for (std::int64_t i = 0; i < pages.count(); ++i)
+    pages.set(i, static_cast<double>(random.integer(-1, 1 << 20)));
+  const Twin table(std::move(pages), columns(n / 64 + 2));
+  const Twin owners(integers(random, rows, 0, requests - 1));
+  const Twin offsets(integers(random, rows, 0, 1 << 20));
+  const Twin out(poisoned(DType::i32, {rows, k + 3}), columns(k));
+  const auto run = [&](bool device, const Context& context) {
+    const auto view = [device](const Twin& twin) { return device ? twin.device() : twin.host(); };
+    TopKArgs args{.scores = view(scores),
+                  .lengths = view(lengths),
+                  .starts = view(starts),
+                  .transform = transform,
+                  .out = view(out)};
+    if (transform == TopKTransform::paged) {
+      args.block_table = view(table);
+      args.requests = view(owners);
+    }
+    if (transform == TopKTransform::ragged) args.offsets = view(offsets);
+    top_k(args, context);
+  };
+  run(true, device_context("cuda:simt"));
+  run(false, test_context());
+  out.expect_same();
+}
+
+TEST(TopKOnDevice, IsExactForAnyScores) {
+  for (const Scores kind : kScores) {
+    check(3, 5000, 2048, kind, TopKTransform::plain);
+    check(2, 20000, 2048, kind, TopKTransform::paged);
+    check(2, 20000, 100, kind, TopKTransform::ragged);
+  }
+}
+
+TEST(TopKOnDevice, IsExactForAnySizes) {
+  for (const auto& [rows, n, k] : {std::tuple{1, 1, 1},
+                                   {3, 7, 9},
+                                   {2, 2049, 2048},
+                                   {2, 6145, 2048},
+                                   {1, 65536, 2048},
+                                   {1, 262144, 2048},
+                                   {1, 300000, 2048},
+                                   {1, 30000, 5000},
+                                   {200, 9000, 512},
+                                   {140, 40000, 33}}) {
+    check(rows, n, k, Scores::normal, TopKTransform::plain);
+    check(rows, n, k, Scores::late, TopKTransform::paged);
+  }
+}
+
+// Without lengths above k no score is read; a range that leaves the row ends with it.
+TEST(TopKOnDevice, PassesOverWhatMeansNothing) {
+  const Twin lengths(tensor_of<int>(DType::i32, {3}, {3, 9, -5}));
+  const Twin out(poisoned(DType::i32, {3, 4}));
+  top_k({.lengths = lengths.device(), .out = out.device()}, device_context());
+  const int without[] = {0, 1, 2, -1, 0, 1, 2, 3, -1, -1, -1, -1};
+  const Strided got = out.download();
+  for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(got.buffer[i], without[i]) << i;
+
+  const Twin scores(
+      tensor_of<float>(DType::f32, {3, 6}, {1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0}));
+  const Twin starts(tensor_of<int>(DType::i32, {3}, {4, 0, 7}));
+  top_k({.scores = scores.device(),
+         .lengths = lengths.device(),
+         .starts = starts.device(),
+         .out = out.device()},
+        device_context());
+  const int within[] = {0, 1, -1, -1, 0, 1, 2, 3, -1, -1, -1, -1};
+  const Strided again = out.download();
+  for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(again.buffer[i], within[i]) << i;
+}
+
+TEST(TopKOnDevice, IsTheSameOnTwoHundredRunsAndInAGraph) {
+  Random random(5);
+  const std::int64_t rows = 4;
+  const Twin scores(scores_of(Scores::few_values, rows, 30000, random));
+  const Twin lengths(integers(random, rows, 25000, 30000));
+  const Twin out(poisoned(DType::i32, {rows, 2048}));
+  const cuda::Stream stream(device_context());
+  const Context context = device_context().on_stream(stream.handle());
+  const auto run = [&] {
+    top_k({.scores = scores.device(), .lengths = lengths.device(), .out = out.device()}, context);
+  };
+  run();
+  top_k({.scores = scores.host(), .lengths = lengths.host(), .out = out.host()}, test_context());
+  stream.synchronize();
+  out.expect_same();
+  const cuda::Graph graph = cuda::Graph::capture(context, run);
+  const OnDevice nothing(poisoned(DType::i32, {rows, 2048}));
+  for (int i = 0; i < 200 && !HasFailure(); ++i) {
+    cuda::copy_on_device(context, out.device().data, nothing.view().data, rows * 2048 * 4);
+    graph.launch(context);
+    stream.synchronize();
+    out.expect_same();
+  }
+}
+
+}  // namespace
+}  // namespace fathom
