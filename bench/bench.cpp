@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "fathom/core/error.hpp"
 #include "ops/elements.hpp"
 
 namespace fathom {
@@ -14,6 +15,8 @@ namespace {
 
 thread_local const Context* t_context = nullptr;  // whose bench is being made
 bool g_hot_weights = false;                       // set once by the program, before the first bench is made
+
+constexpr std::int64_t kAlignment = 256;  // as on a device
 
 bool on_device() { return t_context != nullptr && t_context->device().kind != DeviceKind::host; }
 
@@ -28,16 +31,30 @@ BenchBuffer::BenchBuffer(std::int64_t bytes) : size_(bytes) {
   if (on_device()) {
     context_ = *t_context;
   } else {
-    host_.emplace(bytes);
+    host_.emplace(bytes + kAlignment);
   }
+}
+
+std::byte* BenchBuffer::host_data() const {
+  const auto address = reinterpret_cast<std::uintptr_t>(host_->data());
+  return host_->data() + (kAlignment - address % kAlignment) % kAlignment;
+}
+
+TensorView BenchBuffer::view_of_host(DType dtype, std::initializer_list<std::int64_t> shape) const {
+  const TensorView view = TensorView::contiguous(host_data(), dtype, shape);
+  if (view.count() > size_ / size_of(dtype)) {
+    throw InvalidArgument("BenchBuffer: " + shape_string(view) + " does not fit in " + std::to_string(size_) +
+                          " bytes");
+  }
+  return view;
 }
 
 // The tensor's memory, with all that was written.
 std::byte* BenchBuffer::ready() {
-  if (!context_) return host_->data();
+  if (!context_) return host_data();
   if (!device_) device_.emplace(*context_, size_);
   if (written_) {
-    cuda::copy_to_device(*context_, device_->data(), host_->data(), size_);
+    cuda::copy_to_device(*context_, device_->data(), host_data(), size_);
     cuda::synchronize(*context_);
     written_ = false;
   }
@@ -46,19 +63,19 @@ std::byte* BenchBuffer::ready() {
 
 std::byte* BenchBuffer::data() {
   if (!host_) {
-    host_.emplace(size_);
+    host_.emplace(size_ + kAlignment);
     if (device_) {
-      cuda::copy_to_host(*context_, host_->data(), device_->data(), size_);
+      cuda::copy_to_host(*context_, host_data(), device_->data(), size_);
       cuda::synchronize(*context_);
     }
   }
   written_ = true;
-  return host_->data();
+  return host_data();
 }
 
 TensorView BenchBuffer::view(DType dtype, std::initializer_list<std::int64_t> shape) {
   ready();
-  return context_ ? device_->view(dtype, shape) : host_->view(dtype, shape);
+  return context_ ? device_->view(dtype, shape) : view_of_host(dtype, shape);
 }
 
 TensorView BenchBuffer::place(TensorView view) {
@@ -69,7 +86,7 @@ TensorView BenchBuffer::place(TensorView view) {
 
 TensorView BenchBuffer::host_view(DType dtype, std::initializer_list<std::int64_t> shape) {
   data();
-  return host_->view(dtype, shape);
+  return view_of_host(dtype, shape);
 }
 
 void BenchBuffer::repeat(std::span<const std::byte> part) {
@@ -86,7 +103,7 @@ void BenchBuffer::repeat(std::span<const std::byte> part) {
     const auto copy = [](std::byte* to, const std::byte* from, std::int64_t bytes) {
       if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
     };
-    return fill(host_->data(), copy, copy);
+    return fill(host_data(), copy, copy);
   }
   fill(
       ready(), [&](auto* to, auto* from, std::int64_t n) { cuda::copy_to_device(*context_, to, from, n); },

@@ -35,7 +35,8 @@ struct BenchCase {
   std::optional<BenchProduct> product;  // of every run; none if results add up or weights rotate
 };
 
-/// A tensor of a bench: on the context's device, filled on the host. Shared with the closure of the bench.
+/// A tensor of a bench, on 256 bytes: on the context's device, filled on the host. Shared with the closure of
+/// the bench.
 class BenchBuffer {
  public:
   /// For the context whose bench is being made. Contents are not initialised.
@@ -55,6 +56,8 @@ class BenchBuffer {
 
  private:
   std::byte* ready();
+  std::byte* host_data() const;
+  TensorView view_of_host(DType dtype, std::initializer_list<std::int64_t> shape) const;
 
   std::int64_t size_;
   std::optional<Context> context_;  // of the device; none: the host
