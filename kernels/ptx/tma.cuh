@@ -22,29 +22,6 @@ __device__ __forceinline__ void cp_async_bulk_tensor_2d(u32 to, const TensorMap*
       "l"(map), "r"(barrier), "r"(x), "r"(y), "l"(policy)
       : "memory");
 }
-/// The same with maps of three and four axes.
-__device__ __forceinline__ void cp_async_bulk_tensor_3d(u32 to, const TensorMap* map, u32 barrier, int x, int y, int z,
-                                                        u64 policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(policy)
-      : "memory");
-}
-__device__ __forceinline__ void cp_async_bulk_tensor_4d(u32 to, const TensorMap* map, u32 barrier, int x, int y, int z,
-                                                        int w, u64 policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "l"(policy)
-      : "memory");
-}
-/// Copies neighbouring bytes; addresses and size are multiples of 16.
-__device__ __forceinline__ void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-}
 /// The same to every block of the cluster in `blocks`, each at this address and barrier of its own.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(u32 to, const TensorMap* map, u32 barrier, int x,
                                                                   int y, u16 blocks, u64 policy) {
@@ -71,6 +48,23 @@ __device__ __forceinline__ void cp_async_bulk_tensor_3d_multicast(u32 to, const 
       " [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(blocks), "l"(policy)
       : "memory");
+}
+
+/// The box at element (x, y, z, w) of a map of four axes.
+__device__ __forceinline__ void cp_async_bulk_tensor_4d(u32 to, const TensorMap* map, u32 barrier, int x, int y, int z,
+                                                        int w, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "l"(policy)
+      : "memory");
+}
+
+/// Copies neighbouring bytes; addresses and size are multiples of 16.
+__device__ __forceinline__ void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
 }
 
 /// Copies a box from shared memory to the map, without the part outside of the tensor.
