@@ -87,8 +87,10 @@ struct GroupedBench {
         numbers[g] = static_cast<std::int32_t>(all_rows * g / groups);
       rows.offsets = index->view(DType::i32, {groups + 1});
     } else {
+      // Groups begin at multiples of 128 if the rows are one: so padded layouts have them.
+      const std::int64_t block = all_rows % 128 == 0 ? 128 : 1;
       for (std::int64_t r = 0; r < all_rows; ++r)
-        numbers[r] = static_cast<std::int32_t>(r * groups / all_rows);
+        numbers[r] = static_cast<std::int32_t>(r / block * groups / (all_rows / block));
       rows.row_to_group = index->view(DType::i32, {all_rows});
     }
   }

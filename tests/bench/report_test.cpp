@@ -46,6 +46,10 @@ TEST(Peers, BuiltInFileHasEverySet) {
   EXPECT_DOUBLE_EQ(us("fp8_gemm_nt:m=512,n=7168,k=16384").at("cublaslt"), 102.0);
   EXPECT_DOUBLE_EQ(us("linear_bf16_fp32:m=64,n=256,k=7168,decode=1").at("cublaslt"), 7.39);
   EXPECT_DOUBLE_EQ(us("top_k:rows=64,n=65536,k=2048").at("torch"), 92.7);
+  EXPECT_DOUBLE_EQ(
+      us("m_grouped_fp8_gemm_nt:groups=32,rows=4096,n=4096,k=7168,layout=masked,out=bf16,expected_m=20")
+          .at("deepgemm"),
+      239.43);
   EXPECT_TRUE(us("fp8_gemm_nt:m=2,n=7168,k=16384").empty());
 }
 
