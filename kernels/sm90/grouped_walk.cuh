@@ -23,17 +23,18 @@ struct GroupedWalk {
   int lane = static_cast<int>(threadIdx.x) % 32;
   int rank;
   int tiles_n;
-  // Counts and offsets: 32 groups at a time, one a lane.
-  int base = 0;     // the first of them
-  int before = 0;   // tiles of the groups before
-  int begin, rows;  // the lane's group
-  int through;      // tiles of the groups from base to the lane's
+  // Counts and offsets: 32 groups at a time, one a lane, of at most 32 times 32.
+  int chunks_through;    // tiles of the groups before 32 * (lane + 1)
+  int base = 0;          // the first of those held
+  int before = 0;        // tiles of the groups before
+  int begin, rows;       // the lane's group
+  int through = 0;       // tiles of the groups from base to the lane's
   // Ids: the group that this tile of rows came to last.
   int group = -1;
 
   __device__ GroupedWalk(const Args& args, int rank_in_cluster) : all(args), rank(rank_in_cluster) {
     tiles_n = (args.gemm.n + kWeights * c.cluster_n - 1) / (kWeights * c.cluster_n);
-    if (args.layout != Args::contiguous) hold(0);
+    if (args.layout != Args::contiguous) count_chunks();
   }
   static __device__ const GemmArgs& gemm(const Args& args) { return args.gemm; }
   // A swapped tile names the group as the plane of its weights, and the other way round.
@@ -96,34 +97,59 @@ struct GroupedWalk {
     tile.row0 = (in_band / height * c.cluster_n + (c.cluster_n > 1 ? rank : 0)) * kWeights;
   }
 
-  __device__ void hold(int first) {
-    base = first;
+  /// Rows [begin, begin + rows) of a group; none if there is no such group.
+  __device__ void find(int g, int& begin, int& rows) const {
     begin = rows = 0;
-    const int g = first + lane;
+    if (g >= all.groups) return;
     const int most = all.gemm.m;
-    if (g < all.groups) {
-      if (all.layout == Args::masked) {
-        rows = min(max(all.index[g], 0), most);
-      } else {
-        begin = min(max(all.index[g], 0), most);
-        rows = min(max(all.index[g + 1], begin), most) - begin;
-      }
+    if (all.layout == Args::masked) {
+      rows = min(max(all.index[g], 0), most);
+    } else {
+      begin = min(max(all.index[g], 0), most);
+      rows = min(max(all.index[g + 1], begin), most) - begin;
     }
-    through = tiles_of(rows) * tiles_n;
+  }
+  __device__ int sum_through(int value) const {
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const int left = __shfl_up_sync(kAll, through, step);
-      if (lane >= step) through += left;
+      const int left = __shfl_up_sync(kAll, value, step);
+      if (lane >= step) value += left;
     }
+    return value;
+  }
+
+  /// All groups once, eight loads at a time: whoever walked them one after the other would start late.
+  __device__ void count_chunks() {
+    constexpr int kAtOnce = 8;
+    int mine = 0;
+#pragma unroll 1
+    for (int chunk = 0; 32 * chunk < all.groups; chunk += kAtOnce) {
+      int tiles[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        int first, count;
+        find(32 * (chunk + i) + lane, first, count);
+        tiles[i] = tiles_of(count);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int sum = __reduce_add_sync(kAll, tiles[i]);
+        if (lane == chunk + i) mine = sum * tiles_n;
+      }
+    }
+    chunks_through = sum_through(mine);
   }
 
   __device__ bool next_of_groups(GemmTile& tile) {
-    for (;;) {
-      const int held = __shfl_sync(kAll, through, 31);
-      if (index - before < held) break;
-      if (base + 32 >= all.groups) return false;
-      before += held;
-      hold(base + 32);
+    if (index - before >= __shfl_sync(kAll, through, 31)) {
+      const u32 later = __ballot_sync(kAll, chunks_through > index);
+      if (later == 0) return false;
+      const int chunk = __ffs(static_cast<int>(later)) - 1;
+      const int left = __shfl_sync(kAll, chunks_through, max(chunk - 1, 0));
+      before = chunk > 0 ? left : 0;
+      base = 32 * chunk;
+      find(base + lane, begin, rows);
+      through = sum_through(tiles_of(rows) * tiles_n);
     }
     const int at = index - before;
     const int owner = __ffs(static_cast<int>(__ballot_sync(kAll, through > at))) - 1;

@@ -265,11 +265,14 @@ Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const 
   for (const std::int64_t size : {shape.rows, shape.n, shape.k, shape.groups}) {
     if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
   }
+  constexpr std::int64_t kMostGroups = 1024;  // what a warp counts
+  if (shape.groups > kMostGroups)
+    return decline("needs at most 1024 groups, got " + std::to_string(shape.groups));
   // Wrong offsets may give every group all rows, and even then tiles are counted.
-  const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 64)) *
+  const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 8)) *
                        static_cast<double>(ceil_div(shape.n, 64));
   if (tiles > static_cast<double>(kMost)) {
-    return decline(fmt::format("needs fewer than 2^31 tiles of 64 by 64, got {}", tiles));
+    return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 64, got {}", tiles));
   }
   return accept;
 }

@@ -200,6 +200,8 @@ TEST_F(Sm90GroupedOnFake, SaysWhyItDeclines) {
                m_grouped_fp8_gemm_nt(other, on_fake));
   EXPECT_ERROR(NoImplementation, "needs rows of a and b at multiples of 16 bytes",
                m_grouped_fp8_gemm_nt(args(3, 4, 64, 100), on_fake));
+  EXPECT_ERROR(NoImplementation, "needs at most 1024 groups, got 1025",
+               m_grouped_fp8_gemm_nt(args(1025, 4, 64, 128), on_fake));
   fake_.devices[0].sm_major = 8;
   EXPECT_ERROR(NoImplementation, "needs compute capability 9.0, got 8.0",
                m_grouped_fp8_gemm_nt(args(3, 4, 64, 128), context("sm90:wgmma")));
