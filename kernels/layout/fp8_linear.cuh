@@ -33,8 +33,8 @@ struct Fp8LinearConfig {
   static constexpr int threads = 288;
   constexpr int stage_bytes() const { return stage_blocks * 128 * (rows + tokens); }
   constexpr int scale_bytes() const { return stages * stage_blocks * tokens * 4; }
-  /// Tokens as they come, and for each of the four warps that quantise the scale of the weights.
-  constexpr int raw_bytes() const { return stages * (stage_blocks * tokens * 256 + 4 * 16); }
+  /// Tokens as they come, with the scales of the weights they meet: for each of four warps, stages, and eight tokens.
+  constexpr int raw_bytes() const { return 4 * stages * (tokens / 8) * (1024 + 16); }
   constexpr int sum_bytes() const { return tokens * (rows + 4) * 4; }
   constexpr int shared_bytes() const { 
     return 1024 + stages * stage_bytes() + scale_bytes() + sum_bytes() + raw_bytes() + 16 * stages;

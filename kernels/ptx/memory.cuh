@@ -31,11 +31,6 @@ __device__ __forceinline__ float ld_shared(u32 address) {
   return value;
 }
 
-__device__ __forceinline__ uint2 ld_shared_2(u32 address) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
-}
 __device__ __forceinline__ float4 ld_shared_4(u32 address) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -44,8 +39,9 @@ __device__ __forceinline__ float4 ld_shared_4(u32 address) {
                : "memory");
   return v;
 }
-__device__ __forceinline__ void st_shared(u32 address, u32 value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+__device__ __forceinline__ void st_shared_4(u32 address, const u32 (&v)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+               : "memory");
 }
 __device__ __forceinline__ void st_shared_4(u32 address, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)

@@ -72,7 +72,7 @@ struct Fp8Linear {
   /// One thread: barriers, and the first ring of weights, which do not depend on the grid before.
   __device__ void start() const {
     for (int stage = 0; stage < c.stages; ++stage) {
-      ptx::mbarrier_init(full(stage), 1 + kQuantisers);
+      ptx::mbarrier_init(full(stage), 1 + live_warps());
       ptx::mbarrier_init(empty(stage), kConsumers / 32);
     }
     ptx::fence_mbarrier_init();
@@ -86,84 +86,96 @@ struct Fp8Linear {
     }
   }
 
-  /// A warp's share of a stage: every other token of one k block, fetched a whole ring ahead into a place of its own.
-  static constexpr int kEach = c.stage_blocks * kTokens / kQuantisers;
-  static constexpr int kRawBytes = c.raw_bytes() / kQuantisers / c.stages;  // the tokens, then the scale of the weights
-  static_assert(kRawBytes == kEach * 256 + 16);
+  /// Eight lanes have a group of 128, 16 values each; a warp has both k blocks of two tokens, and of two more where a
+  /// tile has 16. Values are fetched a whole ring ahead, each lane's into a place of its own.
+  static constexpr int kPasses = kTokens / 8;
+  static constexpr int kRawBytes = 2 * 32 * 16 + 16;  // of a warp's pass over a stage: values, then scales of weights
+  static_assert(c.stage_blocks == 2 && c.raw_bytes() == kQuantisers * kPasses * c.stages * kRawBytes);
   struct Quantiser {
-    int block;   // of a stage
-    int token0;  // then every other one
+    int token;  // of the first pass
+    int block;  // of a stage
+    int lane;
     u32 raw;
   };
-  __device__ void fetch(const Quantiser& q, int step, int stage, int lane) const {
+  __device__ Quantiser quantiser() const {
+    const int warp = static_cast<int>(threadIdx.x) / 32 - kConsumers / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return {2 * warp + lane / 16, lane / 8 % 2, lane, raw + warp * (kPasses * c.stages * kRawBytes)};
+  }
+  /// Warps that have a token. The columns of tokens that do not exist hold what they hold: nobody reads their sums.
+  __device__ int live_warps() const { return min(kQuantisers, (args.m + 1) / 2); }
+
+  __device__ void fetch(const Quantiser& q, int step, int stage) const {
     const int block = first + step * c.stage_blocks + q.block;
-    const u32 to = q.raw + stage * kRawBytes;
-    const int k = block * 128 + lane % 16 * 8;
+    const int k = block * 128 + q.lane % 8 * 16;
 #pragma unroll
-    for (int i = 0; i < kEach; i += 2) {
-      const int token = q.token0 + 2 * (i + lane / 16);
-      const bool live = block < last && k < args.k && token < args.m;
-      ptx::cp_async_16(to + i * 256 + lane * 16, static_cast<const u16*>(args.x) + (live ? token * args.x_row + k : 0), live);
-    }
-    if (lane == 0) {
-      const bool live = block < last && row0 < args.n;
-      const i64 at = row0 / 128 * args.weight_scale_row + block * args.weight_scale_block;
-      ptx::cp_async_4(to + kEach * 256, args.weight_scale + (live ? at : 0), live);
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int token = q.token + 8 * pass;
+      const u32 to = q.raw + (pass * c.stages + stage) * kRawBytes;
+      const auto* from = static_cast<const u16*>(args.x) + token * args.x_row + k;
+      const bool live = block < last && token < args.m;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool inside = live && k + 8 * half < args.k;
+        ptx::cp_async_16(to + half * 512 + q.lane * 16, inside ? from + 8 * half : static_cast<const u16*>(args.x), inside);
+      }
+      if (q.lane % 8 == 0) {
+        const bool known = live && row0 < args.n;
+        const i64 at = row0 / 128 * args.weight_scale_row + block * args.weight_scale_block;
+        ptx::cp_async_4(to + 1024 + q.lane / 2, args.weight_scale + (known ? at : 0), known);
+      }
     }
     ptx::cp_async_commit_group();
   }
-  static __device__ float value_of(const uint2& x, int i) {
-    const u32 word = i < 2 ? x.x : x.y;
-    return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+  __device__ void quantise(const Quantiser& q, int stage) const {
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int token = q.token + 8 * pass;
+      const u32 from = q.raw + (pass * c.stages + stage) * kRawBytes;
+      const float4 halves[2] = {ptx::ld_shared_4(from + q.lane * 16), ptx::ld_shared_4(from + 512 + q.lane * 16)};
+      float v[16];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float pairs[4] = {halves[i].x, halves[i].y, halves[i].z, halves[i].w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          v[8 * i + 2 * j] = __uint_as_float(__float_as_uint(pairs[j]) << 16);
+          v[8 * i + 2 * j + 1] = __uint_as_float(__float_as_uint(pairs[j]) & 0xffff0000u);
+        }
+      }
+      const simt::GroupScale group = simt::group_scale<kRule, kUe8m0>(simt::team_amax(v));
+      u32 codes[4];
+#pragma unroll
+      for (float& value : v) value = simt::scaled<kRule, kUe8m0>(value, group);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        codes[i] = simt::float_to_f8e4m3x2(v[4 * i], v[4 * i + 1]) |
+                   simt::float_to_f8e4m3x2(v[4 * i + 2], v[4 * i + 3]) << 16;
+      }
+      ptx::st_shared_4(token_tile(stage, q.block) + token * 128 + (q.lane % 8 ^ token % 8) * 16, codes);
+      if (q.lane % 8 == 0) {
+        stage_scales(stage, q.block)[token] = group.scale * ptx::ld_shared(from + 1024 + q.lane / 2);
+      }
+    }
   }
-  __device__ void quantise(const Quantiser& q, int stage, int lane) const {
-    const u32 from = q.raw + stage * kRawBytes;
-    uint2 x[kEach];
-    float mine = 0;  // lane i works out the scale of group i % kEach
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      x[i] = ptx::ld_shared_2(from + i * 256 + lane * 8);
-      float amax = 0;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) amax = fmaxf(amax, fabsf(value_of(x[i], e)));
-#pragma unroll
-      for (int step = 16; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, step));
-      if (lane % kEach == i) mine = amax;
-    }
-    const simt::GroupScale group = simt::group_scale<kRule, kUe8m0>(mine);
-    if (lane < kEach) {
-      stage_scales(stage, q.block)[q.token0 + 2 * lane] = group.scale * ptx::ld_shared(from + kEach * 256);
-    }
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int token = q.token0 + 2 * i;
-      const simt::GroupScale its = {0, __shfl_sync(~0u, group.factor, i)};
-      float v[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) v[e] = simt::scaled<kRule, kUe8m0>(value_of(x[i], e), its);
-      const u32 codes = simt::float_to_f8e4m3x2(v[0], v[1]) | simt::float_to_f8e4m3x2(v[2], v[3]) << 16;
-      ptx::st_shared(token_tile(stage, q.block) + token * 128 + (lane / 4 ^ token % 8) * 16 + lane % 4 * 4, codes);
-    }
+  /// The first ring on its way.
+  __device__ void fetch_ahead() const {
+    const Quantiser q = quantiser();
+    if (args.overlapped) ptx::griddepcontrol_wait();
+    for (int stage = 0; stage < c.stages; ++stage) fetch(q, stage, stage);
   }
   __device__ void quantise_all() const {
-    const int warp = static_cast<int>(threadIdx.x) / 32 - kConsumers / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Quantiser q{.block = warp % c.stage_blocks,
-                      .token0 = warp / c.stage_blocks,
-                      .raw = raw + warp * c.stages * kRawBytes};
-    if (args.overlapped) ptx::griddepcontrol_wait();
-    for (int stage = 0; stage < c.stages; ++stage) fetch(q, stage, stage, lane);
+    const Quantiser q = quantiser();
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const int stage = step % c.stages;
       ptx::cp_async_wait_group<c.stages - 1>();
-      __syncwarp();
       if (step >= c.stages) ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
-      quantise(q, stage, lane);
+      quantise(q, stage);
       ptx::fence_proxy_async();  // the matrix instruction reads what was stored
       __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(full(stage));
-      fetch(q, step + c.stages, stage, lane);
+      if (q.lane == 0) ptx::mbarrier_arrive(full(stage));
+      fetch(q, step + c.stages, stage);
     }
     ptx::cp_async_wait_all();
   }
@@ -239,14 +251,16 @@ struct Fp8Linear {
   __device__ void run() const {
     const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0);
     constexpr int kLoader = kConsumers / 32 + kQuantisers;
+    const bool quantises = warp >= kConsumers / 32 && warp < kConsumers / 32 + live_warps();
     if (threadIdx.x == kLoader * 32) start();
+    if (quantises) fetch_ahead();
     __syncthreads();
     ptx::griddepcontrol_launch_dependents();
     if (warp < kConsumers / 32) {
       consume();
-    } else if (warp < kLoader) {
+    } else if (quantises) {
       quantise_all();
-    } else if (threadIdx.x % 32 == 0) {
+    } else if (threadIdx.x == kLoader * 32) {
       produce();
     }
     __syncthreads();

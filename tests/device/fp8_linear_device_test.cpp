@@ -14,7 +14,7 @@ struct Operands {
         x(strided(x_values, padding)),
         w(strided(random.normal(DType::f8e4m3, {p.n, p.k}, 60), (16 - p.k % 16) % 16 + 2 * padding)),
         w_scale(random.uniform(DType::f32, {scale_groups(p.n), scale_groups(p.k)}, 1e-3, 2e-2)),
-        q(Tensor(DType::f8e4m3, {p.m, p.k})),
+        q(strided(Tensor(DType::f8e4m3, {p.m, p.k}), (16 - p.k % 16) % 16)),
         q_scale(Tensor(DType::f32, {p.m, scale_groups(p.k)})),
         problem(p) {}
 

@@ -49,7 +49,8 @@ struct Fp8LinearArgs {
   bool decode = false;
 };
 
-/// quantize_groups and then fp8_gemm_nt: the same bytes, in one launch where few rows make that worth it.
+/// quantize_groups and then fp8_gemm_nt: the same bytes as when these get rows of q that start at multiples
+/// of 16 bytes, in one launch where few rows make that worth it.
 ///
 ///   out[i, j] = sum_g s[i, g] * w_scale[j / 128, g] * sum_{c in group g} e4m3(x[i, c] / s[i, g]) * w[j, c]
 ///   with accumulate, that is added to what out holds; s and e4m3(x / s) are those of quantize_groups
