@@ -1,8 +1,8 @@
 // out[m, n] = quantised(x[m, k]) * weights[n, k]^T for up to 16 tokens in bf16: quantisation and product in one launch.
 //
 // As in gemm_decode.cuh, the weights are the 64-row operand and k is cut into as many segments as a cluster has blocks.
-// The tokens of a stage are quantised by the warps that put them into shared memory, in the swizzle that the matrix
-// instruction reads. Arithmetic and order are those of quantize_groups and then the decode kernel, so the bytes are too:
+// The tokens of a stage arrive in bf16, and warps of the block quantise them into the swizzle that the matrix instruction
+// reads. Arithmetic and order are those of quantize_groups and then the decode kernel, so the bytes are too:
 // every block that needs a token quantises it again, which costs less than a launch.
 #pragma once
 #include "layout/fp8_linear.cuh"
@@ -37,10 +37,10 @@ struct Fp8Linear {
     const u32 aligned = (base + 1023) & ~1023u;
     u8* start = shared + (aligned - base);
     ring = aligned;
-    scales = reinterpret_cast<float*>(start + c.stages * c.stage_bytes());
+    raw = aligned + c.stages * c.stage_bytes();
+    scales = reinterpret_cast<float*>(start + c.stages * c.stage_bytes() + c.raw_bytes());
     sums = scales + c.scale_bytes() / 4;
-    raw = aligned + c.stages * c.stage_bytes() + c.scale_bytes() + c.sum_bytes();
-    barriers = raw + c.raw_bytes();
+    barriers = raw + c.raw_bytes() + c.scale_bytes() + c.sum_bytes();
     rank = static_cast<int>(ptx::cluster_rank());
     segments = static_cast<int>(ptx::cluster_size());
     row0 = static_cast<int>(blockIdx.x) / segments * c.rows;
@@ -52,6 +52,9 @@ struct Fp8Linear {
 
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (c.stages + stage); }
+  __device__ u32 raw_full(int stage) const { return barriers + 8 * (2 * c.stages + stage); }
+  /// Half a k block of the tokens in bf16.
+  __device__ u32 raw_tile(int stage, int half) const { return raw + (2 * c.stage_blocks * stage + half) * kTokenBytes; }
   __device__ u32 weight_tile(int stage, int block) const { return ring + stage * c.stage_bytes() + block * kWeightBytes; }
   __device__ u32 token_tile(int stage, int block) const {
     return ring + stage * c.stage_bytes() + c.stage_blocks * kWeightBytes + block * kTokenBytes;
@@ -61,12 +64,22 @@ struct Fp8Linear {
   }
 
   /// Blocks after the segment's last lie outside of the tensor, so they are zero.
+  __device__ int column(int step, int block) const {
+    const int index = first + step * c.stage_blocks + block;
+    return index < last ? index * 128 : (args.k + 127) / 128 * 128;
+  }
   __device__ void load_weights(int step, int stage) const {
     ptx::mbarrier_arrive_expect_tx(full(stage), c.stage_blocks * kWeightBytes);
     for (int block = 0; block < c.stage_blocks; ++block) {
-      const int index = first + step * c.stage_blocks + block;
-      const int k = index < last ? index * 128 : (args.k + 127) / 128 * 128;
-      ptx::cp_async_bulk_tensor_2d(weight_tile(stage, block), &args.weights, full(stage), k, row0, ptx::kEvictFirst);
+      ptx::cp_async_bulk_tensor_2d(weight_tile(stage, block), &args.weights, full(stage), column(step, block), row0,
+                                   ptx::kEvictFirst);
+    }
+  }
+  __device__ void load_tokens(int step, int stage) const {
+    ptx::mbarrier_arrive_expect_tx(raw_full(stage), c.stage_blocks * kTokens * 256);
+    for (int half = 0; half < 2 * c.stage_blocks; ++half) {
+      ptx::cp_async_bulk_tensor_2d(raw_tile(stage, half), &args.x, raw_full(stage), column(step, half / 2) + half % 2 * 64,
+                                   0, ptx::kEvictLast);
     }
   }
   /// One thread: barriers, and the first ring of weights, which do not depend on the grid before.
@@ -74,110 +87,96 @@ struct Fp8Linear {
     for (int stage = 0; stage < c.stages; ++stage) {
       ptx::mbarrier_init(full(stage), 1 + live_warps());
       ptx::mbarrier_init(empty(stage), kConsumers / 32);
+      ptx::mbarrier_init(raw_full(stage), 1);
     }
     ptx::fence_mbarrier_init();
-    for (int step = 0; step < min(steps, c.stages); ++step) load_weights(step, step);
+    for (int step = 0; step < min(steps, c.stages); ++step) {
+      if (!args.overlapped) load_tokens(step, step);
+      load_weights(step, step);
+    }
   }
   __device__ void produce() const {
+    if (args.overlapped) {
+      ptx::griddepcontrol_wait();
+      for (int step = 0; step < min(steps, c.stages); ++step) load_tokens(step, step);
+    }
     for (int step = c.stages; step < steps; ++step) {
       const int stage = step % c.stages;
-      ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
+      ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);  // so its tokens have been quantised as well
+      load_tokens(step, stage);
       load_weights(step, stage);
     }
   }
 
   /// Eight lanes have a group of 128, 16 values each; a warp has both k blocks of two tokens, and of two more where a
-  /// tile has 16. Values are fetched a whole ring ahead, each lane's into a place of its own.
-  static constexpr int kPasses = kTokens / 8;
-  static constexpr int kRawBytes = 2 * 32 * 16 + 16;  // of a warp's pass over a stage: values, then scales of weights
-  static_assert(c.stage_blocks == 2 && c.raw_bytes() == kQuantisers * kPasses * c.stages * kRawBytes);
-  struct Quantiser {
-    int token;  // of the first pass
-    int block;  // of a stage
-    int lane;
-    u32 raw;
-  };
-  __device__ Quantiser quantiser() const {
-    const int warp = static_cast<int>(threadIdx.x) / 32 - kConsumers / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    return {2 * warp + lane / 16, lane / 8 % 2, lane, raw + warp * (kPasses * c.stages * kRawBytes)};
-  }
+  /// tile has 16.
+  static_assert(c.stage_blocks == 2);
   /// Warps that have a token. The columns of tokens that do not exist hold what they hold: nobody reads their sums.
   __device__ int live_warps() const { return min(kQuantisers, (args.m + 1) / 2); }
 
-  __device__ void fetch(const Quantiser& q, int step, int stage) const {
-    const int block = first + step * c.stage_blocks + q.block;
-    const int k = block * 128 + q.lane % 8 * 16;
+  /// Lane i holds the scales of the weights for k blocks first + i, first + 32 + i, ...
+  static constexpr int kHeld = 4;
+  __device__ float weight_scale(const float (&held)[kHeld], int block) const {
+    const int at = block / 32;
+    const float mine = at == 0 ? held[0] : at == 1 ? held[1] : at == 2 ? held[2] : held[3];
+    return __shfl_sync(~0u, mine, block % 32);
+  }
+
+  __device__ void quantise(int token, int block, int lane, int stage, float weights) const {
+    float v[16];
 #pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int token = q.token + 8 * pass;
-      const u32 to = q.raw + (pass * c.stages + stage) * kRawBytes;
-      const auto* from = static_cast<const u16*>(args.x) + token * args.x_row + k;
-      const bool live = block < last && token < args.m;
+    for (int i = 0; i < 2; ++i) {
+      // Rows of 128 bytes as the copy engine swizzles them: half a block of a token in bf16.
+      const int unit = lane % 4 * 2 + i;
+      const float4 bits = ptx::ld_shared_4(raw_tile(stage, 2 * block + lane / 4 % 2) + token * 128 + (unit ^ token % 8) * 16);
+      const float pairs[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const bool inside = live && k + 8 * half < args.k;
-        ptx::cp_async_16(to + half * 512 + q.lane * 16, inside ? from + 8 * half : static_cast<const u16*>(args.x), inside);
-      }
-      if (q.lane % 8 == 0) {
-        const bool known = live && row0 < args.n;
-        const i64 at = row0 / 128 * args.weight_scale_row + block * args.weight_scale_block;
-        ptx::cp_async_4(to + 1024 + q.lane / 2, args.weight_scale + (known ? at : 0), known);
+      for (int j = 0; j < 4; ++j) {
+        v[8 * i + 2 * j] = __uint_as_float(__float_as_uint(pairs[j]) << 16);
+        v[8 * i + 2 * j + 1] = __uint_as_float(__float_as_uint(pairs[j]) & 0xffff0000u);
       }
     }
-    ptx::cp_async_commit_group();
-  }
-  __device__ void quantise(const Quantiser& q, int stage) const {
+    const simt::GroupScale group = simt::group_scale<kRule, kUe8m0>(simt::team_amax(v));
 #pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int token = q.token + 8 * pass;
-      const u32 from = q.raw + (pass * c.stages + stage) * kRawBytes;
-      const float4 halves[2] = {ptx::ld_shared_4(from + q.lane * 16), ptx::ld_shared_4(from + 512 + q.lane * 16)};
-      float v[16];
+    for (float& value : v) value = simt::scaled<kRule, kUe8m0>(value, group);
+    u32 codes[4];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float pairs[4] = {halves[i].x, halves[i].y, halves[i].z, halves[i].w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          v[8 * i + 2 * j] = __uint_as_float(__float_as_uint(pairs[j]) << 16);
-          v[8 * i + 2 * j + 1] = __uint_as_float(__float_as_uint(pairs[j]) & 0xffff0000u);
-        }
-      }
-      const simt::GroupScale group = simt::group_scale<kRule, kUe8m0>(simt::team_amax(v));
-      u32 codes[4];
-#pragma unroll
-      for (float& value : v) value = simt::scaled<kRule, kUe8m0>(value, group);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        codes[i] = simt::float_to_f8e4m3x2(v[4 * i], v[4 * i + 1]) |
-                   simt::float_to_f8e4m3x2(v[4 * i + 2], v[4 * i + 3]) << 16;
-      }
-      ptx::st_shared_4(token_tile(stage, q.block) + token * 128 + (q.lane % 8 ^ token % 8) * 16, codes);
-      if (q.lane % 8 == 0) {
-        stage_scales(stage, q.block)[token] = group.scale * ptx::ld_shared(from + 1024 + q.lane / 2);
-      }
+    for (int i = 0; i < 4; ++i) {
+      codes[i] =
+          simt::float_to_f8e4m3x2(v[4 * i], v[4 * i + 1]) | simt::float_to_f8e4m3x2(v[4 * i + 2], v[4 * i + 3]) << 16;
     }
-  }
-  /// The first ring on its way.
-  __device__ void fetch_ahead() const {
-    const Quantiser q = quantiser();
-    if (args.overlapped) ptx::griddepcontrol_wait();
-    for (int stage = 0; stage < c.stages; ++stage) fetch(q, stage, stage);
+    ptx::st_shared_4(token_tile(stage, block) + token * 128 + (lane % 8 ^ token % 8) * 16, codes);
+    if (lane % 8 == 0) stage_scales(stage, block)[token] = group.scale * weights;
   }
   __device__ void quantise_all() const {
-    const Quantiser q = quantiser();
+    const int warp = static_cast<int>(threadIdx.x) / 32 - kConsumers / 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int token = 2 * warp + lane / 16;
+    const int block = lane / 8 % 2;
+    float held[kHeld];
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      const int at = first + 32 * h + lane;
+      held[h] = at < last && row0 < args.n
+                    ? args.weight_scale[row0 / 128 * args.weight_scale_row + at * args.weight_scale_block]
+                    : 0;
+    }
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const int stage = step % c.stages;
-      ptx::cp_async_wait_group<c.stages - 1>();
-      if (step >= c.stages) ptx::mbarrier_wait(empty(stage), (step / c.stages - 1) & 1);
-      quantise(q, stage);
+      const u32 phase = step / c.stages & 1;
+      const float even = weight_scale(held, step * c.stage_blocks);
+      const float odd = weight_scale(held, step * c.stage_blocks + 1);
+      ptx::mbarrier_wait(raw_full(stage), phase);
+      if (step >= c.stages) ptx::mbarrier_wait(empty(stage), phase ^ 1);
+#pragma unroll
+      for (int pass = 0; pass < kTokens / 8; ++pass) {
+        quantise(token + 8 * pass, block, lane, stage, block == 0 ? even : odd);
+      }
       ptx::fence_proxy_async();  // the matrix instruction reads what was stored
       __syncwarp();
-      if (q.lane == 0) ptx::mbarrier_arrive(full(stage));
-      fetch(q, step + c.stages, stage);
+      if (lane == 0) ptx::mbarrier_arrive(full(stage));
     }
-    ptx::cp_async_wait_all();
   }
 
   __device__ void consume() const {
@@ -253,7 +252,6 @@ struct Fp8Linear {
     constexpr int kLoader = kConsumers / 32 + kQuantisers;
     const bool quantises = warp >= kConsumers / 32 && warp < kConsumers / 32 + live_warps();
     if (threadIdx.x == kLoader * 32) start();
-    if (quantises) fetch_ahead();
     __syncthreads();
     ptx::griddepcontrol_launch_dependents();
     if (warp < kConsumers / 32) {

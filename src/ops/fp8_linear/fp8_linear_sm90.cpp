@@ -10,6 +10,7 @@ namespace fathom {
 namespace {
 
 constexpr std::int64_t kMostTokens = 16;
+constexpr std::int64_t kMostK = 16384;  // as many scales of weights as a warp holds
 
 struct Plan {
   std::int32_t tokens;
@@ -28,7 +29,9 @@ std::int64_t blocks_of(const Fp8LinearProblem& problem) {
 // With more blocks than start at once, three of them share a multiprocessor.
 Plan plan_of(const Fp8LinearProblem& problem, const cuda::DeviceInfo& device) {
   return {.tokens = problem.m <= 8 ? 8 : 16,
-          .stages = blocks_of(problem) > 2 * device.num_sms ? 3 : 4,
+          .stages = blocks_of(problem) <= 2 * device.num_sms ? 4
+                    : problem.m <= 8                         ? 3
+                                                             : 2,
           .rule = static_cast<std::int32_t>(problem.rule),
           .ue8m0 = problem.scale_format == ScaleFormat::ue8m0};
 }
@@ -52,7 +55,7 @@ jit::Source source(const Plan& plan) {
 }
 
 bool suits(const Fp8LinearProblem& problem) {
-  return problem.m <= kMostTokens && problem.x == DType::bf16 && problem.k % 8 == 0;
+  return problem.m <= kMostTokens && problem.x == DType::bf16 && problem.k <= kMostK;
 }
 
 }  // namespace
@@ -60,7 +63,7 @@ bool suits(const Fp8LinearProblem& problem) {
 Verdict fp8_linear_sm90_can_run(const Fp8LinearProblem& problem, const Context& context) {
   if (problem.m > kMostTokens) return decline("needs at most 16 rows of x, got " + std::to_string(problem.m));
   if (problem.x != DType::bf16) return decline("needs bf16 x, got " + std::string(to_string(problem.x)));
-  if (problem.k % 8 != 0) return decline("needs k to be a multiple of 8, got " + std::to_string(problem.k));
+  if (problem.k > kMostK) return decline("needs k of at most 16384, got " + std::to_string(problem.k));
   return sm90_gemm_verdict({.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k},
                            problem.aligned, context);
 }
@@ -74,8 +77,7 @@ void fp8_linear_sm90(const Fp8LinearProblem& given, const Fp8LinearArgs& args, c
   if (context.compile_mode() == CompileMode::compile_only) return;
   Fp8LinearKernelArgs arguments{};
   arguments.weights = sm90_operand_map(args.w, Fp8LinearConfig::rows, context);
-  arguments.x = args.x.data;
-  arguments.x_row = args.x.step(0);
+  arguments.x = sm90_operand_map(args.x, plan.tokens, context);
   arguments.weight_scale = args.w_scale.as<const float>();
   arguments.weight_scale_row = args.w_scale.step(0);
   arguments.weight_scale_block = args.w_scale.step(1);
