@@ -26,12 +26,13 @@ std::int64_t blocks_of(const Fp8LinearProblem& problem) {
   return (problem.n + Fp8LinearConfig::rows - 1) / Fp8LinearConfig::rows * segments_of(problem);
 }
 
-// With more blocks than start at once, three of them share a multiprocessor.
+// Two blocks share a multiprocessor, three where there are more than start at once: clusters of blocks that
+// fill one each do not all find room at a time.
 Plan plan_of(const Fp8LinearProblem& problem, const cuda::DeviceInfo& device) {
-  return {.tokens = problem.m <= 8 ? 8 : 16,
-          .stages = blocks_of(problem) <= 2 * device.num_sms ? 4
-                    : problem.m <= 8                         ? 3
-                                                             : 2,
+  const int tokens = problem.m <= 8 ? 8 : 16;
+  const bool crowded = blocks_of(problem) > 2 * device.num_sms;
+  return {.tokens = tokens,
+          .stages = (tokens == 8 ? 4 : 3) - (crowded ? 1 : 0),
           .rule = static_cast<std::int32_t>(problem.rule),
           .ue8m0 = problem.scale_format == ScaleFormat::ue8m0};
 }
