@@ -67,25 +67,42 @@ struct GroupedTile {
 /// cluster. 128-byte blocks of k count.
 struct GemmDecodeConfig {
   bool fp8;
-  int tokens;        // of a tile: 8, 16, 32 or 64
-  int groups;        // warpgroups that multiply, each 64 weights
-  int stage_blocks;  // k blocks that arrive together
+  int tokens;         // of a tile: 8, 16, 32, 64 or 128
+  int groups;         // warpgroups that multiply, each with its share of the tokens
+  int stage_blocks;   // k blocks that arrive together
   int stages;
+  int most_segments;  // of k, a power of two
 
-  constexpr int rows() const { return 64 * groups; }
+  static constexpr int rows = 64;
   constexpr int threads() const { return 128 * groups + 32; }
-  constexpr int stage_bytes() const { return stage_blocks * 128 * (rows() + tokens); }
-  static constexpr int scale_blocks = 64;  // k blocks whose scales are held at a time
-  constexpr int scale_bytes() const { return fp8 ? scale_blocks * (tokens + 2) * 4 : 0; }
-  /// Small sums are sent to the block that adds them up, word by word, and have a place of their own there. Large
-  /// ones stay where they are, in the place of the ring, and are fetched.
-  constexpr bool sends() const { return tokens * rows() <= 2048; }
-  constexpr int sum_bytes() const { return tokens * (rows() + 4) * 4; }
+  constexpr int stage_bytes() const { return stage_blocks * 128 * (rows + tokens); }
+  /// k blocks whose scales are held at a time, and floats between the scales of neighbouring tokens: fragments read
+  /// from all banks.
+  constexpr int scale_blocks() const { return tokens <= 32 ? 64 : 32; }
+  constexpr int scale_row() const { return scale_blocks() + 4; }
+  constexpr int scale_bytes() const { return fp8 ? tokens * scale_row() * 4 : 0; }
+  /// Small sums are sent to the block that adds them up, word by word. Large ones are written in the place of the ring,
+  /// a part for each block that adds, and copied there in one piece. Either has a place of its own there.
+  constexpr bool sends() const { return tokens * rows <= 2048; }
+  /// The tokens of a part lie four floats further apart than their rows need: on all banks.
+  constexpr int part_bytes(int segments) const { return tokens * (rows / segments + 4) * 4; }
+  constexpr int received_bytes() const {
+    if (most_segments == 1) return 0;
+    if (sends()) return tokens * rows * 4;
+    int most = 0;
+    for (int segments = 2; segments <= most_segments; segments *= 2) {
+      const int bytes = (segments - 1) * part_bytes(segments);
+      most = bytes > most ? bytes : most;
+    }
+    return most;
+  }
   constexpr int ring_bytes() const {
-    return sends() || stages * stage_bytes() > sum_bytes() ? stages * stage_bytes() : (sum_bytes() + 1023) / 1024 * 1024;
+    const int sums = sends() ? part_bytes(1) : most_segments * part_bytes(most_segments);
+    const int ring = stages * stage_bytes();
+    return ring > sums ? ring : (sums + 1023) / 1024 * 1024;
   }
   constexpr int shared_bytes() const {
-    return 1024 + ring_bytes() + (sends() ? sum_bytes() : 0) + scale_bytes() + 16 * stages + 8;
+    return 1024 + ring_bytes() + received_bytes() + scale_bytes() + 16 * stages + 8;
   }
 };
 

@@ -46,12 +46,4 @@ __device__ __forceinline__ float4 four_scales(const RowScales& scales, int block
   return v;
 }
 
-/// Of the tokens, for the decode kernel.
-__device__ __forceinline__ bool scales_in_fours(const GemmArgs& args) {
-  return in_fours(token_row_scales(args), args.blocks);
-}
-__device__ __forceinline__ float4 token_scales(const GemmArgs& args, int token, int block, bool fours) {
-  return four_scales(token_row_scales(args), args.blocks, token, block, fours);
-}
-
 }  // namespace fathom

@@ -72,6 +72,8 @@ std::optional<std::string> tensor_map_refusal(const TensorMapSpec& spec) {
     if (stride % kAlignment != 0) return needs("a stride that is a multiple of 16 bytes" + name, stride);
     if (stride < 0 || stride >= kMostStride) return needs("a stride of 0 to 2^40 bytes" + name, stride);
   }
+  if (spec.stored && spec.size[0] * bytes % kAlignment != 0)
+    return needs("rows of whole 16 bytes to store through", spec.size[0] * bytes);
   if (spec.box[0] * bytes % kAlignment != 0) {
     return needs("a tile whose rows are a multiple of 16 bytes", spec.box[0] * bytes);
   }

@@ -20,6 +20,7 @@ struct TensorMapSpec {
   std::array<std::int64_t, 5> box{};           // a tile, in elements
   TensorMapSwizzle swizzle = TensorMapSwizzle::none;
   TensorMapL2Promotion promotion = TensorMapL2Promotion::bytes_256;
+  bool stored = false;  // through: whole units of 16 bytes are written, so rows must not end within one
 };
 
 std::int64_t element_bytes(TensorMapType type);

@@ -26,9 +26,10 @@ SimtGemmPlan simt_plan(const Sm90GemmShape& shape) {
 GemmDecodeConfig decode_config(const Sm90GemmKernel& kernel) {
   return {.fp8 = kernel.fp8 != 0,
           .tokens = kernel.tile_m,
-          .groups = kernel.tile_n / 64,
+          .groups = kernel.groups,
           .stage_blocks = kernel.stage_blocks,
-          .stages = kernel.stages};
+          .stages = kernel.stages,
+          .most_segments = kernel.most_segments};
 }
 
 GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
@@ -41,32 +42,35 @@ GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
           .row_scales = kernel.row_scales != 0};
 }
 
-Sm90GemmKernel decode_kernel(bool fp8, int tokens, int rows, int stage_blocks, int stages) {
-  return {.decode = 1,
-          .fp8 = fp8,
-          .tile_m = tokens,
-          .tile_n = rows,
-          .stages = stages,
-          .stage_blocks = stage_blocks,
-          .cluster_m = 1,
-          .cluster_n = 1,
-          .row_scales = 0};
+Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks, int stages, int segments) {
+  Sm90GemmKernel kernel{.decode = 1,
+                        .fp8 = fp8,
+                        .tile_m = tokens,
+                        .tile_n = GemmDecodeConfig::rows,
+                        .stages = stages,
+                        .groups = groups,
+                        .stage_blocks = stage_blocks,
+                        .most_segments = 16,
+                        .cluster_m = 1,
+                        .cluster_n = 1,
+                        .row_scales = 0};
+  // The room of large sums depends on the segments; small ones have one kernel for all.
+  if (!decode_config(kernel).sends()) kernel.most_segments = segments;
+  return kernel;
 }
 
-// Few tokens: 64 weights a block, and as much of them under way as shared memory holds, by one block or by
-// several.
+// Few tokens: as much of the weights under way as shared memory holds, by one block or by several. More: the
+// smallest tiles that still all start at once; or else large ones, which fetch the weights seldom.
 Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
-  const bool crowded = ceil_div(shape.n, 64) * segments > 2 * sms;
-  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 64, 2, crowded ? 3 : 4);
-  if (shape.m <= 16) return decode_kernel(shape.fp8, 16, 64, 2, crowded ? 3 : 5);
-  if (segments >= 16) {
-    // Narrow tiles send their sums word by word; with many of them that is more than fetching large ones.
-    if (shape.n <= 64 || shape.m <= 64) return decode_kernel(shape.fp8, 16, 64, 2, 5);
-    return decode_kernel(shape.fp8, 64, 128, 1, 4);
-  }
-  if (shape.m <= 32) return decode_kernel(shape.fp8, 32, 64, 2, 4);
-  if (shape.m <= 64 && segments == 8) return decode_kernel(shape.fp8, 64, 64, 2, 3);
-  return decode_kernel(shape.fp8, 64, 128, 2, shape.m <= 64 ? 4 : 3);
+  const std::int64_t blocks = ceil_div(shape.n, GemmDecodeConfig::rows) * segments;
+  const bool crowded = blocks > 2 * sms;
+  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, crowded ? 3 : 4, segments);
+  if (shape.m <= 16 || segments == 16) return decode_kernel(shape.fp8, 16, 1, 2, crowded ? 3 : 5, segments);
+  if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
+    return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
+  if (shape.m <= 64 || ceil_div(shape.m, 64) * blocks <= sms)
+    return decode_kernel(shape.fp8, 64, 2, 2, segments == 1 ? 5 : 3, segments);
+  return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
 }
 
 struct Tile {
@@ -101,7 +105,9 @@ Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
                         .tile_m = best.m,
                         .tile_n = best.n,
                         .stages = best.stages,
+                        .groups = 0,
                         .stage_blocks = 1,
+                        .most_segments = 1,
                         .cluster_m = 1,
                         .cluster_n = 1,
                         .row_scales = shape.row_scales};
@@ -150,23 +156,26 @@ TensorView with_row_step(TensorView tensor) {
 
 int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k) {
   if (!decode) return 1;
-  constexpr int kMultiprocessors = 132;  // of the architecture's largest device, not of the one at hand
+  // Of the architecture's largest device, not of the one at hand: what clusters of up to 16 find room for at
+  // a time.
+  constexpr int kPlaces = 128;
   const std::int64_t tiles = ceil_div(n, 64);
   const std::int64_t blocks = ceil_div(k, block_elements(fp8));
-  const int most = n <= 256 ? 16 : 8;
+  const int most = n <= 64 ? 16 : 8;
   int segments = 1;
-  while (segments < most && tiles * segments * 2 <= kMultiprocessors + kMultiprocessors / 8 &&
-         blocks >= segments * 2 * 3) {
-    segments *= 2;
-  }
+  while (segments < most && tiles * segments * 2 <= kPlaces && blocks >= segments * 2 * 3) segments *= 2;
   return segments;
 }
 
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
   if (shape.row_scales) return {plan_prefill(shape, device.num_sms), 1};
   const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
-  // One segment gives the same sums in both kernels.
-  if (segments > 1 || shape.m <= 16) return {plan_decode(shape, segments, device.num_sms), segments};
+  // One segment gives the same sums in both kernels. For up to 64 rows the decode kernel is the faster where
+  // a block for every 64 columns is enough and has long to go.
+  const bool long_k = shape.m <= 64 && ceil_div(shape.n, GemmDecodeConfig::rows) <= device.num_sms &&
+                      ceil_div(shape.k, block_elements(shape.fp8)) >= 64;
+  if (segments > 1 || shape.m <= 16 || long_k)
+    return {plan_decode(shape, segments, device.num_sms), segments};
   return {plan_prefill(shape, device.num_sms), 1};
 }
 
@@ -175,20 +184,21 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
   const char* type = kernel.fp8 != 0 ? "f8e4m3" : "bf16";
   const char* fp8 = kernel.fp8 != 0 ? "true" : "false";
   const std::string name =
-      decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}", type, kernel.tile_m, kernel.tile_n,
-                           kernel.stage_blocks, kernel.stages)
+      decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}x{}", type, kernel.tile_m, kernel.tile_n,
+                           kernel.stage_blocks, kernel.stages, kernel.most_segments)
              : fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type, kernel.row_scales ? "_rows" : "",
                            kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
   const std::string config =
-      decode ? fmt::format(
-                   "GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
-                   ".stage_blocks = {}, .stages = {}}}",
-                   fp8, kernel.tile_m, kernel.tile_n / 64, kernel.stage_blocks, kernel.stages)
-             : fmt::format(
-                   "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
-                   ".cluster_m = {}, .cluster_n = {}, .row_scales = {}}}",
-                   fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n,
-                   kernel.row_scales != 0);
+      decode
+          ? fmt::format(
+                "GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
+                ".stage_blocks = {}, .stages = {}, .most_segments = {}}}",
+                fp8, kernel.tile_m, kernel.groups, kernel.stage_blocks, kernel.stages, kernel.most_segments)
+          : fmt::format(
+                "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
+                ".cluster_m = {}, .cluster_n = {}, .row_scales = {}}}",
+                fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n,
+                kernel.row_scales != 0);
   const char* what = decode ? "gemm_decode" : "gemm_prefill";
   const int shared = decode ? decode_config(kernel).shared_bytes() : prefill_config(kernel).shared_bytes();
   return {name, fmt::format("#include \"sm90/{0}.cuh\"\n"
@@ -298,7 +308,7 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
     const GemmDecodeConfig config = decode_config(plan.kernel);
     const auto segments = static_cast<unsigned>(plan.segments);
     jit::launch(kernel,
-                {.grid = {segments * static_cast<unsigned>(ceil_div(shape.n, config.rows())),
+                {.grid = {segments * static_cast<unsigned>(ceil_div(shape.n, config.rows)),
                           static_cast<unsigned>(ceil_div(shape.m, config.tokens))},
                  .block = {static_cast<unsigned>(config.threads())},
                  .cluster = {segments},
@@ -319,7 +329,8 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
         .swizzle = prefill.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
                    : prefill.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
                                                    : cuda::TensorMapSwizzle::bytes_32,
-        .promotion = cuda::TensorMapL2Promotion::none};
+        .promotion = cuda::TensorMapL2Promotion::none,
+        .stored = true};
     if (!cuda::tensor_map_refusal(spec)) {
       args.out = encode(spec, context);
       args.out_mapped = 1;

@@ -29,8 +29,10 @@ struct Sm90GemmKernel {
   std::int32_t tile_m;
   std::int32_t tile_n;
   std::int32_t stages;
-  std::int32_t stage_blocks;  // decode
-  std::int32_t cluster_m;     // prefill
+  std::int32_t groups;         // decode
+  std::int32_t stage_blocks;   // decode
+  std::int32_t most_segments;  // decode: its exchange has room for so many
+  std::int32_t cluster_m;      // prefill
   std::int32_t cluster_n;
   std::int32_t row_scales;  // prefill
   bool operator==(const Sm90GemmKernel&) const = default;

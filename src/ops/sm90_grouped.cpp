@@ -94,6 +94,7 @@ void map_out(GemmArgs& args, const TensorView& out, const GemmPrefillConfig& con
                  : config.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
                                                 : cuda::TensorMapSwizzle::bytes_32;
   spec.promotion = cuda::TensorMapL2Promotion::none;
+  spec.stored = true;
   if (cuda::tensor_map_refusal(spec)) return;
   args.out = std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
   args.out_mapped = 1;

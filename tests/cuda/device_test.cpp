@@ -331,6 +331,10 @@ TEST(TensorMap, SaysWhatTheCopyEngineRefuses) {
   expect("needs a size of 1 to 2^32 of axis 0, got 0", [](Spec& s) { s.size[0] = 0; });
   expect("needs a size of 1 to 2^32 of axis 1, got 4294967297", [](Spec& s) { s.size[1] = (1LL << 32) + 1; });
   expect("needs a tile of 1 to 256 elements of axis 1, got 257", [](Spec& s) { s.box[1] = 257; });
+  expect("needs rows of whole 16 bytes to store through, got 600", [](Spec& s) {
+    s.stored = true;
+    s.size[0] = 300;
+  });
   expect("needs a tile whose rows are a multiple of 16 bytes, got 10", [](Spec& s) { s.box[0] = 5; });
   expect("needs a tile whose rows are no longer than the swizzle, got 256 bytes",
          [](Spec& s) { s.box[0] = 128; });

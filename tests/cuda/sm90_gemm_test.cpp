@@ -27,13 +27,13 @@ Sm90GemmPlan plan_of(bool decode, std::int64_t m, std::int64_t n, std::int64_t k
 }
 
 TEST(Sm90Gemm, SegmentsAreFixedByTheWeights) {
-  EXPECT_EQ(sm90_gemm_segments(true, true, 2112, 7168), 4);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 2112, 7168), 2);
   EXPECT_EQ(sm90_gemm_segments(true, true, 4096, 7168), 2);
   EXPECT_EQ(sm90_gemm_segments(true, true, 576, 7168), 8);
   EXPECT_EQ(sm90_gemm_segments(true, true, 24576, 1536), 1);
   EXPECT_EQ(sm90_gemm_segments(true, true, 7168, 16384), 1);
   EXPECT_EQ(sm90_gemm_segments(false, true, 64, 7168), 16);
-  EXPECT_EQ(sm90_gemm_segments(false, true, 256, 7168), 16);
+  EXPECT_EQ(sm90_gemm_segments(false, true, 256, 7168), 8);
   EXPECT_EQ(sm90_gemm_segments(true, true, 64, 128), 1) << "k is too short to be cut";
   EXPECT_EQ(sm90_gemm_segments(true, false, 576, 7168), 1) << "prefill never cuts k";
 }
@@ -46,12 +46,12 @@ TEST(Sm90Gemm, Plans) {
     int tile_m, tile_n, cluster_m, cluster_n, segments;
   };
   const Row rows[] = {
-      {true, 1, 2112, 7168, true, 8, 64, 1, 1, 4},
+      {true, 1, 2112, 7168, true, 8, 64, 1, 1, 2},
       {true, 16, 576, 7168, true, 16, 64, 1, 1, 8},
-      {true, 64, 4096, 7168, true, 64, 128, 1, 1, 2},
+      {true, 64, 4096, 7168, true, 64, 64, 1, 1, 2},
       {true, 64, 24576, 1536, false, 64, 96, 1, 1, 1},
       {true, 128, 32768, 512, false, 128, 128, 1, 1, 1},
-      {true, 512, 576, 7168, true, 64, 128, 1, 1, 8},
+      {true, 512, 576, 7168, true, 128, 64, 1, 1, 8},
       {false, 1, 2112, 7168, true, 8, 64, 1, 1, 1},
       {false, 512, 2112, 7168, false, 128, 64, 2, 1, 1},
       {false, 4096, 2112, 7168, false, 128, 192, 2, 1, 1},
@@ -90,9 +90,10 @@ TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
             const int shared = plan.kernel.decode != 0
                                    ? GemmDecodeConfig{.fp8 = fp8,
                                                       .tokens = plan.kernel.tile_m,
-                                                      .groups = plan.kernel.tile_n / 64,
+                                                      .groups = plan.kernel.groups,
                                                       .stage_blocks = plan.kernel.stage_blocks,
-                                                      .stages = plan.kernel.stages}
+                                                      .stages = plan.kernel.stages,
+                                                      .most_segments = plan.kernel.most_segments}
                                          .shared_bytes()
                                    : GemmPrefillConfig{.fp8 = fp8,
                                                        .block_m = plan.kernel.tile_m,
@@ -167,10 +168,10 @@ TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
   fp8_gemm_nt(decode, on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 1);
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 2);
-  EXPECT_EQ(fake_.launched.grid_x, 33u * 4);
+  EXPECT_EQ(fake_.launched.grid_x, 33u * 2);
   EXPECT_EQ(fake_.launched.block_x, 160u);
   ASSERT_EQ(fake_.launch_attributes.size(), 1u);
-  EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 4u);
+  EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
   fp8_gemm_nt(args(4096, 7168, 16384), on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2);
   EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "the result leaves through the copy engine";
@@ -256,7 +257,7 @@ TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunch) {
     linear(1);
     linear(16);
     EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 2);
-    EXPECT_EQ(fake_.launched.grid_x, decode ? 33u * 4 : 33u);
+    EXPECT_EQ(fake_.launched.grid_x, decode ? 33u * 2 : 33u);
     EXPECT_EQ(fake_.launched.block_x, 288u);
     linear(17);
     EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 4) << "two steps";

@@ -327,6 +327,23 @@ TEST(Fp8GemmOnDevice, EveryKindOfPlanAgreesWithTheGeneralKernel) {
   }
 }
 
+// The copy engine writes whole units of 16 bytes, also at the end of a row that ends within one.
+TEST(Fp8GemmOnDevice, WhatFollowsARowStays) {
+  for (const std::int64_t n : {296, 297, 300, 303}) {
+    SCOPED_TRACE(n);
+    const Fp8GemmNtProblem p{.m = 40, .n = n, .k = 256};
+    const Fp8Operands operands(p, n, 0, Layout::rows);
+    const OnDevice a(operands.a);
+    const OnDevice b(operands.b);
+    const OnDevice a_scale(operands.a_scale);
+    const OnDevice b_scale(operands.b_scale);
+    const Strided before = strided(poisoned(p.out, {p.m, n}), 304 - n);
+    const OnDevice out(before);
+    fp8_gemm_nt({.a = a, .a_scale = a_scale, .b = b, .b_scale = b_scale, .out = out}, device_context());
+    expect_padding(out.download(), before);
+  }
+}
+
 TEST(Fp8GemmOnDevice, EmptySizes) {
   for (const std::string& implementation : cuda_implementations("fp8_gemm_nt")) {
     EXPECT_TRUE(check_fp8({.m = 0, .n = 8, .k = 128}, implementation, 1));
