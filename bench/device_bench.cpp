@@ -71,8 +71,10 @@ std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const 
                                  bool control) {
   const std::shared_ptr<const cuda::CublasLt> cublaslt = control ? cuda::find_cublaslt().library : nullptr;
   std::vector<HostCost> costs;
+  double launch_us = 0;
   try {
-    costs.push_back({"launch of an empty kernel", empty_launch_us(context), std::nullopt});
+    launch_us = empty_launch_us(context);
+    costs.push_back({"launch of an empty kernel", launch_us, 0, std::nullopt});
   } catch (const Error&) {  // no compiler: the rows will say so
   }
   std::set<std::string> seen;
@@ -82,7 +84,7 @@ std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const 
     if (!seen.insert(op + (decode ? " decode" : "")).second) continue;
     try {
       const BenchCase work = make_bench(problem.canonical, context);
-      costs.push_back({problem.text, host_cost_us(context, work.run), std::nullopt});
+      costs.push_back({problem.text, host_cost_us(context, work.run), launch_us, std::nullopt});
       if (!work.product || cublaslt == nullptr) continue;
       const Control other(cublaslt, ControlKind::bf16, *work.product, context);
       costs.back().cublaslt_us = host_cost_us(context, [&](std::int64_t) { other.run(); });

@@ -141,9 +141,10 @@ std::string table_end(const BenchReport& report, const Peers& peers) {
         100 * kDrift);
   }
   for (const HostCost& cost : report.host_costs) {
-    text += fmt::format("host cost of a warm call {:.2f} us{}: {}\n", cost.us,
-                        cost.cublaslt_us ? fmt::format(" (cuBLASLt {:.2f})", *cost.cublaslt_us) : "",
-                        cost.problem);
+    text += fmt::format(
+        "host cost of a warm call {:.2f} us{}{}: {}\n", cost.us,
+        cost.launch_us > 0 ? fmt::format(", {:.2f} above an empty launch", cost.us - cost.launch_us) : "",
+        cost.cublaslt_us ? fmt::format(" (cuBLASLt {:.2f})", *cost.cublaslt_us) : "", cost.problem);
   }
   return text;
 }
@@ -199,6 +200,7 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
   json["host_cost_us"] = OrderedJson::array();
   for (const HostCost& cost : report.host_costs) {
     json["host_cost_us"].push_back({{"problem", cost.problem}, {"us", cost.us}});
+    if (cost.launch_us > 0) json["host_cost_us"].back()["above_empty_launch_us"] = cost.us - cost.launch_us;
     if (cost.cublaslt_us) json["host_cost_us"].back()["cublaslt_us"] = *cost.cublaslt_us;
   }
   json["rows"] = OrderedJson::array();

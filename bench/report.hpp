@@ -26,6 +26,7 @@ struct BenchRow {
 struct HostCost {
   std::string problem;
   double us = 0;
+  double launch_us = 0;               // of an empty kernel, of that; 0: not measured
   std::optional<double> cublaslt_us;  // of a bf16 product of the same size
 };
 

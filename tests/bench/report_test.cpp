@@ -116,7 +116,7 @@ BenchReport report() {
   all.device = kDevice;
   all.commit = "abc123";
   all.date = "2026-01-02";
-  all.host_costs.push_back({"scale", 1.25, 2.5});
+  all.host_costs.push_back({"scale", 1.25, 1, 2.5});
   all.rows.push_back(row_of("fp8_gemm_nt:m=1,n=256,k=512", cupti({4, 4})));     // 0.5
   all.rows.push_back(row_of("bf16_gemm_nt:m=1,n=256,k=512", cupti({10, 10})));  // 2
   all.rows.back().accuracy = Accuracy{.rows = 8, .columns = 256, .calc_diff = 1e-7, .bound = 2e-5};
@@ -149,7 +149,9 @@ TEST(Report, TableShowsFiguresKernelsAndErrors) {
   EXPECT_EQ(line(3).find("error: no implementation for cuda:0\n"), 31u) << line(3);
   const std::string end = table_end(all, peers());
   EXPECT_NE(end.find("geometric mean 1.000, worst 2.000 of 2 ratios: set <1>"), std::string::npos) << end;
-  EXPECT_NE(end.find("host cost of a warm call 1.25 us (cuBLASLt 2.50): scale"), std::string::npos) << end;
+  EXPECT_NE(end.find("host cost of a warm call 1.25 us, 0.25 above an empty launch (cuBLASLt 2.50): scale"),
+            std::string::npos)
+      << end;
 }
 
 TEST(Report, JsonHasEveryRow) {
