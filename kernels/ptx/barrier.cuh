@@ -49,6 +49,10 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
 __device__ __forceinline__ void bar_sync(int name, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
+/// Counts at the named barrier without waiting there.
+__device__ __forceinline__ void bar_arrive(int name, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
+}
 
 __device__ __forceinline__ u32 cluster_size() {
   u32 value;

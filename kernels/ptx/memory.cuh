@@ -71,6 +71,13 @@ __device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {
   return packed;
 }
 
+/// 2^x with a relative error of 2^-22; minus infinity gives 0.
+__device__ __forceinline__ float exp2(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+
 /// Copies 16 (4) bytes to shared memory in the background, or zeros where `live` is false.
 __device__ __forceinline__ void cp_async_16(u32 to, const void* from, bool live) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(live ? 16 : 0) : "memory");

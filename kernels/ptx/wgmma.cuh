@@ -21,6 +21,13 @@ __device__ __forceinline__ u64 wgmma_descriptor(u32 low) {
   return static_cast<u64>(low) | static_cast<u64>(64u | 1u << 30) << 32;
 }
 
+/// An operand that lies in memory with k as first axis and is read transposed: rows of 64 elements (128 bytes), 8
+/// rows to a swizzle atom of 1024 bytes, and the next 64 columns `block` bytes further. + 128 is the next step of 16
+/// along k.
+__device__ __forceinline__ u32 wgmma_transposed_low(u32 address, u32 block) {
+  return (address & 0x3FFFF) >> 4 | block >> 4 << 16;
+}
+
 /// The product with N columns: `multiply(d, a, b, add)`; with add = 0 the old contents of d do not count.
 /// d[4j + 2h + c] of a thread is row 16 * warp + lane / 4 + 8h, column 8j + 2 * (lane % 4) + c.
 template <bool kFp8, int kN>
@@ -119,5 +126,15 @@ FATHOM_WGMMA(16, 128, "%64", "%65", "%66")
 FATHOM_WGMMA(18, 144, "%72", "%73", "%74")
 FATHOM_WGMMA(24, 192, "%96", "%97", "%98")
 FATHOM_WGMMA(32, 256, "%128", "%129", "%130")
+
+
+/// D[64, 256] += A[64, 16] * B[16, 256], bf16, with B as wgmma_transposed_low() has it.
+struct WgmmaTransposed256 {
+  static __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FATHOM_L32 "}, %128, %129, 1, 1, 1, 0, 1;"
+                 : FATHOM_D32
+                 : "l"(a), "l"(b));
+  }
+};
 
 }  // namespace fathom::ptx

@@ -30,7 +30,7 @@ struct Sm90Mqa {
   Tile* tiles;     // [stages]
   float* weights;  // [q_stages][next_n * heads]
   int* before;     // tiles of all requests before each, [requests + 1]
-  u32 barriers;    // full[stages], empty[stages], q_full[q_stages], q_empty[q_stages]
+  u32 barriers;    // full[stages], empty[stages], q_full[q_stages]
   int rows;        // next_n * heads
   int begin, end;  // this block's tiles
 
@@ -58,7 +58,6 @@ struct Sm90Mqa {
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (args.stages + stage); }
   __device__ u32 q_full(int stage) const { return barriers + 8 * (2 * args.stages + stage); }
-  __device__ u32 q_empty(int stage) const { return barriers + 8 * (2 * args.stages + args.q_stages + stage); }
 
   __device__ const MqaQueries& query_args() const { return kRagged ? args.ragged.q : args.paged.q; }
   __device__ long long columns() const { return kRagged ? args.ragged.keys : args.paged.max_len; }
@@ -142,7 +141,6 @@ struct Sm90Mqa {
 
   __device__ void load_queries(int request, int segment) const {
     const int stage = segment % args.q_stages;
-    if (segment >= args.q_stages) ptx::mbarrier_wait(q_empty(stage), (segment / args.q_stages - 1) & 1);
     const MqaQueries& q = query_args();
     const int tokens = kRagged ? static_cast<int>(min(static_cast<long long>(args.next_n), q.rows - static_cast<long long>(request) * args.next_n))
                                : args.next_n;
@@ -183,9 +181,17 @@ struct Sm90Mqa {
     int stage = 0;
     int round = 0;
     int segment = 0;
+    int stops[2] = {0, 0};  // tiles up to the end of the request before, and of the one before that
     for (int at = begin, request = begin < end ? request_of(begin) : 0; at < end; ++segment) {
       while (before[request + 1] <= at) ++request;
-      if (lane == 0) load_queries(request, segment);
+      if (lane == 0) {
+        // Queries take the place of those that all tiles up to `done` have met.
+        const int done = args.q_stages == 1 ? stops[0] : stops[1];
+        for (int i = max(done - kSm90MqaGroups, 0); i < done; ++i) {
+          if (i + args.stages > at - begin) ptx::mbarrier_wait(empty(i % args.stages), i / args.stages & 1);
+        }
+        load_queries(request, segment);
+      }
       const int stop = min(end, before[request + 1]);
       const int first = kRagged ? tiles_of(request).first : 0;
       for (; at < stop; at += 32) {
@@ -210,6 +216,8 @@ struct Sm90Mqa {
         }
       }
       at = stop;
+      stops[1] = stops[0];
+      stops[0] = at - begin;
     }
   }
 
@@ -236,48 +244,58 @@ struct Sm90Mqa {
     }
   }
 
+  /// Warpgroups multiply in turn: while one adds up its scores, the next has the tensor cores to itself. All have the
+  /// same number of turns.
+  __device__ void take_turn(int group) const { ptx::bar_sync(1 + group, 256); }
+  __device__ void pass_turn(int group) const { ptx::bar_arrive(1 + (group + 1) % kSm90MqaGroups, 256); }
+
   /// kTokens tokens of a request, from `token` on, against the tile in `stage`.
   template <int kTokens>
-  __device__ void score(const Tile& tile, int stage, int token, const float (&scale)[2]) const {
+  __device__ __forceinline__ void score(int group, const Tile& tile, int stage, int token, const float (&scale)[2],
+                                        bool passes) const {
     constexpr int kN = kTokens * kHeads;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int q_stage = tile.segment % args.q_stages;
-    float d[kN / 2];
-    const u32 a = ring_low + stage * (kSm90MqaTile / 16);
-    const u32 b = queries_low + (q_stage * sm90_mqa_q_bytes(rows) + token * kHeads * 128) / 16;
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      ptx::Wgmma<true, kN>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
-    }
-    ptx::wgmma_commit_group();
     // Lane i of four stores the scores of key row 8 * (i % 2) and token i / 2.
     const int which = lane % 4;
     const bool stores = which < 2 * kTokens;
     const int mine = token + (stores ? which / 2 : 0);
     const Window seen = window(tile.request, mine);
-    const float* weight = weights + q_stage * rows + token * kHeads + 2 * (lane % 4);
+    float d[kN / 2];
+    const u32 a = ring_low + stage * (kSm90MqaTile / 16);
+    const u32 b = queries_low + (q_stage * sm90_mqa_q_bytes(rows) + token * kHeads * 128) / 16;
+    take_turn(group);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::Wgmma<true, kN>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
+      if (k % 2 == 1) ptx::wgmma_commit_group();
+    }
+    ptx::wgmma_wait_group<1>();
+    if (passes) pass_turn(group);  // half way, so that the next products are there when these are done
     ptx::wgmma_wait_group<0>();
-    for (float& value : d) ptx::keep(value);
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) ptx::keep(d[i]);
+    const float* weight = weights + q_stage * rows + token * kHeads + 2 * (lane % 4);
     float value = 0;
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      float sum[2] = {0, 0};
+      float sum[2] = {0, 0};  // twice the sum: d + |d| is 2 * max(0, d), and an addition is quicker than a maximum
 #pragma unroll
       for (int j = 0; j < kHeads / 8; ++j) {
         const float2 w = *reinterpret_cast<const float2*>(weight + t * kHeads + 8 * j);
         const int at = 4 * (t * kHeads / 8 + j);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          sum[h] = __fmaf_rn(w.x, fmaxf(d[at + 2 * h], 0.0f), sum[h]);
-          sum[h] = __fmaf_rn(w.y, fmaxf(d[at + 2 * h + 1], 0.0f), sum[h]);
+          sum[h] = __fmaf_rn(w.x, d[at + 2 * h] + fabsf(d[at + 2 * h]), sum[h]);
+          sum[h] = __fmaf_rn(w.y, d[at + 2 * h + 1] + fabsf(d[at + 2 * h + 1]), sum[h]);
         }
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
         sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
-        if (which == 2 * t + h) value = sum[h] * scale[h];
+        if (which == 2 * t + h) value = 0.5f * sum[h] * scale[h];
       }
     }
     const int j = tile.tile * kMqaKeys + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4 + 8 * (which % 2);
@@ -289,16 +307,24 @@ struct Sm90Mqa {
 
   /// A warpgroup: every third tile.
   __device__ void consume(int group) const {
+    constexpr int kTogether = kHeads <= 64 ? 2 : 1;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
-    int segment = 0;  // whose queries this group still holds
+    const int turns = args.next_n / kTogether + args.next_n % kTogether;  // of a tile
+    if (group + 1 == kSm90MqaGroups && begin < end) pass_turn(group);     // the first is that of group 0
     int stage = group;
     int parity = 0;
-    for (int at = begin + group; at < end; at += kSm90MqaGroups) {
+    for (int first = begin; first < end; first += kSm90MqaGroups) {
+      if (first + group >= end) {  // no tile: the turns are passed on
+        for (int i = 0; i < turns; ++i) {
+          take_turn(group);
+          if (i + 1 < turns || group + 1 < kSm90MqaGroups) pass_turn(group);  // nobody waits for the last
+        }
+        break;
+      }
       ptx::mbarrier_wait(full(stage), parity);
       const Tile tile = tiles[stage];
-      for (; segment < tile.segment; ++segment) release_queries(segment);
-      ptx::mbarrier_wait(q_full(segment % args.q_stages), segment / args.q_stages & 1);
+      ptx::mbarrier_wait(q_full(tile.segment % args.q_stages), tile.segment / args.q_stages & 1);
       float scale[2];
       for (int h = 0; h < 2; ++h) {
         if constexpr (kRagged) {
@@ -308,11 +334,16 @@ struct Sm90Mqa {
           scale[h] = scales[stage * kMqaKeys + key + 8 * h];
         }
       }
+      const bool all_pass = group + 1 < kSm90MqaGroups || first + kSm90MqaGroups < end;
       int token = 0;
-      if constexpr (kHeads <= 64) {
-        for (; token + 2 <= args.next_n; token += 2) score<2>(tile, stage, token, scale);
+      if constexpr (kTogether == 2) {
+        for (; token + 2 <= args.next_n; token += 2) {
+          score<2>(group, tile, stage, token, scale, all_pass || token + 2 < args.next_n);
+        }
       }
-      for (; token < args.next_n; ++token) score<1>(tile, stage, token, scale);
+      for (; token < args.next_n; ++token) {
+        score<1>(group, tile, stage, token, scale, all_pass || token + 1 < args.next_n);
+      }
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(empty(stage));
       stage += kSm90MqaGroups;
@@ -321,16 +352,6 @@ struct Sm90Mqa {
         parity ^= 1;
       }
     }
-    // The producer may still want the places of requests of which this group has no tile.
-    for (int request = begin < end ? request_of(begin) : args.requests, index = 0;
-         request < args.requests && before[request] < end; ++request) {
-      if (before[request + 1] == before[request]) continue;
-      if (index++ >= segment) release_queries(segment++);
-    }
-  }
-  __device__ void release_queries(int segment) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(q_empty(segment % args.q_stages));
   }
 
   __device__ void run() {
@@ -339,10 +360,7 @@ struct Sm90Mqa {
         ptx::mbarrier_init(full(i), 1);
         ptx::mbarrier_init(empty(i), 4);
       }
-      for (int i = 0; i < args.q_stages; ++i) {
-        ptx::mbarrier_init(q_full(i), 1);
-        ptx::mbarrier_init(q_empty(i), 4 * kSm90MqaGroups);
-      }
+      for (int i = 0; i < args.q_stages; ++i) ptx::mbarrier_init(q_full(i), 1);
       ptx::fence_mbarrier_init();
       ptx::prefetch_tensormap(&args.keys);
       ptx::prefetch_tensormap(&args.q);

@@ -65,6 +65,21 @@ void expect_device(const Implementation<Problem, Args> (&list)[kCount], const Co
 }
 }  // namespace detail
 
+/// Declines unless the implementation is asked for by name: for what has not run on its device in its present
+/// form.
+template <class Problem>
+Verdict when_named(const Problem&, const Context& context, std::string_view implementation) {
+  std::string name;
+  if (!context.options().force_implementation.empty() && detail::forced(context, Problem::op, name) &&
+      name == implementation) {
+    return accept;
+  }
+  return decline("needs to be asked for by name (FATHOM_FORCE_IMPL) until its tests have passed on a device");
+}
+inline Verdict simt_when_named(const auto& problem, const Context& context) {
+  return when_named(problem, context, "cuda:simt");
+}
+
 /// The first implementation of `list` for the context's device that accepts: best first, the general one last
 /// of each device. One that is marked as a fallback is counted, logged under "dispatch" with the reasons of
 /// the others, and refused in strict mode.

@@ -285,6 +285,27 @@ TEST(PagedMqaLogitsOnDevice, HasTheScoresOfTheRaggedOpWhateverTheDrafts) {
   }
 }
 
+// More short requests than a block has room for at a time; alone or together, a row has the same bytes.
+TEST(PagedMqaLogitsOnDevice, TakesManyShortRequests) {
+  for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
+    const PagedBatch p(1500, 2, 16, false, 21);
+    const Context& context = device_context(implementation);
+    const OnDevice together(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));
+    const OnDevice apart(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));
+    paged_mqa_logits(p.args(together), context);
+    for (std::int64_t first = 0; first < p.batch; first += 75) {
+      const std::int64_t last = first + 75;
+      PagedMqaLogitsArgs args = p.args(apart.view().rows(first * p.next_n, last * p.next_n));
+      args.q = args.q.rows(first, last);
+      args.weights = args.weights.rows(first * p.next_n, last * p.next_n);
+      args.context_lens = args.context_lens.rows(first, last);
+      args.block_table = args.block_table.rows(first, last);
+      paged_mqa_logits(args, context);
+    }
+    expect_same_bytes(apart.download().view, together.download().view);
+  }
+}
+
 // Lengths that change between replays give what a direct call gives; those of the recording were all zero.
 TEST(PagedMqaLogitsOnDevice, IsReplayedWithOtherLengths) {
   for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
@@ -422,9 +443,10 @@ TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
     check_mla({3, 64, 512, 64, 700, bf16, u8, f32}, implementation);
     check_mla({20, 8, 512, 64, 500, bf16, u8, bf16}, implementation);
     check_mla({3, 32, 512, 64, 700, bf16, u8, bf16}, implementation);
+    check_mla({3, 16, 512, 64, 300, f32, bf16, bf16}, implementation);
+    check_mla({3, 100, 512, 64, 128, bf16, bf16, f32}, implementation);
     if (!any) continue;
     check_mla({3, 20, 512, 64, 0, f32, u8, f32}, implementation);
-    check_mla({3, 16, 512, 64, 300, f32, bf16, bf16}, implementation);
     check_mla({3, 7, 37, 5, 100, f32, f32, f32}, implementation);
     check_mla({3, 3, 640, 0, 50, bf16, bf16, f32}, implementation);
   }

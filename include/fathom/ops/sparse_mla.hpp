@@ -16,6 +16,7 @@ struct SparseMlaProblem {
   DType q = DType::f32;
   DType cache = DType::u8;
   DType out = DType::f32;
+  bool aligned = true;  // the cache, to 16 bytes on a device; no part of the problem string
 
   template <class V>
   void fields(V& visit) {
@@ -52,13 +53,13 @@ struct SparseMlaArgs {
 ///   out      [tokens, heads, lora]             f32 or bf16; `lora` is out's width
 ///
 /// A row without any entry gives zeros. With an f32 cache everything is f32; with a bf16 or u8 cache q is
-/// rounded to bf16, and the softmax weights may be (relative error 2^-8); sums are f32.
-/// Entries are summed in list order in blocks of fixed size, so dense attention is this op over slots in
-/// ascending position, and a row's bytes depend on its q and its list of valid entries alone: not on the
-/// other rows, on padding or on the thread count. Slots that are not listed are never read. Throws
-/// InvalidArgument if a shape or dtype differs, softmax_scale is not finite, or an index is neither -1 nor a
-/// slot of the cache; nothing is written then. On a device, where indices are not looked at, such an index is
-/// no entry.
+/// rounded to bf16, and the softmax weights may be (relative error 2^-8), on tensor cores of a GPU the
+/// dequantised entries as well; sums are f32. Entries are summed in list order in blocks of fixed size, so
+/// dense attention is this op over slots in ascending position, and a row's bytes depend on its q and its
+/// list of valid entries alone: not on the other rows, on padding or on the thread count. Slots that are not
+/// listed are never read. Throws InvalidArgument if a shape or dtype differs, softmax_scale is not finite, or
+/// an index is neither -1 nor a slot of the cache; nothing is written then. On a device, where indices are
+/// not looked at, such an index is no entry.
 void sparse_mla(const SparseMlaArgs& args, const Context& context);
 
 }  // namespace fathom

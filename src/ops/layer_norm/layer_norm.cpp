@@ -12,7 +12,7 @@ using Impl = Implementation<LayerNormProblem, LayerNormArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", always, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", simt_when_named, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, layer_norm_cpu},
     {"ref:any", always, layer_norm_ref, /*fallback=*/true},
 };

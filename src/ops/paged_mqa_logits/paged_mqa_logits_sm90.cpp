@@ -21,6 +21,7 @@ Sm90MqaShape shape_of(const PagedMqaLogitsProblem& problem) {
 }  // namespace
 
 Verdict paged_mqa_logits_sm90_can_run(const PagedMqaLogitsProblem& problem, const Context& context) {
+  if (const Verdict named = when_named(problem, context, "sm90:wgmma")) return named;
   return sm90_mqa_verdict(shape_of(problem), cuda::device_context(context).info());
 }
 

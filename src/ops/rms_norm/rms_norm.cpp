@@ -11,7 +11,7 @@ using Impl = Implementation<RmsNormProblem, RmsNormArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", always, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", simt_when_named, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rms_norm_cpu},
     {"ref:any", always, rms_norm_ref, /*fallback=*/true},
 };

@@ -17,7 +17,7 @@ using Impl = Implementation<RopeProblem, RopeArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", always, rope_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", simt_when_named, rope_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rope_cpu},
     {"ref:any", always, rope_ref, /*fallback=*/true},
 };

@@ -4,6 +4,7 @@
 
 #include "ops/cache_layout.hpp"
 #include "ops/dispatch.hpp"
+#include "ops/sm90_mqa.hpp"
 #include "ops/sparse_mla/sparse_mla_impl.hpp"
 
 namespace fathom {
@@ -12,6 +13,7 @@ namespace {
 using Impl = Implementation<SparseMlaProblem, SparseMlaArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", sparse_mla_sm90_can_run, sparse_mla_sm90, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:simt", sparse_mla_simt_can_run, sparse_mla_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", always, sparse_mla_cpu},
     {"ref:any", always, sparse_mla_ref, /*fallback=*/true},
@@ -35,14 +37,14 @@ SparseMlaProblem validate(const SparseMlaArgs& args, Device device) {
   expect.rank("q", args.q, 3);
   expect.rank("out", args.out, 3);
   expect.rank("indices", args.indices, 2);
-  const SparseMlaProblem problem{.tokens = args.q.size(0),
-                                 .heads = args.q.size(1),
-                                 .lora = args.out.size(2),
-                                 .rope_dim = args.q.size(2) - args.out.size(2),
-                                 .top_k = args.indices.size(1),
-                                 .q = args.q.dtype,
-                                 .cache = args.cache.dtype,
-                                 .out = args.out.dtype};
+  SparseMlaProblem problem{.tokens = args.q.size(0),
+                           .heads = args.q.size(1),
+                           .lora = args.out.size(2),
+                           .rope_dim = args.q.size(2) - args.out.size(2),
+                           .top_k = args.indices.size(1),
+                           .q = args.q.dtype,
+                           .cache = args.cache.dtype,
+                           .out = args.out.dtype};
   expect.tensor("q", args.q, {DType::f32, DType::bf16}, {-1, -1, -1});
   expect.at_least("lora", problem.lora, 1);
   expect.that(problem.rope_dim >= 0, "q", "be at least as wide as out", args.q);
@@ -57,6 +59,7 @@ SparseMlaProblem validate(const SparseMlaArgs& args, Device device) {
   expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.heads, problem.lora});
   expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite", args.softmax_scale);
   if (on_host(device)) expect_indices(expect, args.indices, args.cache.size(0));
+  problem.aligned = on_host(device) || suits_bulk_copies(args.cache);
   return problem;
 }
 

@@ -21,6 +21,23 @@ static_assert(mla_shared_bytes(kMostColumns) <= 96 << 10);
 
 }  // namespace
 
+SparseMlaKernel sparse_mla_kernel(const SparseMlaProblem& problem, const SparseMlaArgs& args) {
+  return {.q = simt_rows(args.q),
+          .out = simt_rows(args.out),
+          .cache = args.cache.data,
+          .cache_row = args.cache.step(0) * size_of(problem.cache),
+          .slots = args.cache.size(0),
+          .indices = args.indices.as<const int>(),
+          .indices_row = args.indices.step(0),
+          .tokens = problem.tokens,
+          .heads = static_cast<int>(problem.heads),
+          .lora = static_cast<int>(problem.lora),
+          .rope_dim = static_cast<int>(problem.rope_dim),
+          .top_k = static_cast<int>(problem.top_k),
+          .element = static_cast<int>(size_of(problem.cache)),
+          .softmax_scale = args.softmax_scale};
+}
+
 Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context&) {
   const std::int64_t width = problem.lora + problem.rope_dim;
   if (width <= kMostColumns) return accept;
@@ -30,20 +47,7 @@ Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context&)
 
 void sparse_mla_simt(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0) return;
-  const SparseMlaKernel kernel{.q = simt_rows(args.q),
-                               .out = simt_rows(args.out),
-                               .cache = args.cache.data,
-                               .cache_row = args.cache.step(0) * size_of(problem.cache),
-                               .slots = args.cache.size(0),
-                               .indices = args.indices.as<const int>(),
-                               .indices_row = args.indices.step(0),
-                               .tokens = problem.tokens,
-                               .heads = static_cast<int>(problem.heads),
-                               .lora = static_cast<int>(problem.lora),
-                               .rope_dim = static_cast<int>(problem.rope_dim),
-                               .top_k = static_cast<int>(problem.top_k),
-                               .element = static_cast<int>(size_of(problem.cache)),
-                               .softmax_scale = args.softmax_scale};
+  const SparseMlaKernel kernel = sparse_mla_kernel(problem, args);
   const auto parts = [](std::int64_t size, int each) {
     return static_cast<unsigned>((size + each - 1) / each);
   };
@@ -56,8 +60,10 @@ void sparse_mla_simt(const SparseMlaProblem& problem, const SparseMlaArgs& args,
 }
 
 KernelSources sparse_mla_kernels;
-std::vector<jit::Source> sparse_mla_kernels(std::string_view problem, const cuda::DeviceInfo&) {
-  return one_source<SparseMlaProblem>(problem, source);
+std::vector<jit::Source> sparse_mla_kernels(std::string_view text, const cuda::DeviceInfo& device) {
+  std::vector<jit::Source> sources = sparse_mla_sm90_kernels(parse_problem<SparseMlaProblem>(text), device);
+  sources.push_back(source({}));
+  return sources;
 }
 
 }  // namespace fathom

@@ -1,0 +1,64 @@
+#include "cuda/device_context.hpp"
+#include "layout/sm90_sparse_mla.cuh"
+#include "ops/simt_kernel.hpp"
+#include "ops/sm90_mqa.hpp"
+#include "ops/sparse_mla/sparse_mla_impl.hpp"
+
+namespace fathom {
+namespace {
+
+jit::Source source(const OneForm&) {
+  return simt_source({.name = "sparse_mla.sm90",
+                      .header = "sm90/sparse_mla.cuh",
+                      .function = "sm90_sparse_mla",
+                      .args = "Sm90MlaKernel",
+                      .args_bytes = sizeof(Sm90MlaKernel),
+                      .threads = kSm90MlaThreads,
+                      .blocks = 1});
+}
+
+Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device) {
+  if (device.sm() != 90) {
+    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
+                   std::to_string(device.sm_minor));
+  }
+  if (problem.lora != 512 || problem.rope_dim != 64) {
+    return decline("needs lora 512 and rope_dim 64, got " + std::to_string(problem.lora) + " and " +
+                   std::to_string(problem.rope_dim));
+  }
+  if (problem.cache == DType::f32) return decline("needs a u8 or bf16 cache, got f32");
+  if (problem.top_k > kSm90MlaTopK) {
+    return decline("needs a top_k up to " + std::to_string(kSm90MlaTopK) + ", got " +
+                   std::to_string(problem.top_k));
+  }
+  if (!problem.aligned) return decline("needs entries of the cache at multiples of 16 bytes, got others");
+  return accept;
+}
+
+}  // namespace
+
+Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& context) {
+  if (const Verdict named = when_named(problem, context, "sm90:wgmma")) return named;
+  return verdict(problem, cuda::device_context(context).info());
+}
+
+void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
+  if (problem.tokens == 0 || problem.heads == 0) return;
+  const Sm90MlaKernel kernel{.mla = sparse_mla_kernel(problem, args),
+                             .aligned_q = suits_bulk_copies(args.q),
+                             .aligned_out = suits_bulk_copies(args.out)};
+  const auto parts = static_cast<unsigned>((problem.heads + kSm90MlaHeads - 1) / kSm90MlaHeads);
+  launch_simt(source,
+              {.grid = {static_cast<unsigned>(problem.tokens), parts},
+               .block = {kSm90MlaThreads},
+               .shared_bytes = kSm90MlaShared},
+              context, kernel);
+}
+
+std::vector<jit::Source> sparse_mla_sm90_kernels(const SparseMlaProblem& problem,
+                                                 const cuda::DeviceInfo& device) {
+  if (verdict(problem, device)) return {};
+  return {source({})};
+}
+
+}  // namespace fathom

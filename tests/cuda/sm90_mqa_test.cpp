@@ -1,0 +1,94 @@
+// Which scores Hopper's kernel takes, how much of shared memory it fills, and that every form of it and of
+// the general kernels compiles without a spill: all without a GPU.
+#include "ops/sm90_mqa.hpp"
+
+#include <gtest/gtest.h>
+
+#include "fathom/ops/mqa_logits.hpp"
+#include "fathom/ops/paged_mqa_logits.hpp"
+#include "jit/cubin_store.hpp"
+#include "jit/nvrtc.hpp"
+#include "ops/kernels.hpp"
+#include "ops/op_test.hpp"
+
+namespace fathom {
+namespace {
+
+std::string reason(const Sm90MqaShape& shape, std::string_view arch = "sm_90a") {
+  const Verdict verdict = sm90_mqa_verdict(shape, usual_device(arch));
+  return verdict ? verdict->reason : "";
+}
+
+TEST(Sm90Mqa, TakesWhatFitsAndSaysWhyNot) {
+  for (const std::int64_t heads : {8, 16, 32, 64, 128}) {
+    for (const std::int64_t next_n : {1, 2, 3, 5, 8}) {
+      EXPECT_EQ(reason({.heads = heads, .requests = 4096, .next_n = next_n}), "") << heads << " " << next_n;
+    }
+    EXPECT_EQ(reason({.ragged = true, .heads = heads, .requests = 4096, .next_n = sm90_mqa_tokens(heads)}),
+              "");
+  }
+  EXPECT_EQ(reason({}, "sm_80"), "needs compute capability 9.0, got 8.0");
+  EXPECT_EQ(reason({.f8 = false}), "needs q of f8e4m3, got f32");
+  EXPECT_EQ(reason({.head_dim = 64}), "needs a head_dim of 128, got 64");
+  EXPECT_EQ(reason({.heads = 20}), "needs 8, 16, 32, 64 or 128 heads, got 20");
+  EXPECT_EQ(reason({.aligned = false}),
+            "needs q, weights and keys at multiples of 16 bytes with such strides, got others");
+  EXPECT_EQ(reason({.requests = 4097}), "needs up to 4096 requests, got 4097");
+  EXPECT_EQ(reason({.ragged = true, .requests = 4097, .next_n = 4}),
+            "needs up to 4096 groups of 4 tokens, got 4097");
+  EXPECT_EQ(reason({.next_n = 40}), "needs a next_n that fits shared memory, got 40");
+  EXPECT_EQ(reason({.columns = (std::int64_t{1} << 30) + 1}),
+            "needs up to 2^30 columns of logits, got 1073741825");
+}
+
+TEST(Sm90Mqa, StagesFillSharedMemory) {
+  const cuda::DeviceInfo& device = usual_device("sm_90a");
+  for (const std::int64_t next_n : {1, 2, 4, 8}) {
+    const Sm90MqaStages stages = sm90_mqa_stages({.requests = 64, .next_n = next_n}, device);
+    EXPECT_EQ(stages.stages % kSm90MqaGroups, 0);
+    EXPECT_EQ(stages.q_stages, 2) << "the next request's queries come while this one's are used";
+    EXPECT_GE(stages.stages, next_n == 8 ? 6 : 12);
+    EXPECT_LE(stages.shared_bytes, device.shared_bytes_per_block);
+  }
+  EXPECT_EQ(sm90_mqa_stages({.heads = 128, .next_n = 8}, device).q_stages, 1) << "two do not fit";
+}
+
+TEST(Sm90Mqa, StridesAndAddressesForBulkCopies) {
+  const auto view = [](std::uintptr_t address, DType dtype, std::initializer_list<std::int64_t> shape) {
+    return TensorView::contiguous(reinterpret_cast<void*>(address), dtype, shape);
+  };
+  EXPECT_TRUE(suits_bulk_copies(view(256, DType::u8, {3, kIndexKeyPageBytes})));
+  EXPECT_FALSE(suits_bulk_copies(view(264, DType::u8, {3, kIndexKeyPageBytes})));
+  EXPECT_FALSE(suits_bulk_copies(view(256, DType::u8, {3, kIndexKeyPageBytes + 4})));
+  EXPECT_TRUE(suits_bulk_copies(view(256, DType::u8, {1, kIndexKeyPageBytes + 4})))
+      << "one row has no distance";
+  EXPECT_FALSE(suits_bulk_copies(view(256, DType::f32, {2, 6})));
+}
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::int64_t kHeads[] = {64};  // the compiler does not change with our sanitizers; its cost does
+#else
+constexpr std::int64_t kHeads[] = {8, 16, 32, 64, 128};
+#endif
+
+TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
+  std::vector<jit::Source> sources;
+  for (const std::int64_t heads : kHeads) {
+    for (const int ragged : {0, 1})
+      sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged}));
+  }
+  const std::string general[] = {"mqa_logits:q=f32", "paged_mqa_logits:q=f32", "top_k:rows=1",
+                                 "top_k:rows=1000"};
+  for (jit::Source& source : kernel_sources(general, usual_device("sm_90a")))
+    sources.push_back(std::move(source));
+  jit::nvrtc();
+  std::vector<std::string> failures(sources.size());
+  jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
+    const jit::Cubin cubin = jit::compile(sources[i], "sm_90a", jit::nvrtc());
+    if (jit::spilled_bytes(cubin) != 0) failures[i] = cubin.log;
+  });
+  for (std::size_t i = 0; i < sources.size(); ++i) EXPECT_EQ(failures[i], "") << sources[i].name;
+}
+
+}  // namespace
+}  // namespace fathom
