@@ -4,8 +4,8 @@
 #
 #   tools/pack_device.sh [BUILD]     BUILD is a configured and built folder, build/release by default
 #
-# build/device/run PROGRAM ARGUMENTS... starts one of them. The C library itself and what belongs to it come from the
-# other machine, as do the driver, NVRTC and cuBLASLt.
+# build/device/run PROGRAM ARGUMENTS... starts one of them; build/device/problems holds what `fathom bench` times. The C
+# library itself and what belongs to it come from the other machine, as do the driver, NVRTC, cuBLASLt and CUPTI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build/release}
@@ -30,6 +30,9 @@ for program in "${programs[@]}"; do
   done < <(ldd "$program")
 done
 strip "$out"/lib/*.so* "$out"/runtime/*.so* "$out/device_test" "$out/fathom" "$out/ops_test"
+
+mkdir "$out/problems"
+cp bench/problems/*.txt "$out/problems/"
 
 cat >"$out/run" <<'RUN'
 #!/bin/sh
