@@ -1,9 +1,12 @@
+#include <algorithm>
+
 #include "bench.hpp"
 #include "fathom/ops/paged_mqa_logits.hpp"
 
 namespace fathom {
 
-// Every token sees max_len keys: the flops stated are done. Pages lie in memory in reverse order.
+// One sequence is max_len long; several have lengths from 0.7 max_len to max_len, neighbours far apart. Pages
+// lie in memory in reverse order.
 BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<PagedMqaLogitsProblem>(text);
   const bool quantised = p.q == DType::f8e4m3;
@@ -19,14 +22,26 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
   }
   const auto weights = bench_normal(DType::f32, {rows, p.heads});
   const auto lens = bench_buffer(rows * 4);
-  std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), rows, static_cast<std::int32_t>(p.max_len));
+  std::int64_t keys = 0;  // of all sequences
+  std::int64_t seen = 0;  // by all rows
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    const std::int64_t cut = p.batch > 1 ? 3 * p.max_len * (b * 7 % p.batch) / (10 * (p.batch - 1)) : 0;
+    const std::int64_t len = std::max(p.max_len - cut, std::min(p.next_n, p.max_len));
+    keys += len;
+    for (std::int64_t i = 0; i < p.next_n; ++i) {
+      const std::int64_t end = std::max<std::int64_t>(len - (p.next_n - 1 - i), 0);
+      reinterpret_cast<std::int32_t*>(lens->data())[b * p.next_n + i] = static_cast<std::int32_t>(end);
+      seen += end;
+    }
+  }
   const auto tables = bench_buffer(pages * 4);
   for (std::int64_t i = 0; i < pages; ++i)
     reinterpret_cast<std::int32_t*>(tables->data())[i] = static_cast<std::int32_t>(pages - 1 - i);
   const auto logits = bench_zeros(rows * p.max_len * 4);
   return {.problem = problem_string(p),
-          .bytes = static_cast<double>(q->size() + cache->size() + logits->size()),
-          .flops = 2.0 * static_cast<double>(rows * p.max_len) * static_cast<double>(p.heads * p.head_dim),
+          .bytes = static_cast<double>(q->size() + keys * (quantised ? p.head_dim + 4 : 4 * p.head_dim) +
+                                       4 * seen),
+          .flops = 2.0 * static_cast<double>(seen) * static_cast<double>(p.heads * p.head_dim),
           .run = [=, &context](std::int64_t) {
             paged_mqa_logits(
                 {.q = q->view(p.q, {p.batch, p.next_n, p.heads, p.head_dim}),
