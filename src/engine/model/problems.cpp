@@ -8,6 +8,8 @@
 #include "fathom/engine/plan.hpp"
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
+#include "fathom/ops/fp8_linear.hpp"
+#include "fathom/ops/head_gate.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
@@ -38,6 +40,9 @@ void add_fp8(const Shapes& shapes, std::vector<std::string>& problems) {
       problems.push_back(problem_string(problem));
       problems.push_back(problem_string(Fp8GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
       problems.push_back(problem_string(Fp8GemmNtProblem{.m = m, .n = n, .k = k, .decode = true}));
+      if (m > 16) continue;  // more are quantised first
+      for (const bool decode : {false, true})
+        problems.push_back(problem_string(Fp8LinearProblem{.m = m, .n = n, .k = k, .decode = decode}));
     }
   }
 }
@@ -52,6 +57,15 @@ void add_bf16(const Shapes& shapes, std::vector<std::string>& problems) {
       problems.push_back(problem_string(problem));
       problems.push_back(problem_string(Bf16GemmNtProblem{.m = m, .n = n, .k = k, .out = DType::bf16}));
       problems.push_back(problem_string(Bf16GemmNtProblem{.m = m, .n = n, .k = k, .decode = true}));
+    }
+  }
+}
+
+void add_head_gate(const ModelConfig& config, std::vector<std::string>& problems) {
+  for (const std::int64_t tokens : kRows) {
+    for (const bool decode : {false, true}) {
+      problems.push_back(problem_string(HeadGateProblem{
+          .tokens = tokens, .heads = config.index_n_heads, .hidden = config.hidden_size, .decode = decode}));
     }
   }
 }
@@ -146,6 +160,7 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   std::vector<std::string> problems;
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
+  add_head_gate(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   add_expert_products(config, config.quantization_config.has_value(), problems);
@@ -182,6 +197,7 @@ std::vector<std::string> deepseek_v32_problems() {
   std::vector<std::string> problems;
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
+  add_head_gate(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   for (const bool quantized : {true, false}) add_expert_products(config, quantized, problems);
