@@ -239,29 +239,33 @@ TEST_F(Sm90OnFake, StartsEarlyOnlyIfAsked) {
   }
 }
 
-TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunch) {
+TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunchIfAsked) {
   jit::nvrtc();
-  const Context on_fake = context({.strict = true});
-  for (const bool decode : {true, false}) {
-    const auto linear = [&](std::int64_t m) {
-      fp8_linear({.x = view(DType::bf16, {m, 7168}),
-                  .w = view(DType::f8e4m3, {2112, 7168}),
-                  .w_scale = view(DType::f32, {17, 56}),
-                  .out = view(DType::bf16, {m, 2112}),
-                  .q = view(DType::f8e4m3, {m, 7168}),
-                  .q_scale = view(DType::f32, {m, 56}),
-                  .decode = decode},
-                 on_fake);
-    };
+  const auto launches = [&](std::int64_t m, bool decode, const Context& on_fake) {
     const int before = fake_.calls("cuLaunchKernelEx");
-    linear(1);
-    linear(16);
-    EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 2);
-    EXPECT_EQ(fake_.launched.grid_x, decode ? 33u * 2 : 33u);
-    EXPECT_EQ(fake_.launched.block_x, 288u);
-    linear(17);
-    EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), before + 4) << "two steps";
+    fp8_linear({.x = view(DType::bf16, {m, 7168}),
+                .w = view(DType::f8e4m3, {2112, 7168}),
+                .w_scale = view(DType::f32, {17, 56}),
+                .out = view(DType::bf16, {m, 2112}),
+                .q = view(DType::f8e4m3, {m, 7168}),
+                .q_scale = view(DType::f32, {m, 56}),
+                .decode = decode},
+               on_fake);
+    return fake_.calls("cuLaunchKernelEx") - before;
+  };
+  ContextOptions options;
+  options.cache_dir = scratch_ / "cache";
+  options.force_implementation = "fp8_linear=sm90:fused";
+  const Context forced = cuda::make_context(fake_.table(), 0, options);
+  for (const bool decode : {true, false}) {
+    for (const std::int64_t m : {1, 16}) {
+      EXPECT_EQ(launches(m, decode, forced), 1);
+      EXPECT_EQ(fake_.launched.grid_x, decode ? 33u * sm90_gemm_segments(true, true, 2112, 7168) : 33u);
+      EXPECT_EQ(fake_.launched.block_x, 288u);
+    }
   }
+  EXPECT_ERROR(NoImplementation, "sm90:fused needs at most 16 rows of x, got 17", launches(17, true, forced));
+  EXPECT_EQ(launches(1, true, context({.strict = true})), 2) << "two steps unasked";
 }
 
 TEST_F(Sm90OnFake, TheHeadGateIsOneLaunch) {

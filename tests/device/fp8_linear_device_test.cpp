@@ -151,6 +151,7 @@ TEST(DependentLaunch, HasTheBytesOfOneAfterTheOther) {
       std::vector<Strided> results;
       for (const bool dependent : {false, true}) {
         options.dependent_launch = dependent;
+        options.force_implementation = m <= 16 ? kFused : "";
         const Context context(options);
         const cuda::Stream stream(context);
         const Context on_stream = context.on_stream(stream.handle());

@@ -65,8 +65,14 @@ Verdict fp8_linear_sm90_can_run(const Fp8LinearProblem& problem, const Context& 
   if (problem.m > kMostTokens) return decline("needs at most 16 rows of x, got " + std::to_string(problem.m));
   if (problem.x != DType::bf16) return decline("needs bf16 x, got " + std::string(to_string(problem.x)));
   if (problem.k > kMostK) return decline("needs k of at most 16384, got " + std::to_string(problem.k));
-  return sm90_gemm_verdict({.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k},
-                           problem.aligned, context);
+  const Verdict verdict = sm90_gemm_verdict(
+      {.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k}, problem.aligned, context);
+  if (verdict) return verdict;
+  // Not all of its plans have run on a device beside the decode kernel of today (docs/status.md).
+  std::string named;
+  if (!detail::forced(context, Fp8LinearProblem::op, named) || named != "sm90:fused")
+    return decline("needs to be asked for by name until its tests on a device have passed");
+  return accept;
 }
 
 void fp8_linear_sm90(const Fp8LinearProblem& given, const Fp8LinearArgs& args, const Context& context) {
