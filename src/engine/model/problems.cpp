@@ -14,6 +14,7 @@
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "fathom/ops/moe_combine.hpp"
+#include "fathom/ops/moe_forward.hpp"
 #include "fathom/ops/moe_permute.hpp"
 #include "fathom/ops/moe_route.hpp"
 #include "fathom/ops/quantize_groups.hpp"
@@ -109,6 +110,21 @@ void add_experts(const ModelConfig& config, std::vector<std::string>& problems) 
   }
 }
 
+// All launches of moe_forward, from one token to a long chunk.
+void add_mixtures(const ModelConfig& config, std::vector<std::string>& problems) {
+  if (config.n_routed_experts == 0 || config.num_hidden_layers <= config.first_k_dense_replace) return;
+  for (const std::int64_t tokens : kRows) {
+    problems.push_back(
+        problem_string(MoeForwardProblem{.tokens = tokens,
+                                         .top_k = config.num_experts_per_tok,
+                                         .experts = config.n_routed_experts,
+                                         .hidden = config.hidden_size,
+                                         .intermediate = config.moe_intermediate_size,
+                                         .shared = config.n_shared_experts * config.moe_intermediate_size,
+                                         .layout = moe_forward_layout(tokens)}));
+  }
+}
+
 // Routed experts: gate and up as one product and down, by rows of a group in every layout.
 void add_expert_products(const ModelConfig& config, bool fp8, std::vector<std::string>& problems) {
   const std::int64_t groups = config.n_routed_experts;
@@ -163,6 +179,7 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   add_head_gate(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
+  if (config.quantization_config) add_mixtures(config, problems);
   add_expert_products(config, config.quantization_config.has_value(), problems);
   return problems;
 }
@@ -200,6 +217,7 @@ std::vector<std::string> deepseek_v32_problems() {
   add_head_gate(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
+  if (config.quantization_config) add_mixtures(config, problems);
   for (const bool quantized : {true, false}) add_expert_products(config, quantized, problems);
   return problems;
 }

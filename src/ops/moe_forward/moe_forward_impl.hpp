@@ -1,6 +1,7 @@
 // The implementations of moe_forward.
 #pragma once
 #include "fathom/ops/moe_forward.hpp"
+#include "ops/dispatch.hpp"
 
 namespace fathom {
 
@@ -23,6 +24,7 @@ struct MoeForwardParts {
 
 void moe_forward_ref(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
 void moe_forward_cpu(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
+Verdict moe_forward_simt_can_run(const MoeForwardProblem& problem, const Context& context);
 void moe_forward_simt(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
 
 }  // namespace fathom
