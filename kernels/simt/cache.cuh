@@ -84,9 +84,10 @@ __device__ inline void index_key_gather(const IndexKeyGatherKernel& args) {
   };
   for (long long b = blockIdx.y; b < args.batch; b += gridDim.y) {
     const long long base = block_sum(b, length);
-    for_each_warp_task(length(b), [&](long long i) {
+    const long long room = args.total - base;
+    const long long keys = length(b) < room ? length(b) : room;  // whatever lens holds
+    for_each_warp_task(keys, [&](long long i) {
       const long long row = base + i;
-      if (row >= args.total) return;
       const long long page = page_at(args.block_table, b, i / kIndexPageKeys, args.cache.pages);
       const int entry = static_cast<int>(i % kIndexPageKeys);
       if (args.cache.f32) {

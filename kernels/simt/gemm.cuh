@@ -1,4 +1,4 @@
-// The general matrix product: any sizes, strides and scales, on any NVIDIA architecture. Correct before quick.
+// The general matrix product: any sizes, strides and scales, on NVIDIA architectures from sm_80. Correct before quick.
 //
 // An element's sum runs over k in ascending order: 128 products after each other in f32, then the group's sum
 // times its scales is added to the total. Nothing else enters, so a row has the same bytes in any batch.

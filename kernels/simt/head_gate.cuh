@@ -1,4 +1,4 @@
-// The general head gate: any sizes and strides, on any NVIDIA architecture. A warp has one value of out; a lane adds
+// The general head gate: any sizes and strides, on architectures from sm_80. A warp has one value of out; a lane adds
 // every 32nd product in ascending order, then the lanes are added up in pairs.
 #pragma once
 #include "layout/head_gate.cuh"

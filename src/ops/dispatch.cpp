@@ -1,6 +1,7 @@
 #include "ops/dispatch.hpp"
 
 #include "core/option_names.hpp"
+#include "cuda/device_context.hpp"
 
 namespace fathom {
 
@@ -27,6 +28,13 @@ std::string other_device(DeviceKind needed, Device given) {
   return std::string("needs tensors ") +
          (needed == DeviceKind::host ? "in host memory" : "of a CUDA device") + ", the context's device is " +
          to_string(given);
+}
+
+Verdict old_device(const Context& context) {
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  if (device.sm_major >= 8) return accept;
+  return decline("needs compute capability 8.0 or above, got " + std::to_string(device.sm_major) + "." +
+                 std::to_string(device.sm_minor));
 }
 }  // namespace detail
 }  // namespace fathom

@@ -49,6 +49,18 @@ namespace detail {
 bool forced(const Context& context, std::string_view op, std::string& name);
 /// "needs tensors in host memory, the context's device is cuda:0"
 std::string other_device(DeviceKind needed, Device given);
+/// Declines on a device that no CUDA entry is for: from compute capability 8.0 there are warp-wide reductions
+/// and the shared memory that the general kernels take.
+Verdict old_device(const Context& context);
+/// What an entry for the context's device says to a problem.
+template <class Problem, class Args>
+Verdict verdict_of(const Implementation<Problem, Args>& implementation, const Problem& problem,
+                   const Context& context) {
+  if (implementation.device == DeviceKind::cuda) {
+    if (Verdict old = old_device(context)) return old;
+  }
+  return implementation.can_run(problem, context);
+}
 /// Throws NoImplementation if no entry of `list` is for the context's device.
 template <class Problem, class Args, std::size_t kCount>
 void expect_device(const Implementation<Problem, Args> (&list)[kCount], const Context& context) {
@@ -97,7 +109,7 @@ const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> 
           throw NoImplementation(problem_string(problem) + ": forced implementation " + name + " " +
                                  detail::other_device(implementation.device, context.device()));
         }
-        if (const Verdict verdict = implementation.can_run(problem, context)) {
+        if (const Verdict verdict = detail::verdict_of(implementation, problem, context)) {
           throw NoImplementation(problem_string(problem) + ": forced implementation " + name + " " +
                                  verdict->reason);
         }
@@ -110,7 +122,7 @@ const Implementation<Problem, Args>& choose(const Implementation<Problem, Args> 
   std::string reasons;
   for (const auto& implementation : list) {
     if (implementation.device != context.device().kind) continue;
-    if (const Verdict verdict = implementation.can_run(problem, context)) {
+    if (const Verdict verdict = detail::verdict_of(implementation, problem, context)) {
       reasons += "\n  " + std::string(implementation.name) + ": " + verdict->reason;
       continue;
     }

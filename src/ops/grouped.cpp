@@ -98,6 +98,18 @@ void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedR
   }
 }
 
+void check_expert_ids(const Expect& expect, const TensorView& ids, std::int64_t experts) {
+  for (std::int64_t t = 0; t < ids.size(0); ++t) {
+    for (std::int64_t slot = 0; slot < ids.size(1); ++slot) {
+      const std::int32_t id = ids.as<std::int32_t>()[t * ids.step(0) + slot];
+      if (id >= -1 && id < experts) continue;
+      expect.fail(
+          "ids", "be in [-1," + std::to_string(experts) + ")",
+          std::to_string(id) + " for slot " + std::to_string(slot) + " of token " + std::to_string(t));
+    }
+  }
+}
+
 void check_row_tensor(const Expect& expect, std::string_view name, const TensorView& tensor,
                       std::initializer_list<DType> dtypes, GroupLayout layout, std::int64_t groups,
                       std::int64_t count, std::int64_t width) {

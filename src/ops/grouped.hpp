@@ -16,6 +16,9 @@ GroupLayout group_layout(const Expect& expect, const GroupedRows& rows);
 void check_grouped_rows(const Expect& expect, GroupLayout layout, const GroupedRows& rows,
                         std::int64_t groups, std::int64_t count);
 
+/// Throws unless every one of ids [tokens, slots] i32, on the host, is an expert's number or -1.
+void check_expert_ids(const Expect& expect, const TensorView& ids, std::int64_t experts);
+
 /// A tensor of rows: [count, width], or [groups, count, width] in the masked layout. Its last axis may have
 /// any stride (scales); callers that need neighbours check that themselves.
 void check_row_tensor(const Expect& expect, std::string_view name, const TensorView& tensor,

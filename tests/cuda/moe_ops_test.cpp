@@ -19,7 +19,9 @@
 #include "jit/nvrtc.hpp"
 #include "jit/scratch.hpp"
 #include "ops/kernels.hpp"
+#include "ops/moe_forward/moe_forward_impl.hpp"
 #include "ops/op_test.hpp"
+#include "ops/sm90_grouped.hpp"
 
 namespace fathom {
 namespace {
@@ -153,6 +155,26 @@ TEST(MoeKernels, OfTheWholeAreThoseOfItsParts) {
   }
   EXPECT_TRUE(
       std::ranges::any_of(names, [](const std::string& name) { return name.find("grouped") != name.npos; }));
+}
+
+// The products are planned for as many rows of an expert as the call expects.
+TEST(MoeKernels, OfTheWholeAreThoseItLaunches) {
+  const cuda::DeviceInfo device = usual_device("sm_90a");
+  for (const std::int64_t tokens : {1, 100, 170, 340, 3000}) {  // 170: 5.3 rows on average, 6 expected
+    const MoeForwardProblem problem{.tokens = tokens};
+    const MoeForwardParts parts(problem);
+    const std::string whole[] = {problem_string(problem)};
+    std::set<std::string> names;
+    for (const jit::Source& source : kernel_sources(whole, device)) names.insert(source.name);
+    const Sm90GemmKernel plan = plan_sm90_grouped({.groups = problem.experts,
+                                                   .rows = parts.rows,
+                                                   .n = 2 * problem.intermediate,
+                                                   .k = problem.hidden,
+                                                   .expected_m = parts.expected_m},
+                                                  device);
+    const std::string name = sm90_grouped_source(plan).name;
+    EXPECT_TRUE(names.contains(name)) << name << " for " << tokens;
+  }
 }
 
 }  // namespace

@@ -23,7 +23,11 @@ constexpr ScaleLayout kLayouts[] = {ScaleLayout::row_major, ScaleLayout::column_
 constexpr QuantRule kRules[] = {QuantRule::per_token_group, QuantRule::silu_mul, QuantRule::indexer,
                                 QuantRule::per_token_cast, QuantRule::kv_cache};
 
-std::int64_t seed() { return std::random_device{}(); }
+// A fresh one; failures in its scope name it.
+struct Seed {
+  std::int64_t value = std::random_device{}();
+  testing::ScopedTrace trace{__FILE__, __LINE__, "seed " + std::to_string(value)};
+};
 
 // Buffers of the host and of the device, padding included.
 void expect_same_buffers(const OnDevice& got, const Strided& expected) {
@@ -63,7 +67,8 @@ Tensor wild(Random& random, DType dtype, std::int64_t rows, std::int64_t width) 
 void check_quantize(const QuantizeGroupsProblem& p, const std::string& implementation, std::int64_t padding,
                     std::int64_t shift) {
   SCOPED_TRACE(problem_string(p) + " " + implementation);
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   const Strided x = strided(wild(random, p.x, p.tokens, p.k), padding);
   const Strided q = strided(poisoned(DType::f8e4m3, {p.tokens, p.k}), padding);
   const Strided scale = scales(p.scale_layout, 1, p.tokens, scale_groups(p.k), false);
@@ -88,7 +93,8 @@ void check_quantize(const QuantizeGroupsProblem& p, const std::string& implement
 
 TEST(QuantizeGroupsOnDevice, EveryRuleFormatAndLayoutGivesTheBytesOfTheHost) {
   for (const std::string& implementation : cuda_implementations("quantize_groups")) {
-    Random random(seed());
+    const Seed seed;
+    Random random(seed.value);
     for (int round = 0; round < 300 && !HasFailure(); ++round) {
       const ScaleLayout layout = kLayouts[random.integer(0, 3)];
       const bool whole = random.integer(0, 1) == 1;
@@ -203,7 +209,8 @@ SiluMulQuantProblem random_options(Random& random) {
 
 TEST(SiluMulQuantOnDevice, EveryOptionGivesTheBytesOfTheHost) {
   for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
-    Random random(seed());
+    const Seed seed;
+    Random random(seed.value);
     SiluMulQuantProblem p;
     for (int round = 0; round < 240 && !HasFailure(); ++round) {
       if (round % 20 == 0) p = random_options(random);  // kernels take half a second to compile
@@ -229,7 +236,8 @@ TEST(SiluMulQuantOnDevice, EveryOptionGivesTheBytesOfTheHost) {
 TEST(SiluMulQuantOnDevice, EveryGate) {
   for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
     for (const float size : {1.0f, 30.0f, 1e-25f, 1e25f}) {
-      Random random(seed());
+      const Seed seed;
+      Random random(seed.value);
       Tensor values = random.normal(DType::bf16, {512, 256}, static_cast<double>(size));
       for (std::int64_t r = 0; r < 512; ++r) {
         for (std::int64_t i = 0; i < 128; ++i) {  // neighbours in one group, so that all of them count
@@ -257,7 +265,8 @@ TEST(SiluMulQuantOnDevice, ShapesThatPeersRefuse) {
                                {1300, 2, 16, {1, 0, 2}},
                                {3, 4096, 256, {4001, 114, 0}},
                                {32, 20, 2048, {20}}}) {
-      Random random(seed());
+      const Seed seed;
+      Random random(seed.value);
       SiluCase problem({.experts = shape.experts, .rows = shape.rows, .dim = shape.dim},
                        random.normal(DType::bf16, {shape.experts * shape.rows, 2 * shape.dim}, 3), 0);
       for (std::int64_t e = 0; e < shape.experts; ++e) {
@@ -265,7 +274,8 @@ TEST(SiluMulQuantOnDevice, ShapesThatPeersRefuse) {
       }
       check_silu(problem, implementation);
     }
-    Random random(seed());
+    const Seed seed;
+    Random random(seed.value);
     for (const std::int64_t rows : {64, 515}) {
       check_silu(SiluCase({.rows = rows, .dim = 2048}, random.normal(DType::bf16, {rows, 4096}, 2), 0),
                  implementation);
@@ -275,7 +285,8 @@ TEST(SiluMulQuantOnDevice, ShapesThatPeersRefuse) {
 
 // A count that is out of range reads and writes no row that does not exist.
 TEST(SiluMulQuantOnDevice, CountsAreKeptInRange) {
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   SiluCase problem({.experts = 3, .rows = 5, .dim = 256}, random.normal(DType::bf16, {15, 512}), 0);
   const Tensor wrong = tensor_of<int>(DType::i32, {3}, {-7, 1000000, 2});
   problem.masked_m.set(0, 0);
@@ -292,7 +303,8 @@ TEST(SiluMulQuantOnDevice, CountsAreKeptInRange) {
 
 // One launch; a graph replayed 200 times follows the counts on the device and always gives the same bytes.
 TEST(SiluMulQuantOnDevice, FollowsTheCountsInAGraph) {
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   SiluCase problem({.experts = 32, .rows = 20, .dim = 2048}, random.normal(DType::bf16, {640, 4096}), 0);
   for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
     const OnDevice gate_up(problem.gate_up);
@@ -333,7 +345,8 @@ void make_nans_alike(const TensorView& buffer) {
 
 TEST(SiluMulOnDevice, GivesTheBytesOfTheHost) {
   for (const std::string& implementation : cuda_implementations("silu_mul")) {
-    Random random(seed());
+    const Seed seed;
+    Random random(seed.value);
     for (int round = 0; round < 100 && !HasFailure(); ++round) {
       const bool whole = random.integer(0, 1) == 1;
       const SiluMulProblem p{.rows = random.integer(0, 20),
@@ -371,7 +384,8 @@ struct Router {
 // `steps`: logits are multiples of 1/steps, so that scores are often equal.
 void check_route(const Router& r, std::int64_t steps, bool renormalize) {
   SCOPED_TRACE(std::to_string(r.tokens) + " tokens, " + std::to_string(r.experts) + " experts");
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   Tensor logits = random.normal(DType::f32, {r.tokens, r.experts}, 2);
   for (std::int64_t i = 0; steps > 0 && i < logits.count(); ++i) {
     logits.set(i, std::round(logits[i] * static_cast<double>(steps)) / static_cast<double>(steps));
@@ -438,7 +452,8 @@ struct Permutation {
 void check_permute(const Permutation& p) {
   SCOPED_TRACE(std::to_string(p.tokens) + " tokens, " + std::to_string(p.groups) + " groups, masked " +
                std::to_string(p.masked) + ", alignment " + std::to_string(p.alignment));
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   const std::int64_t scales_wide = (p.dim + 127) / 128;
   Tensor ids(DType::i32, {p.tokens, p.top_k});
   for (std::int64_t i = 0; i < ids.count(); ++i) {
@@ -539,7 +554,8 @@ TEST(MoePermuteOnDevice, WritesNoRowThatDoesNotExist) {
 }
 
 TEST(MoeCombineOnDevice, GivesTheBytesOfTheHost) {
-  Random random(seed());
+  const Seed seed;
+  Random random(seed.value);
   for (int round = 0; round < 80 && !HasFailure(); ++round) {
     const bool whole = random.integer(0, 1) == 1;
     const MoeCombineProblem p{.tokens = random.integer(0, 40),
@@ -598,8 +614,10 @@ struct DeviceMoe {
         workspace(device_context(), host.most_workspace()),
         experts{split_groups(gate_up), split_groups(gate_up_scale), split_groups(down),
                 split_groups(down_scale)} {
-    cuda::fill(device_context(), workspace.data(), 0xff, workspace.size());  // NaN in every format
+    poison();
   }
+  // NaN in every format, so that nothing of an earlier call is of use.
+  void poison() const { cuda::fill(device_context(), workspace.data(), 0xff, workspace.size()); }
   // Tokens [begin, end) into `out`.
   void run(const TensorView& out, const Context& context, GroupLayout layout, std::int64_t begin,
            std::int64_t end) const {
@@ -627,6 +645,7 @@ struct DeviceMoe {
   Strided result(GroupLayout layout, std::int64_t begin = 0, std::int64_t end = -1) const {
     if (end < 0) end = p.tokens;
     const OnDevice out(poisoned(p.out, {end - begin, p.hidden}));
+    poison();
     run(out, device_context(kMoeForward), layout, begin, end);
     return out.download();
   }
@@ -644,6 +663,7 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
   for (const std::int64_t tokens : {0, 1, 5, 64, 255, 256, 257}) {
     for (const std::int64_t shared : {0, 128}) {
       SCOPED_TRACE(tokens);
+      const Seed seed;
       MoeCase host({.tokens = tokens,
                     .top_k = 3,
                     .experts = 12,
@@ -651,7 +671,7 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
                     .intermediate = 128,
                     .shared = shared,
                     .out = DType::f32},
-                   seed());
+                   seed.value);
       const DeviceMoe device(host);
       const Strided expected = device.result(GroupLayout::offsets);
       if (tokens == 0) continue;
@@ -673,6 +693,7 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
 TEST(MoeForwardOnDevice, OddShapesAndChoices) {
   for (const auto& [hidden, width] :
        {std::pair<std::int64_t, std::int64_t>{200, 72}, {384, 96}, {130, 260}}) {
+    const Seed seed;
     MoeCase host({.tokens = 70,
                   .top_k = 2,
                   .experts = 9,
@@ -680,7 +701,7 @@ TEST(MoeForwardOnDevice, OddShapesAndChoices) {
                   .intermediate = width,
                   .shared = 0,
                   .out = DType::f32},
-                 seed());
+                 seed.value);
     for (std::int64_t t = 0; t < 70; ++t) {
       host.ids.set(2 * t, t < 60 ? 7 : -1);
       host.ids.set(2 * t + 1, -1);
@@ -696,8 +717,9 @@ TEST(MoeForwardOnDevice, OddShapesAndChoices) {
 
 // A graph replayed 100 times follows the ids and always gives the same bytes.
 TEST(MoeForwardOnDevice, FollowsTheChoiceInAGraph) {
+  const Seed seed;
   MoeCase host({.tokens = 16, .top_k = 4, .experts = 32, .hidden = 512, .intermediate = 256, .shared = 256},
-               seed());
+               seed.value);
   const DeviceMoe device(host);
   for (const GroupLayout layout : kGroupLayouts) {
     const OnDevice out(poisoned(DType::bf16, {16, 512}));
@@ -706,7 +728,9 @@ TEST(MoeForwardOnDevice, FollowsTheChoiceInAGraph) {
     device.run(out, context, layout, 0, 16);  // compiled before the capture
     stream.synchronize();
     const cuda::Graph graph = cuda::Graph::capture(context, [&] { device.run(out, context, layout, 0, 16); });
-    for (std::int64_t i = 0; i < 16 * 4; ++i) host.ids.set(i, static_cast<double>((i * 5 + 3) % 32));
+    // Others than in the recording, which has those of the layout before.
+    for (std::int64_t i = 0; i < 16 * 4; ++i)
+      host.ids.set(i, static_cast<double>((i * 5 + 7 * static_cast<std::int64_t>(layout) + 3) % 32));
     device.ids.upload(host.ids);
     out.upload(poisoned(DType::bf16, {16, 512}));
     const Strided expected = device.result(layout);
@@ -716,6 +740,7 @@ TEST(MoeForwardOnDevice, FollowsTheChoiceInAGraph) {
       stream.synchronize();
       expect_same_bytes(out.download().view, expected.view);
     }
+    stream.synchronize();  // the next layout has the same workspace
     EXPECT_LT(calc_diff(expected.view, host.run(test_context())), 1e-5);
   }
 }

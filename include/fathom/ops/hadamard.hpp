@@ -32,7 +32,7 @@ struct HadamardArgs {
 ///
 ///   out[r, i] = dim^-0.5 * sum_j (-1)^popcount(i & j) * x[r, j]
 ///
-///   x    [rows, dim]  f32 or bf16; dim is a power of two
+///   x    [rows, dim]  f32 or bf16; dim is a power of two, on CUDA at most 16384
 ///   out  [rows, dim]  f32 or bf16; may be x itself if the dtypes agree
 ///
 /// The matrix is its own inverse and keeps dot products: rotating queries and keys alike changes no score.

@@ -43,8 +43,8 @@ struct IndexKeyGatherArgs {
 /// The ragged mqa_logits takes the result. Block table entries beyond a request's length are not read.
 /// Throws InvalidArgument if a shape or dtype differs, lens do not sum to `total` or need more than
 /// max_pages, or a block table entry in use is no page of the cache; nothing is written then. On a device,
-/// where neither is looked at, keys beyond `total` are dropped and those of such a page are zeros with scale
-/// 0.
+/// where neither is looked at, keys beyond `total` are dropped, rows beyond the sum of lens stay as they are,
+/// and keys of such a page are zeros with scale 0.
 void index_key_gather(const IndexKeyGatherArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -82,8 +82,9 @@ struct MoeForwardArgs {
 /// contracts fix the order of every sum: slots ascending in f32, after the shared expert (whose output is
 /// rounded to the dtype of out before they are added) and what out held. A token's bytes depend neither on
 /// the other tokens nor on the layout. On a device nothing is allocated, copied or waited for, so that a call
-/// can be recorded in a graph, which follows ids and weights. Throws InvalidArgument if a shape, dtype or the
-/// workspace's size is wrong or, on the host, an id is no expert's.
+/// can be recorded in a graph, which follows ids and weights; there are at most 8191 experts there. Throws
+/// InvalidArgument if a shape, dtype or the workspace's size is wrong or, on the host, an id is no expert's;
+/// nothing is written then.
 ///
 /// A shared expert as wide as the others may instead be one of `experts`, with an id of its own in a last
 /// column whose weight is 1: the grouped products then take it along.

@@ -60,7 +60,7 @@ struct MoePermuteArgs {
 ///   x_scale       [tokens, scales] f32 or i32; any strides
 ///   slot_to_row   [tokens, top_k]  i32: the slot's row; masked: g * max_m + r; -1 if its id is -1
 ///   row_to_group  [rows]           i32
-///   offsets       [groups+1]       i32
+///   offsets       [groups+1]       i32; on CUDA at most 8191 groups
 ///   masked_m      [groups]         i32: how many rows a group has
 ///
 /// Padding rows of out and out_scale are left as they are. Throws InvalidArgument if a shape or dtype

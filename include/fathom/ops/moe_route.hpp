@@ -53,11 +53,12 @@ struct MoeRouteArgs {
 ///   score[e]  = sigmoid(logits[e])            or softmax over all experts
 ///   choice[e] = score[e] + correction_bias[e]
 ///   The experts lie in n_group groups of neighbours. A group's value is the sum of its two best choices;
-///   only the topk_group best groups take part. Among their experts the top_k best choices win. weight    =
-///   score (without bias), divided by the sum of the winners' scores + 1e-20 if renormalize,
-///               times routed_scaling
+///   only the topk_group best groups take part. Among their experts the top_k best choices win.
 ///
-///   logits           [tokens, experts]  f32
+///   weight    = routed_scaling * score (without bias), divided by the sum of the winners' scores + 1e-20 if
+///               renormalize
+///
+///   logits           [tokens, experts]  f32; on CUDA at most 4096 experts
 ///   correction_bias  [experts]          f32; optional
 ///   ids              [tokens, top_k]    i32, best choice first
 ///   weights          [tokens, top_k]    f32

@@ -46,13 +46,14 @@ struct PagedMqaLogitsArgs {
 ///
 /// with key[j] and scale[j] entry j % 64 of page block_table[b, j / 64] (scale 1 in an f32 cache).
 ///
-///   q             [batch, next_n, heads, head_dim]  f8e4m3 with a u8 cache (head_dim 128), f32 with an f32
-///   one cache         [pages, 8448] u8 or [pages, 64, head_dim] f32, see index_key_store; pages may be
-///   strided weights       [batch * next_n, heads]           f32; they carry the scale of q context_lens
-///   [batch, next_n]                   i32; negative counts as 0; at most max_len block_table   [batch,
-///   max_pages]                i32; rows may be strided; only used entries are read schedule      [workers +
-///   1, 2]                  i32, of paged_mqa_schedule for the same context_lens; may
-///                                                   be left out. The result does not depend on it.
+///   q             [batch, next_n, heads, head_dim]  f8e4m3 with a u8 cache (head_dim 128), else f32
+///   cache         [pages, 8448]                     u8, see index_key_store; pages may be strided
+///                 [pages, 64, head_dim]             or f32
+///   weights       [batch * next_n, heads]           f32; they carry the scale of q
+///   context_lens  [batch, next_n]                   i32; negative counts as 0; at most max_len
+///   block_table   [batch, max_pages]                i32; rows may be strided; only used entries are read
+///   schedule      [workers + 1, 2]                  i32, of paged_mqa_schedule for the same context_lens;
+///                                                   may be left out: the result does not depend on it
 ///   logits        [batch * next_n, max_len]         f32
 ///
 /// A score has the same bytes as in mqa_logits, whatever next_n, the batch, the schedule and the threads.

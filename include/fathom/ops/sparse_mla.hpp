@@ -52,6 +52,8 @@ struct SparseMlaArgs {
 ///   indices  [tokens, top_k]                   i32 slots; -1, anywhere, is no entry; any top_k
 ///   out      [tokens, heads, lora]             f32 or bf16; `lora` is out's width
 ///
+/// On CUDA lora + rope_dim is at most 736.
+///
 /// A row without any entry gives zeros. With an f32 cache everything is f32; with a bf16 or u8 cache q is
 /// rounded to bf16, and the softmax weights may be (relative error 2^-8), on tensor cores of a GPU the
 /// dequantised entries as well; sums are f32. Entries are summed in list order in blocks of fixed size, so

@@ -49,8 +49,9 @@ struct TopKArgs {
 ///   scores       [rows, n]              f32; rows may be strided
 ///   lengths      [rows]                 i32; negative counts as 0
 ///   starts       [rows]                 i32
-///   block_table  [requests, max_pages]  i32; rows may be strided; only entries of selected positions are
-///   read requests     [rows]                 i32, the block table's row of every row offsets      [rows] i32
+///   block_table  [requests, max_pages]  i32; rows may be strided; read for selected positions only
+///   requests     [rows]                 i32, the block table's row of every row
+///   offsets      [rows]                 i32
 ///   out          [rows, k]              i32
 ///
 /// Always the true top k, whatever the scores: of equal scores the lower position wins (-0 equals 0),

@@ -125,7 +125,8 @@ void add_mixtures(const ModelConfig& config, std::vector<std::string>& problems)
   }
 }
 
-// Routed experts: gate and up as one product and down, by rows of a group in every layout.
+// Routed experts: gate and up as one product and down, by rows of a group. The contiguous layout needs no
+// entry: its kernels are those of offsets, for a plan asks only whether the layout is masked.
 void add_expert_products(const ModelConfig& config, bool fp8, std::vector<std::string>& problems) {
   const std::int64_t groups = config.n_routed_experts;
   if (groups == 0 || config.num_hidden_layers <= config.first_k_dense_replace) return;

@@ -15,7 +15,7 @@ jit::Source source(const OneForm&) {
                       .args_bytes = sizeof(HadamardKernel)});
 }
 
-constexpr std::int64_t kMostElements = 16384;  // of a row: what the shared memory of every device holds
+constexpr std::int64_t kMostElements = 16384;  // of a row: 64 KB of shared memory
 
 }  // namespace
 

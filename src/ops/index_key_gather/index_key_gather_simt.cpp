@@ -18,7 +18,7 @@ jit::Source source(const OneForm&) {
 
 void index_key_gather_simt(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
                            const Context& context) {
-  if (problem.keys == 0) return;
+  if (problem.keys == 0 || problem.batch == 0) return;
   const IndexKeyGatherKernel kernel{.cache = index_cache_view(args.cache),
                                     .block_table = block_table_view(args.block_table),
                                     .lens = simt_integers(args.lens),

@@ -24,7 +24,8 @@ Verdict cuda_tensors(const LinearBf16Fp32Problem& problem, const Context& contex
   return decline("needs algorithm auto or native, got " + std::string(to_string(algorithm)));
 }
 
-// Best first for each device. The last of each takes every valid problem.
+// Best first for each device. The last of each takes every valid problem that names no other
+// algorithm.
 constexpr Impl kImplementations[] = {
     {"sm90:wgmma", linear_bf16_fp32_sm90_can_run, linear_bf16_fp32_sm90, /*fallback=*/false,
      DeviceKind::cuda},

@@ -1,4 +1,4 @@
-// m_grouped_fp8_gemm_nt on any NVIDIA GPU.
+// m_grouped_fp8_gemm_nt on NVIDIA GPUs from compute capability 8.0.
 #include "ops/m_grouped_fp8_gemm_nt/m_grouped_fp8_gemm_nt_impl.hpp"
 #include "ops/simt_grouped.hpp"
 

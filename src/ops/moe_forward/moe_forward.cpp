@@ -14,7 +14,7 @@ namespace {
 
 using Impl = Implementation<MoeForwardProblem, MoeForwardArgs>;
 
-// Best first for each device. The last of each takes every valid problem.
+// Best first for each device. The reference takes every valid problem.
 constexpr Impl kImplementations[] = {
     {"cuda:chain", moe_forward_simt_can_run, moe_forward_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:chain", always, moe_forward_cpu},
@@ -85,6 +85,8 @@ MoeForwardProblem validate(const MoeForwardArgs& args, Device device) {
               "have at least " + std::to_string(bytes) + " bytes", args.workspace.size(0));
   expect.that(reinterpret_cast<std::uintptr_t>(args.workspace.data) % kAlignment == 0, "workspace",
               "begin on 256 bytes", "another address");
+  // Before anything is written: the steps would find it only after the shared expert.
+  if (on_host(device)) check_expert_ids(expect, args.ids, experts);
   return problem;
 }
 

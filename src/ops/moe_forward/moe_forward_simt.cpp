@@ -25,8 +25,13 @@ std::vector<jit::Source> moe_forward_kernels(std::string_view text, const cuda::
   const MoeForwardParts parts(p);
   const bool masked = p.layout == GroupLayout::masked;
   const auto grouped = [&](std::int64_t n, std::int64_t k) {
-    return problem_string(MGroupedFp8GemmNtProblem{
-        .groups = p.experts, .rows = parts.rows, .n = n, .k = k, .layout = p.layout, .out = p.inner});
+    return problem_string(MGroupedFp8GemmNtProblem{.groups = p.experts,
+                                                   .rows = parts.rows,
+                                                   .n = n,
+                                                   .k = k,
+                                                   .layout = p.layout,
+                                                   .out = p.inner,
+                                                   .expected_m = parts.expected_m});
   };
   const auto silu = [&](std::int64_t experts, std::int64_t rows, std::int64_t dim) {
     return problem_string(

@@ -149,11 +149,25 @@ TEST(MoeForward, RejectsBadArguments) {
   args = good;
   args.x.shape[1] = 128;
   expect_error("'gate_up' must have shape [256,128], got [256,256]", args);
-  const Tensor wrong = tensor_of<int>(DType::i32, {3, 2}, {0, 1, 6, 2, 3, 4});
-  args = good;
-  args.ids = wrong;
-  EXPECT_ERROR(InvalidArgument, "moe_permute: 'ids' must be in [-1,6), got 6",
-               moe_forward(args, test_context()));
+}
+
+TEST(MoeForward, RejectsIdsBeforeItWrites) {
+  MoeForwardProblem p = small(3);
+  p.shared = 64;
+  MoeCase problem(p, 8);
+  for (const std::string implementation : {"cpu:chain", "ref:any"}) {
+    for (const int wrong : {6, -2, 1 << 30}) {
+      SCOPED_TRACE(implementation);
+      const Tensor ids = tensor_of<int>(DType::i32, {3, 2}, {0, 1, -1, wrong, 3, 4});
+      const Tensor out = poisoned(p.out, {3, p.hidden});
+      const MoeForwardArgs args = problem.args(problem.x, ids, problem.weights, out, problem.workspace);
+      EXPECT_ERROR(
+          InvalidArgument,
+          "moe_forward: 'ids' must be in [-1,6), got " + std::to_string(wrong) + " for slot 1 of token 1",
+          moe_forward(args, forced_context("moe_forward=" + implementation)));
+      expect_same_bytes(out, poisoned(p.out, {3, p.hidden}));
+    }
+  }
 }
 
 }  // namespace

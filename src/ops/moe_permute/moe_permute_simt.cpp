@@ -20,7 +20,7 @@ struct Plan {
   std::int32_t threads;  // place
 };
 
-constexpr std::int64_t kMostShared = 64 << 10;  // bytes that every architecture has
+constexpr std::int64_t kMostShared = 64 << 10;  // bytes
 
 std::int64_t shared_bytes(std::int32_t threads, std::int64_t groups) {
   return place_shared_bytes(threads / 32, static_cast<int>(groups));

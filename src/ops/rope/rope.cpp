@@ -15,7 +15,7 @@ namespace {
 
 using Impl = Implementation<RopeProblem, RopeArgs>;
 
-// Best first for each device. The last of each takes every valid problem.
+// Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
 constexpr Impl kImplementations[] = {
     {"cuda:simt", simt_when_named, rope_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rope_cpu},
