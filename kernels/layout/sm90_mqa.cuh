@@ -19,6 +19,7 @@ struct Sm90MqaKernel {
 
 inline constexpr int kSm90MqaGroups = 3;  // warpgroups that score
 inline constexpr int kSm90MqaThreads = 128 * (kSm90MqaGroups + 1);
+inline constexpr int kSm90MqaStaticBytes = kSm90MqaThreads / 32 * 4;  // of shared memory, beside what a launch asks for
 inline constexpr int kSm90MqaRequests = 4096;  // at most: their tiles are counted in shared memory
 inline constexpr int kSm90MqaTile = kMqaKeys * 128;
 

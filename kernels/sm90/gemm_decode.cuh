@@ -162,7 +162,7 @@ struct GemmDecode {
         ptx::cp_async_16(to, static_cast<const float*>(from.data) + token * from.row + (live ? at : 0), live);
       } else {
         const float4 zero = {0, 0, 0, 0};
-        ptx::st_shared_4(to, live ? four_scales(from, args.blocks, token, at, false) : zero);
+        ptx::st_shared_4(to, live ? four_scales(from, args.blocks, token, at) : zero);
       }
     }
   }

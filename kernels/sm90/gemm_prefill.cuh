@@ -200,7 +200,7 @@ struct GemmPrefill {
 #pragma unroll 2
       for (int i = lane; i < kRows; i += 32) {
         const float4 zero = {0, 0, 0, 0};
-        ptx::st_shared_4(to + 16 * i, row + i < rows ? four_scales(from, args.blocks, row + i, block, false) : zero);
+        ptx::st_shared_4(to + 16 * i, row + i < rows ? four_scales(from, args.blocks, row + i, block) : zero);
       }
     }
   }

@@ -27,7 +27,7 @@ __device__ __forceinline__ bool in_fours(const RowScales& scales, int blocks) {
 }
 
 /// The scales of k blocks block .. block + 3 of a row, block a multiple of four; zero after the last.
-__device__ __forceinline__ float4 four_scales(const RowScales& scales, int blocks, int row, int block, bool fours) {
+__device__ __forceinline__ float4 four_scales(const RowScales& scales, int blocks, int row, int block) {
   float4 v = {0, 0, 0, 0};
   if (scales.kind == GemmScale::packed) {
     const u32 word = static_cast<const u32*>(scales.data)[row * scales.row + block / 4 * scales.block];
@@ -38,7 +38,6 @@ __device__ __forceinline__ float4 four_scales(const RowScales& scales, int block
     return v;
   }
   const float* from = static_cast<const float*>(scales.data) + row * scales.row + block * scales.block;
-  if (fours) return *reinterpret_cast<const float4*>(from);
   v.x = from[0];
   if (block + 1 < blocks) v.y = from[scales.block];
   if (block + 2 < blocks) v.z = from[2 * scales.block];

@@ -99,7 +99,7 @@ struct Sm90Mqa {
 
   /// All threads: counts the tiles and takes this block's share of them.
   __device__ void share_out() {
-    __shared__ int sums[kSm90MqaThreads / 32];
+    __shared__ int sums[kSm90MqaStaticBytes / 4];
     const int thread = static_cast<int>(threadIdx.x);
     int total = 0;
     for (int first = 0; first < args.requests; first += kSm90MqaThreads) {
@@ -188,7 +188,7 @@ struct Sm90Mqa {
         // Queries take the place of those that all tiles up to `done` have met.
         const int done = args.q_stages == 1 ? stops[0] : stops[1];
         for (int i = max(done - kSm90MqaGroups, 0); i < done; ++i) {
-          if (i + args.stages > at - begin) ptx::mbarrier_wait(empty(i % args.stages), i / args.stages & 1);
+          if (i + args.stages >= at - begin) ptx::mbarrier_wait(empty(i % args.stages), i / args.stages & 1);
         }
         load_queries(request, segment);
       }
@@ -244,15 +244,15 @@ struct Sm90Mqa {
     }
   }
 
-  /// Warpgroups multiply in turn: while one adds up its scores, the next has the tensor cores to itself. All have the
-  /// same number of turns.
+  /// Warpgroups take tiles in turn: while one adds up its last scores, the next has the tensor cores to itself. A turn
+  /// is a whole tile, so a tile waits for earlier ones only: the loader may wait for it before it fetches a later one.
   __device__ void take_turn(int group) const { ptx::bar_sync(1 + group, 256); }
   __device__ void pass_turn(int group) const { ptx::bar_arrive(1 + (group + 1) % kSm90MqaGroups, 256); }
 
   /// kTokens tokens of a request, from `token` on, against the tile in `stage`.
   template <int kTokens>
   __device__ __forceinline__ void score(int group, const Tile& tile, int stage, int token, const float (&scale)[2],
-                                        bool passes) const {
+                                        bool takes, bool passes) const {
     constexpr int kN = kTokens * kHeads;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int q_stage = tile.segment % args.q_stages;
@@ -264,7 +264,7 @@ struct Sm90Mqa {
     float d[kN / 2];
     const u32 a = ring_low + stage * (kSm90MqaTile / 16);
     const u32 b = queries_low + (q_stage * sm90_mqa_q_bytes(rows) + token * kHeads * 128) / 16;
-    take_turn(group);
+    if (takes) take_turn(group);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -310,16 +310,13 @@ struct Sm90Mqa {
     constexpr int kTogether = kHeads <= 64 ? 2 : 1;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
-    const int turns = args.next_n / kTogether + args.next_n % kTogether;  // of a tile
-    if (group + 1 == kSm90MqaGroups && begin < end) pass_turn(group);     // the first is that of group 0
+    if (group + 1 == kSm90MqaGroups && begin < end) pass_turn(group);  // the first is that of group 0
     int stage = group;
     int parity = 0;
     for (int first = begin; first < end; first += kSm90MqaGroups) {
-      if (first + group >= end) {  // no tile: the turns are passed on
-        for (int i = 0; i < turns; ++i) {
-          take_turn(group);
-          if (i + 1 < turns || group + 1 < kSm90MqaGroups) pass_turn(group);  // nobody waits for the last
-        }
+      if (first + group >= end) {  // no tile: the turn is passed on
+        take_turn(group);
+        if (group + 1 < kSm90MqaGroups) pass_turn(group);  // nobody waits for the last
         break;
       }
       ptx::mbarrier_wait(full(stage), parity);
@@ -334,15 +331,15 @@ struct Sm90Mqa {
           scale[h] = scales[stage * kMqaKeys + key + 8 * h];
         }
       }
-      const bool all_pass = group + 1 < kSm90MqaGroups || first + kSm90MqaGroups < end;
+      const bool passes = group + 1 < kSm90MqaGroups || first + kSm90MqaGroups < end;
       int token = 0;
       if constexpr (kTogether == 2) {
         for (; token + 2 <= args.next_n; token += 2) {
-          score<2>(group, tile, stage, token, scale, all_pass || token + 2 < args.next_n);
+          score<2>(group, tile, stage, token, scale, token == 0, passes && token + 2 == args.next_n);
         }
       }
       for (; token < args.next_n; ++token) {
-        score<1>(group, tile, stage, token, scale, all_pass || token + 1 < args.next_n);
+        score<1>(group, tile, stage, token, scale, token == 0, passes && token + 1 == args.next_n);
       }
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(empty(stage));

@@ -1,7 +1,7 @@
 // Latent attention over a list of entries on Hopper's tensor cores: 64 heads of one token a block, bf16 products with
 // sums in f32, for u8 and bf16 caches.
 //
-// The valid entries, in list order, are taken 64 at a time. Two warpgroups gather them into shared memory as bf16, the
+// The valid entries, in list order, are taken 64 at a time. A warpgroup gathers them into shared memory as bf16, the
 // next 64 while two others multiply. Each of these has 32 of the entries for the scores and 256 of the columns for the
 // output; they exchange the rows' maxima and their weights. The sums' order is fixed by the list of valid entries.
 #pragma once
@@ -107,7 +107,7 @@ struct Sm90Mla {
     return ptx::cvt_bf16x2(low * scale, high * scale);
   }
 
-  /// A producer: 1/256 of a tile. Eight neighbouring threads have 128 bytes of one entry.
+  /// A producer: its share of a tile. Eight neighbouring threads have 128 bytes of one entry.
   __device__ __forceinline__ void gather(int tile, int buffer) const {
     const int thread = static_cast<int>(threadIdx.x) % kProducers;
     u8* to = start + (1 + buffer) * kSm90MlaTile;

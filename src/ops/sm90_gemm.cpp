@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <span>
 
 #include "cuda/device_context.hpp"
 #include "cuda/tensor_map.hpp"

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
 
 #include "cuda/device_context.hpp"
 #include "cuda/tensor_map.hpp"
@@ -271,9 +273,9 @@ Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const 
     return decline("needs at most 1024 groups, got " + std::to_string(shape.groups));
   // Wrong offsets may give every group all rows, and even then tiles are counted.
   const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 8)) *
-                       static_cast<double>(ceil_div(shape.n, 64));
+                       static_cast<double>(ceil_div(shape.n, 128));
   if (tiles > static_cast<double>(kMost)) {
-    return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 64, got {}", tiles));
+    return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 128, got {}", tiles));
   }
   return accept;
 }

@@ -51,7 +51,7 @@ Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo&
     for (int stages = kMost; stages >= 2 * kSm90MqaGroups; stages -= kSm90MqaGroups) {
       const int bytes = sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
                                               static_cast<int>(shape.next_n * shape.heads), stages, q_stages);
-      if (bytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
+      if (bytes + kSm90MqaStaticBytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
     }
   }
   return {};
@@ -109,7 +109,7 @@ void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorVi
 }
 
 bool suits_bulk_copies(const TensorView& tensor) {
-  if (reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0) return false;
+  if (reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0 || tensor.count() == 0) return false;
   for (int axis = 0; axis + 1 < tensor.rank; ++axis) {
     const std::int64_t bytes = tensor.step(axis) * size_of(tensor.dtype);
     if (tensor.size(axis) > 1 && (bytes % 16 != 0 || bytes <= 0 || bytes >= std::int64_t{1} << 40))

@@ -45,8 +45,8 @@ Verdict sm90_mqa_verdict(const Sm90MqaShape& shape, const cuda::DeviceInfo& devi
 void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorView& keys, const TensorView& q,
                   const Context& context);
 
-/// Whether TMA and bulk copies can address a tensor: its address and the distances of all but the last axis
-/// are multiples of 16 bytes.
+/// Whether TMA and bulk copies can address a tensor: it is not empty, its address and the distances of all
+/// but the last axis are multiples of 16 bytes.
 bool suits_bulk_copies(const TensorView& tensor);
 
 }  // namespace fathom

@@ -51,6 +51,13 @@ TEST(Sm90Mqa, StagesFillSharedMemory) {
     EXPECT_LE(stages.shared_bytes, device.shared_bytes_per_block);
   }
   EXPECT_EQ(sm90_mqa_stages({.heads = 128, .next_n = 8}, device).q_stages, 1) << "two do not fit";
+  for (const std::int64_t heads : {8, 64, 128}) {
+    for (std::int64_t requests = 1; requests <= kSm90MqaRequests; ++requests) {
+      const Sm90MqaStages stages =
+          sm90_mqa_stages({.heads = heads, .requests = requests, .next_n = 6}, device);
+      ASSERT_LE(stages.shared_bytes + kSm90MqaStaticBytes, device.shared_bytes_per_block) << requests;
+    }
+  }
 }
 
 TEST(Sm90Mqa, StridesAndAddressesForBulkCopies) {
