@@ -139,7 +139,7 @@ Accuracy check_product(const BenchProduct& product, const Context& context) {
                        });
   result.rows = static_cast<std::int64_t>(rows.size());
   result.columns = static_cast<std::int64_t>(columns.size());
-  result.calc_diff = squares > 0 ? 1 - 2 * dot / squares : 0;
+  result.calc_diff = squares == 0 ? 0 : 1 - 2 * dot / squares;  // NaN stays NaN
   return result;
 }
 

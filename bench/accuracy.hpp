@@ -9,7 +9,7 @@ namespace fathom {
 struct Accuracy {
   std::int64_t rows = 0;     // sampled
   std::int64_t columns = 0;  // sampled
-  double calc_diff = 0;      // 1 - 2 sum(x y) / sum(x^2 + y^2)
+  double calc_diff = 0;      // 1 - 2 sum(x y) / sum(x^2 + y^2); NaN if a result is not finite
   /// The least c with |error| <= c * sum |a b scales|, plus 2^-8 |y| if the output is bf16, everywhere.
   double bound = 0;
 };

@@ -30,9 +30,11 @@ struct BenchCase {
   std::string problem;  // canonical spelling
   double bytes = 0;     // that one run must move: each input read once, each output written once
   double flops = 0;     // arithmetic of one run; 0 if that is no useful figure
+  /// What the flops multiply: f8e4m3 where operands reach the tensor cores in FP8, whatever the op is called.
+  DType arithmetic = DType::bf16;
   /// Runs once. The argument counts runs: a bench whose weights must come from memory rotates copies by it.
   std::function<void(std::int64_t)> run;
-  std::optional<BenchProduct> product;  // of every run; none if results add up or weights rotate
+  std::optional<BenchProduct> product{};  // of every run; none if results add up or weights rotate
 };
 
 /// A tensor of a bench, on 256 bytes: on the context's device, filled on the host. Shared with the closure of

@@ -90,10 +90,18 @@ void add_matches(const std::string& pattern, std::vector<std::string>& files) {
 
 std::vector<std::string> usual_files() {
   std::vector<std::string> files{"libcupti.so.13", "libcupti.so.12", "libcupti.so"};
+  for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
+    const char* toolkit = std::getenv(variable);
+    if (toolkit == nullptr || *toolkit == 0) continue;
+    for (const char* folder : {"/extras/CUPTI/lib64", "/lib64"}) {
+      for (const char* version : {"13", "12"})
+        files.push_back(std::string(toolkit) + folder + "/libcupti.so." + version);
+    }
+  }
   for (const char* folder :
        {"/usr/local/cuda{,-[0-9]*}/extras/CUPTI/lib64", "/usr/local/cuda{,-[0-9]*}/lib{64,}",
-        "/usr{,/local}/lib/python3*/{dist,site}-packages/nvidia/c*/lib",
-        "/opt{/*,/*/.venv}/lib/python3*/site-packages/nvidia/c*/lib"}) {
+        "/usr/lib/{x86_64-linux-gnu,aarch64-linux-gnu}",
+        "/usr{,/local}/lib/python3*/{dist,site}-packages/nvidia/c*/lib"}) {
     add_matches(std::string(folder) + "/libcupti.so.1[23]", files);
   }
   return files;

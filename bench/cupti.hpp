@@ -36,7 +36,8 @@ struct CuptiProbe {
   std::shared_ptr<const Cupti> library;
   std::string detail;  // one line: which file and version, or why there is none
 };
-/// `path` names the library's file; empty: the loader's path, CUDA's folders, Python's packages.
+/// `path` names the library's file; empty: the loader's path, the toolkit that CUDA_HOME or
+/// CUDA_PATH names, CUDA's folders below /usr and the system's Python packages.
 CuptiProbe find_cupti(const std::string& path = {});
 
 /// A kernel or a memset that a device has run.

@@ -40,6 +40,7 @@ BenchRow DeviceBench::measure(const ListedProblem& problem) {
     row.problem = work.problem;
     row.bytes = work.bytes;
     row.flops = work.flops;
+    row.arithmetic = work.arithmetic;
     row.timing = timer_.time(work.run);
     if (work.product) beside(*work.product, row);
   } catch (const Error& error) {

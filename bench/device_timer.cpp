@@ -96,16 +96,20 @@ Timing DeviceTimer::time(const std::function<void(std::int64_t)>& run) {
     launched = names.names();
   }
   cuda::synchronize(context_);
-  if (trace_ == nullptr) return by_events(run);
-  try {
-    Timing timing = by_cupti(run);
-    detail::name_kernels(timing.kernels, launched);
-    return timing;
-  } catch (const CudaError& error) {
-    Timing timing = by_events(run);
-    timing.note = error.what();
-    return timing;
+  Timing timing;
+  if (trace_ == nullptr) {
+    timing = by_events(run);
+  } else {
+    try {
+      timing = by_cupti(run);
+      detail::name_kernels(timing.kernels, launched);
+    } catch (const CudaError& error) {
+      timing = by_events(run);
+      timing.note = error.what();
+    }
   }
+  timing.hot = options_.flush_bytes == 0;
+  return timing;
 }
 
 Timing DeviceTimer::by_cupti(const std::function<void(std::int64_t)>& run) {
@@ -135,15 +139,23 @@ Timing DeviceTimer::by_events(const std::function<void(std::int64_t)>& run) cons
 
 double host_cost_us(const Context& context, const std::function<void(std::int64_t)>& run) {
   constexpr int kBatches = 9;
-  constexpr int kCalls = 100;  // far fewer launches than the driver's queue holds
-  for (int i = 0; i < 3; ++i) run(i);
+  constexpr int kMostCalls = 100;
+  constexpr std::size_t kMostLaunches = 400;  // of a batch: the driver's queue holds about 1024
+  std::size_t launches = 0;                   // of one call
+  for (int i = 0; i < 3; ++i) {
+    const cuda::LaunchNames names;
+    run(i);
+    launches = names.names().size();
+  }
+  const int calls =
+      std::clamp(static_cast<int>(kMostLaunches / std::max<std::size_t>(launches, 1)), 1, kMostCalls);
   Timing batches;
   for (int batch = 0; batch < kBatches; ++batch) {
     cuda::synchronize(context);
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kCalls; ++i) run(i);
+    for (int i = 0; i < calls; ++i) run(i);
     const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-    batches.us.push_back(time.count() / kCalls);
+    batches.us.push_back(time.count() / calls);
   }
   cuda::synchronize(context);
   return batches.median();

@@ -17,6 +17,7 @@ struct Timing {
   std::vector<double> us;            // of every run, in order
   std::vector<std::string> kernels;  // of one run, in order; cupti only
   std::string note;                  // why it is not CUPTI's, or what else is odd; empty: nothing
+  bool hot = false;                  // the caches were left as they were
 
   bool measured() const { return !us.empty(); }
   bool kernel_time() const { return method == "cupti"; }
@@ -26,7 +27,7 @@ struct Timing {
 };
 
 struct DeviceTimerOptions {
-  std::int64_t flush_bytes = 8'000'000'000;  // written before every run
+  std::int64_t flush_bytes = 8'000'000'000;  // written before every run; 0: the caches are left as they are
   int runs = 8;
   int warm_up = 3;
 };
@@ -54,8 +55,9 @@ class DeviceTimer {
   std::string reason_;
 };
 
-/// Microseconds that the host is busy with one warm call: the median over batches of calls, none of which
-/// waits for the device. CUPTI must not be recording: it would be measured too.
+/// Microseconds that the host is busy with one warm call: the median over batches of up to a hundred calls,
+/// fewer if a call launches many kernels: none waits for the device, as it would with the driver's queue
+/// full. CUPTI must not be recording: it would be measured too.
 double host_cost_us(const Context& context, const std::function<void(std::int64_t)>& run);
 
 namespace detail {

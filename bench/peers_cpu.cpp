@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bench.hpp"
+#include "commit.hpp"
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "roof.hpp"
@@ -229,7 +230,7 @@ int main(int argc, char** argv) {
   std::vector<double> single;
   for (int i = 0; i < 5; ++i) single.push_back(bandwidth_one.gigabytes_per_second());
 
-  if (commit.empty()) commit = output_of("git describe --always --dirty");
+  if (commit.empty()) commit = fathom::built_from_commit();
   nlohmann::json report = {{"cpu", cpu_name()},
                            {"cores", std::thread::hardware_concurrency()},
                            {"memory_gb", sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) >> 30},

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/tokenizer/utf8.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/core/op_info.hpp"
 
@@ -37,6 +38,7 @@ std::vector<ListedProblem> read_problems(const std::string& what) {
     line.erase(std::find_if_not(line.rbegin(), line.rend(), blank).base(), line.end());
     line.erase(line.begin(), std::find_if_not(line.begin(), line.end(), blank));
     if (line.starts_with('[') && line.ends_with(']')) {
+      if (find_broken_utf8(line)) throw FileError(fmt::format("{}:{}: the name is not UTF-8", what, number));
       set = line.substr(1, line.size() - 2);
       continue;
     }

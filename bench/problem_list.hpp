@@ -14,7 +14,8 @@ struct ListedProblem {
 /// Throws InvalidArgument if no op has the name or it does not take the keys.
 std::string canonical_problem(const std::string& text);
 /// A problem, or the file of that name: a problem a line, '#' starts a comment, "[name]" a set. Throws
-/// InvalidArgument; FileError with the line for a file, or if it has no problem.
+/// InvalidArgument; FileError with the line for a file, also if a set's name is not UTF-8, or if it has no
+/// problem.
 std::vector<ListedProblem> read_problems(const std::string& what);
 
 }  // namespace fathom

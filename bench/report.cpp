@@ -13,14 +13,12 @@ using OrderedJson = nlohmann::ordered_json;
 
 constexpr double kDrift = 0.03;
 
-bool is_fp8(const std::string& problem) {
-  const std::string op = problem.substr(0, problem.find(':'));
-  return op.find("fp8") != std::string::npos ||
-         (op.find("mqa_logits") != std::string::npos && problem.find("q=f8e4m3") != std::string::npos);
-}
-
 std::string number(std::optional<double> value, int digits) {
   return value ? fmt::format("{:.{}f}", *value, digits) : "-";
+}
+
+std::string scientific(double value) {
+  return std::isfinite(value) ? fmt::format("{:.2e}", value) : "not finite";
 }
 
 std::optional<double> control_us(const BenchRow& row, const std::string& name) {
@@ -42,9 +40,15 @@ std::string kernel_list(const std::vector<std::string>& kernels) {
   return text;
 }
 
+// JSON has no NaN and no infinity.
+OrderedJson finite_json(double value) {
+  return std::isfinite(value) ? OrderedJson(value) : OrderedJson("not finite");
+}
+
 OrderedJson timing_json(const Timing& timing) {
   OrderedJson json{{"timing", timing.method},  {"us", timing.mean()},      {"us_median", timing.median()},
                    {"us_min", timing.least()}, {"runs", timing.us.size()}, {"kernels", timing.kernels}};
+  if (timing.hot) json["hot"] = true;
   if (!timing.note.empty()) json["note"] = timing.note;
   return json;
 }
@@ -54,9 +58,10 @@ OrderedJson timing_json(const Timing& timing) {
 Comparison compare(const BenchRow& row, const Peers& peers, const std::string& device) {
   Comparison result;
   if (peers.device().empty() || device.find(peers.device()) == std::string::npos) return result;
+  if (row.timing.hot) return result;
   const PeerFloor& floor = peers.floor();
   const double flops_per_second =
-      is_fp8(row.problem) ? floor.fp8_flops_per_second : floor.bf16_flops_per_second;
+      row.arithmetic == DType::f8e4m3 ? floor.fp8_flops_per_second : floor.bf16_flops_per_second;
   result.floor_us = 1e6 * std::max(row.bytes / floor.bytes_per_second, row.flops / flops_per_second);
   std::map<std::string, double> recorded = peers.find(row.problem);
   const std::optional<double> control = control_us(row, "cublaslt");
@@ -120,7 +125,8 @@ std::string table_row(const BenchRow& row, const Comparison& comparison, int wid
           ? "unknown"
           : fmt::format("{}: {}", row.timing.kernels.size(), kernel_list(row.timing.kernels)));
   if (row.accuracy)
-    line += fmt::format("; calc_diff {:.2e}, c {:.2e}", row.accuracy->calc_diff, row.accuracy->bound);
+    line += fmt::format("; calc_diff {}, c {}", scientific(row.accuracy->calc_diff),
+                        scientific(row.accuracy->bound));
   if (!row.timing.note.empty()) line += fmt::format("; {}", row.timing.note);
   return line + "\n";
 }
@@ -185,6 +191,18 @@ std::string report_markdown(const BenchReport& report, const Peers& peers) {
   return text;
 }
 
+std::vector<std::string> report_failures(const BenchReport& report) {
+  std::vector<std::string> lines;
+  const auto failed =
+      std::ranges::count_if(report.rows, [](const BenchRow& row) { return !row.error.empty(); });
+  if (failed > 0) lines.push_back(fmt::format("{} of {} problems could not run", failed, report.rows.size()));
+  for (const BenchRow& row : report.rows) {
+    if (row.accuracy && !std::isfinite(row.accuracy->calc_diff))
+      lines.push_back(fmt::format("{}: the result is not finite", row.text));
+  }
+  return lines;
+}
+
 std::string report_json(const BenchReport& report, const Peers& peers) {
   OrderedJson json{{"device", report.device}, {"driver", report.driver}, {"nvrtc", report.nvrtc},
                    {"date", report.date},     {"commit", report.commit}, {"method", report.method}};
@@ -215,6 +233,7 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
     const double us = row.timing.mean();
     entry["bytes"] = row.bytes;
     entry["flops"] = row.flops;
+    entry["arithmetic"] = to_string(row.arithmetic);
     if (us > 0) {
       entry["tb_per_s"] = row.bytes / us * 1e-6;
       entry["tflops"] = row.flops / us * 1e-6;
@@ -242,13 +261,13 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
     if (row.accuracy) {
       entry["accuracy"] = {{"rows", row.accuracy->rows},
                            {"columns", row.accuracy->columns},
-                           {"calc_diff", row.accuracy->calc_diff},
-                           {"c", std::isfinite(row.accuracy->bound) ? OrderedJson(row.accuracy->bound)
-                                                                    : OrderedJson("not finite")}};
+                           {"calc_diff", finite_json(row.accuracy->calc_diff)},
+                           {"c", finite_json(row.accuracy->bound)}};
     }
     json["rows"].push_back(std::move(entry));
   }
-  return json.dump(1) + "\n";
+  // Names of sets and devices, and errors, are the words of others.
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 }  // namespace fathom

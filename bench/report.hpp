@@ -18,6 +18,7 @@ struct BenchRow {
   std::string error;    // why it could not run; then nothing below holds
   double bytes = 0;
   double flops = 0;
+  DType arithmetic = DType::bf16;  // of the flops, as in BenchCase
   Timing timing;
   std::map<std::string, Timing> control;  // "cublaslt" (of the same formats), "cublaslt_bf16"
   std::optional<Accuracy> accuracy;
@@ -42,7 +43,8 @@ struct BenchReport {
   std::vector<BenchRow> rows;
 };
 
-/// A row beside the peers. A peer's figure holds on its own device only, and only kernel time is compared.
+/// A row beside the peers. A peer's figure holds on its own device only, and only kernel time is compared,
+/// and only of runs that found the caches emptied.
 struct Comparison {
   std::optional<double> floor_us;
   std::string peer;  // the fastest
@@ -69,6 +71,8 @@ std::string table_end(const BenchReport& report, const Peers& peers);
 
 /// A table for every set.
 std::string report_markdown(const BenchReport& report, const Peers& peers);
+/// What --check found wrong and what could not run, a line each; none: all is well.
+std::vector<std::string> report_failures(const BenchReport& report);
 std::string report_json(const BenchReport& report, const Peers& peers);
 /// Our time through the peer's as bars, a panel for every set; for light and dark backgrounds.
 std::string report_svg(const BenchReport& report, const Peers& peers);

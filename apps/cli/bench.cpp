@@ -206,6 +206,16 @@ int bench(const BenchArguments& arguments) {
     throw InvalidArgument(fmt::format("bench: --repetitions must be at least {} on a device, got {}",
                                       DeviceTimerOptions{}.runs, arguments.repetitions));
   }
+  if (device.first_call) {
+    for (const auto& [name, given] : {std::pair("--check", device.check),
+                                      {"--json", !device.json.empty()},
+                                      {"--svg", !device.svg.empty()},
+                                      {"--markdown", !device.markdown.empty()}}) {
+      if (given) throw InvalidArgument(fmt::format("bench: {} does not go with --first-call", name));
+    }
+  }
+  if (device.hot && !device.peers.empty())
+    throw InvalidArgument("bench: --peers does not go with --hot: the peers' caches were emptied");
   for (const std::string& file : {device.json, device.svg, device.markdown}) {
     if (!file.empty()) const AtomicFile writable(file);  // fails now rather than after the work
   }

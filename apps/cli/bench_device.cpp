@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <optional>
 #include <sstream>
 
 #include "checks.hpp"
+#include "commit.hpp"
 #include "core/file.hpp"
 #include "device_bench.hpp"
 #include "fathom/core/error.hpp"
@@ -21,22 +21,12 @@
 namespace fathom::cli {
 namespace {
 
-// The first line a command prints; empty if it fails.
-std::string output_of(const char* command) {
-  char line[128] = {};
-  FILE* pipe = popen(command, "r");
-  if (pipe == nullptr) return {};
-  const bool read = std::fgets(line, sizeof line, pipe) != nullptr;
-  if (pclose(pipe) != 0 || !read) return {};
-  line[std::strcspn(line, "\n")] = 0;
-  return line;
-}
-
+// Of the driver's version: without the name of who built it.
 std::string first_line(const std::string& file) {
   std::ifstream stream(file);
   std::string line;
   std::getline(stream, line);
-  return line;
+  return line.substr(0, line.find("  ("));
 }
 
 Peers load_peers(const std::string& file) {
@@ -97,7 +87,8 @@ void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
   group(command.add_flag("--no-control", options.no_control, "Do not run cuBLASLt beside"));
   group(command.add_option("--peers", options.peers, "Another file of the form of bench/peers/h200.json"))
       ->type_name("FILE");
-  group(command.add_option("--commit", options.commit, "To be noted in the files (default: git describe)"))
+  group(command.add_option("--commit", options.commit,
+                           "To be noted in the files (default: the one the program was built from)"))
       ->type_name("HASH");
   group(command.add_flag("--first-call", options.first_call,
                          "Instead, the time to the first result: compiled, from the cache, from a pack"));
@@ -118,9 +109,7 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
     report.driver += "; " + version;
   report.nvrtc = probe_nvrtc().detail;
   report.date = options.date;
-  report.commit =
-      options.commit.empty() ? output_of("git describe --always --dirty 2>/dev/null") : options.commit;
-  if (report.commit.empty()) report.commit = "unknown";
+  report.commit = options.commit.empty() ? built_from_commit() : options.commit;
   report.host_costs = host_costs(problems, context, !options.no_control);
 
   const char* path = std::getenv("FATHOM_CUPTI");
@@ -144,11 +133,9 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   std::size_t width = 0;
   for (const ListedProblem& problem : problems) width = std::max(width, problem.text.size());
   fmt::print("{}", table_head(static_cast<int>(width)));
-  int failed = 0;
   for (const ListedProblem& problem : problems) {
     report.rows.push_back(bench.measure(problem));
     const BenchRow& row = report.rows.back();
-    failed += row.error.empty() ? 0 : 1;
     fmt::print("{}", table_row(row, compare(row, peers, report.device), static_cast<int>(width)));
     std::fflush(stdout);
   }
@@ -156,9 +143,9 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   if (!options.json.empty()) write_text(options.json, report_json(report, peers));
   if (!options.markdown.empty()) write_text(options.markdown, report_markdown(report, peers));
   if (!options.svg.empty()) write_text(options.svg, report_svg(report, peers));
-  if (failed == 0) return 0;
-  fmt::print(stderr, "fathom: {} of {} problems could not run\n", failed, problems.size());
-  return 2;
+  const std::vector<std::string> failures = report_failures(report);
+  for (const std::string& line : failures) fmt::print(stderr, "fathom: {}\n", line);
+  return failures.empty() ? 0 : 2;
 }
 
 }  // namespace fathom::cli

@@ -30,7 +30,8 @@ struct DeviceBenchOptions {
 
 void add_device_options(CLI::App& command, DeviceBenchOptions& options);
 
-/// Prints the table and writes the files. Returns the exit code: 2 if a problem could not run.
+/// Prints the table and writes the files. Returns the exit code: 2 if a problem could not run, or --check
+/// finds a result that is not finite.
 int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOptions& options,
                  const ContextOptions& context_options);
 

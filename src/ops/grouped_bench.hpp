@@ -14,6 +14,7 @@ template <class Problem>
 struct GroupedBench {
   GroupedBench(const Problem& problem_, DType a_dtype, DType b_dtype, DType out_dtype)
       : problem(problem_),
+        arithmetic(a_dtype),
         masked(problem.layout == GroupLayout::masked),
         all_rows(masked ? problem.groups * problem.rows : problem.rows),
         k_blocks((problem.k + 127) / 128),
@@ -50,6 +51,7 @@ struct GroupedBench {
     return {.problem = problem_string(problem),
             .bytes = rows_bytes + static_cast<double>(weight_bytes + b_scale->size()),
             .flops = 2.0 * static_cast<double>(valid * problem.n) * static_cast<double>(problem.k),
+            .arithmetic = arithmetic,
             .run = std::move(run)};
   }
 
@@ -96,6 +98,7 @@ struct GroupedBench {
   }
 
   Problem problem;
+  DType arithmetic;
   bool masked;
   std::int64_t all_rows;
   std::int64_t k_blocks;

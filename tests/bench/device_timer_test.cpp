@@ -174,6 +174,7 @@ TEST_F(OnFakeDevice, TimerTakesCuptisTimes) {
   EXPECT_EQ(driver_.calls("cuMemsetD8Async"), 3);
   EXPECT_TRUE(timing.kernel_time());
   EXPECT_EQ(timing.us, (std::vector<double>{0.5, 0.5, 0.5}));
+  EXPECT_FALSE(timing.hot);
   EXPECT_EQ(timer.reason(), "");
 }
 
@@ -185,6 +186,8 @@ TEST_F(OnFakeDevice, TimerFallsBackToEventsAndSaysWhy) {
     EXPECT_EQ(timing.us, (std::vector<double>{1000, 1000}));  // the fake's events are 1 ms apart
     EXPECT_NE(timing.note.find(why), std::string::npos) << timing.note;
   };
+  DeviceTimer hot(context_, nullptr, "", {.flush_bytes = 0, .runs = 2});
+  EXPECT_TRUE(hot.time([](std::int64_t) {}).hot);
   DeviceTimer none(context_, nullptr, "no library", {.flush_bytes = kFlush, .runs = 2});
   check(none, "no library");
   FakeCupti cupti;
@@ -203,6 +206,24 @@ TEST_F(OnFakeDevice, HostCostDoesNotWaitForTheDevice) {
   EXPECT_GT(host_cost_us(context_, [&](std::int64_t) { ++calls; }), 0);
   EXPECT_GE(calls, 100);
   EXPECT_LE(driver_.calls("cuStreamSynchronize") - before, calls / 50);
+}
+
+// The driver's queue holds about 1024 launches: with it full, a call takes as long as the device.
+TEST_F(OnFakeDevice, HostCostNeverFillsTheDriversQueue) {
+  for (const int kernels : {1, 4, 12, 5000}) {
+    int queued = 0;
+    int most = 0;
+    int synchronized = driver_.calls("cuStreamSynchronize");
+    (void)host_cost_us(context_, [&](std::int64_t) {
+      if (driver_.calls("cuStreamSynchronize") !=
+          std::exchange(synchronized, driver_.calls("cuStreamSynchronize")))
+        queued = 0;
+      for (int i = 0; i < kernels; ++i) cuda::launch(nullptr, "k", {}, context_);
+      most = std::max(most, queued += kernels);
+    });
+    EXPECT_LE(most, std::max(512, kernels)) << kernels;
+    EXPECT_GE(most, std::max(100, kernels)) << kernels;
+  }
 }
 
 TEST_F(OnFakeDevice, BuffersAreOnTheContextsDevice) {
@@ -268,6 +289,34 @@ TEST_F(OnFakeDevice, BenchesPassEveryFieldOn) {
   }
 }
 
+// What one run moves and multiplies, by hand.
+TEST_F(OnFakeDevice, BenchesStateTheirWork) {
+  const auto work = [&](const std::string& problem) { return make_bench(problem, context_); };
+  // Queries, 1000 + 700 keys with a scale each, weights, whole rows of logits.
+  EXPECT_DOUBLE_EQ(work("paged_mqa_logits:batch=2,next_n=1,heads=8,head_dim=128,max_len=1000,q=f8e4m3").bytes,
+                   2 * 8 * 128 + 1700 * 132 + 2 * 8 * 4 + 2 * 1000 * 4);
+  EXPECT_DOUBLE_EQ(work("mqa_logits:tokens=2,keys=1000,heads=8,head_dim=128,q=f8e4m3").bytes,
+                   2 * 8 * 128 + 1000 * 132 + 2 * 8 * 4 + 2 * 1000 * 4);
+  EXPECT_DOUBLE_EQ(work("mqa_logits:tokens=2,keys=1000,heads=8,head_dim=128,q=f32").bytes,
+                   4 * (2 * 8 * 128 + 1000 * 128 + 2 * 8 + 2 * 1000));
+  // Two experts and a shared one, three matrices of 256 x 128 with two scales each; x, ids, weights and out.
+  const BenchCase moe =
+      work("moe_forward:tokens=1,top_k=2,experts=2,hidden=256,intermediate=128,shared=128,x=bf16,out=bf16");
+  EXPECT_DOUBLE_EQ(moe.bytes, 3 * 3 * (256 * 128 + 2 * 4) + 256 * 2 + 2 * 4 + 2 * 4 + 256 * 2);
+  EXPECT_DOUBLE_EQ(moe.flops, 2 * 3 * 3 * 256 * 128);
+  EXPECT_EQ(moe.arithmetic, DType::f8e4m3);
+  for (const auto& [problem, arithmetic] :
+       {std::pair("fp8_linear:m=1,n=128,k=128", DType::f8e4m3),
+        {"fp8_gemm_nt:m=1,n=128,k=128", DType::f8e4m3},
+        {"bf16_gemm_nt:m=1,n=128,k=128", DType::bf16},
+        {"m_grouped_fp8_gemm_nt:groups=2,rows=4,n=128,k=128", DType::f8e4m3},
+        {"m_grouped_bf16_gemm_nt:groups=2,rows=4,n=128,k=128", DType::bf16},
+        {"mqa_logits:tokens=1,keys=8,heads=8,q=f8e4m3", DType::f8e4m3},
+        {"paged_mqa_logits:heads=8,max_len=64,q=f8e4m3", DType::f8e4m3}}) {
+    EXPECT_EQ(work(problem).arithmetic, arithmetic) << problem;
+  }
+}
+
 // The device's result is made by hand: exact but for one element.
 TEST_F(OnFakeDevice, AccuracyFindsTheLargestError) {
   BenchCase work = make_bench("fp8_gemm_nt:m=20,n=300,k=256,out=f32", context_);
@@ -302,6 +351,9 @@ TEST_F(OnFakeDevice, AccuracyFindsTheLargestError) {
   EXPECT_LT(accuracy.calc_diff, 1e-2);
   product.out.as<float>()[0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isinf(check_product(product, context_).bound));
+  EXPECT_TRUE(std::isnan(check_product(product, context_).calc_diff));
+  product.out.as<float>()[0] = std::numeric_limits<float>::infinity();
+  EXPECT_FALSE(std::isfinite(check_product(product, context_).calc_diff));
 }
 
 TEST_F(OnFakeDevice, ControlRunsAProductOfTheSameSize) {

@@ -31,6 +31,7 @@ BenchRow row_of(const std::string& text, Timing timing) {
   row.problem = canonical_problem(text);
   row.bytes = 8e6;
   row.flops = 2e9;
+  if (text.starts_with("fp8")) row.arithmetic = DType::f8e4m3;
   row.timing = std::move(timing);
   return row;
 }
@@ -78,8 +79,10 @@ TEST(Compare, TheFastestPeerAndTheFloor) {
   EXPECT_DOUBLE_EQ(*found.ratio, 0.5);
   EXPECT_FALSE(found.through_control);
   EXPECT_DOUBLE_EQ(*found.floor_us, 2);  // 8 MB at 4 TB/s; the flops need 1 us
-  row.problem = canonical_problem("bf16_gemm_nt:m=1,n=256,k=512");
   row.flops = 4e9;
+  row.problem = canonical_problem("moe_forward");  // the peak is that of the arithmetic, whatever the name
+  EXPECT_DOUBLE_EQ(*compare(row, peers(), kDevice).floor_us, 2);
+  row.arithmetic = DType::bf16;
   EXPECT_DOUBLE_EQ(*compare(row, peers(), kDevice).floor_us, 4);
   EXPECT_FALSE(compare(row, peers(), "NVIDIA L4").ratio.has_value());
   EXPECT_FALSE(compare(row, peers(), "NVIDIA L4").floor_us.has_value());
@@ -91,6 +94,21 @@ TEST(Compare, EventsAreComparedWithNothing) {
   const Comparison found = compare(row, peers(), kDevice);
   EXPECT_TRUE(found.peer_us.has_value());
   EXPECT_FALSE(found.ratio.has_value());
+}
+
+TEST(Compare, HotRunsAreComparedWithNothing) {
+  BenchRow row = row_of("fp8_gemm_nt:m=1,n=256,k=512", cupti({3, 5}));
+  row.timing.hot = true;
+  row.control["cublaslt"] = cupti({8});
+  const Comparison found = compare(row, peers(), kDevice);
+  EXPECT_FALSE(found.peer_us.has_value());
+  EXPECT_FALSE(found.ratio.has_value());
+  EXPECT_FALSE(found.floor_us.has_value());  // operands in a cache need less
+  BenchReport all;
+  all.device = kDevice;
+  all.rows.push_back(row);
+  EXPECT_TRUE(set_means(all, peers()).empty());
+  EXPECT_TRUE(nlohmann::json::parse(report_json(all, peers())).at("rows")[0].at("hot").get<bool>());
 }
 
 TEST(Compare, TheControlFillsGapsAndShowsDrift) {
@@ -172,6 +190,26 @@ TEST(Report, JsonHasEveryRow) {
   EXPECT_DOUBLE_EQ(json.at("sets")[0].at("geometric_mean_ratio").get<double>(), 1);
 }
 
+TEST(Report, ResultsThatAreNotFiniteAreShownAndFail) {
+  BenchReport all = report();
+  EXPECT_EQ(report_failures(all), std::vector<std::string>{"1 of 4 problems could not run"});
+  all.rows.pop_back();
+  EXPECT_TRUE(report_failures(all).empty());
+  all.rows[1].accuracy->calc_diff = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(report_failures(all),
+            std::vector<std::string>{"bf16_gemm_nt:m=1,n=256,k=512: the result is not finite"});
+  const std::string line = table_row(all.rows[1], compare(all.rows[1], peers(), kDevice), 30);
+  EXPECT_NE(line.find("calc_diff not finite, c 2.00e-05"), std::string::npos) << line;
+  EXPECT_EQ(nlohmann::json::parse(report_json(all, peers())).at("rows")[1].at("accuracy").at("calc_diff"),
+            "not finite");
+}
+
+TEST(Report, JsonIsUtf8WhateverItIsTold) {
+  BenchReport all = report();
+  all.rows[0].set = "na\xefve";
+  EXPECT_EQ(nlohmann::json::parse(report_json(all, peers())).at("rows")[0].at("set"), "na\xef\xbf\xbdve");
+}
+
 TEST(Report, MarkdownHasATableForEverySet) {
   const std::string text = report_markdown(report(), peers());
   EXPECT_NE(text.find("**set <1>**: geometric mean 1.000, worst 2.000\n"), std::string::npos) << text;
@@ -211,6 +249,8 @@ TEST(ProblemList, SetsAndComments) {
   EXPECT_EQ(list[1].text, "scale:dim=8");
   EXPECT_EQ(list[1].canonical, "scale:rows=1,dim=8,dtype=f32");
   EXPECT_EQ(list[2].set, "other");
+  std::ofstream(file) << "# na\xefve\nscale\n[na\xefve]\nscale\n";
+  EXPECT_ERROR(FileError, file + ":3: the name is not UTF-8", (void)read_problems(file));
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ BenchCase fp8_gemm_nt_bench(std::string_view text, const Context& context) {
       .bytes = static_cast<double>(m * k + n * k + out->size() +
                                    4 * (first.a_scale.count() + first.b_scale.count())),
       .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
+      .arithmetic = DType::f8e4m3,
       .run = [=, &context](std::int64_t run) { fp8_gemm_nt(copies == 1 ? first : arguments(run), context); },
       .product = {}};
   if (copies == 1 && !problem.accumulate)

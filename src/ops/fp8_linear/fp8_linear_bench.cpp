@@ -20,6 +20,7 @@ BenchCase fp8_linear_bench(std::string_view text, const Context& context) {
       .problem = problem_string(problem),
       .bytes = static_cast<double>(x->size() + n * k + w_scale->size() + out->size()),
       .flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k),
+      .arithmetic = DType::f8e4m3,
       .run =
           [=, &context](std::int64_t run) {
             fp8_linear(

@@ -3,6 +3,7 @@
 
 namespace fathom {
 
+// Keys and scales are copied, whatever they hold: random bytes will do.
 BenchCase index_key_gather_bench(std::string_view text, const Context& context) {
   auto problem = parse_problem<IndexKeyGatherProblem>(text);
   const std::int64_t batch = problem.batch;
@@ -12,7 +13,8 @@ BenchCase index_key_gather_bench(std::string_view text, const Context& context) 
   const bool quantised = problem.cache == DType::u8;
   const std::int64_t key_bytes = quantised ? problem.dim : 4 * problem.dim;
   const std::int64_t page_bytes = kIndexKeyPageTokens * (quantised ? problem.dim + 4 : key_bytes);
-  const auto cache = bench_zeros(batch * table * page_bytes);
+  const auto cache = quantised ? bench_normal(DType::f8e4m3, {batch * table, page_bytes})
+                               : bench_normal(DType::f32, {batch * table, page_bytes / 4});
   const auto keys = bench_zeros(problem.keys * key_bytes);
   const auto scales = bench_zeros(problem.keys * 4);
   const auto tables = bench_buffer(batch * table * 4);

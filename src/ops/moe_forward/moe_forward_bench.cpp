@@ -1,5 +1,5 @@
-// The bench of moe_forward: tokens choose experts at random, every run finds its weights cold if they fit a
-// cache.
+// The bench of moe_forward: tokens choose experts at random. Every run has the same weights: on a
+// host, what fits a cache is there from the run before.
 #include <algorithm>
 #include <numeric>
 #include <random>
@@ -37,8 +37,13 @@ BenchCase moe_forward_bench(std::string_view text, const Context& context) {
     hit[static_cast<std::size_t>(id[i])] = true;
   }
   const auto experts = static_cast<double>(std::ranges::count(hit, true));
-  const double expert_bytes = 3.0 * static_cast<double>(p.intermediate * p.hidden);
-  const double shared_bytes = 3.0 * static_cast<double>(p.shared * p.hidden);
+  const auto products = [&](std::int64_t width) { return 3.0 * static_cast<double>(width * p.hidden); };
+  // Of one expert: a byte for every product of a token, and the scales.
+  const auto weight_bytes = [&](std::int64_t width) {
+    const std::int64_t scales =
+        (scale_groups(2 * width) + scale_groups(width)) * scale_groups(p.hidden);  // of gate_up and of down
+    return products(width) + 4.0 * static_cast<double>(scales);
+  };
   const auto split = [](const std::shared_ptr<BenchBuffer>& buffer, DType dtype, std::int64_t count,
                         std::int64_t n, std::int64_t k) {
     return split_groups(buffer->view(dtype, {count, n, k}));
@@ -63,8 +68,10 @@ BenchCase moe_forward_bench(std::string_view text, const Context& context) {
   }
   const auto rows = static_cast<double>(p.tokens * p.top_k);
   return {.problem = problem_string(p),
-          .bytes = experts * expert_bytes + shared_bytes + static_cast<double>(x->size() + out->size()),
-          .flops = 2 * (rows * expert_bytes + static_cast<double>(p.tokens) * shared_bytes),
+          .bytes = experts * weight_bytes(p.intermediate) + weight_bytes(p.shared) +
+                   static_cast<double>(x->size() + ids->size() + weights->size() + out->size()),
+          .flops = 2 * (rows * products(p.intermediate) + static_cast<double>(p.tokens) * products(p.shared)),
+          .arithmetic = DType::f8e4m3,
           .run = [=, &context](std::int64_t) {
             static_cast<void>(gate_up), static_cast<void>(down);  // own what the views show
             static_cast<void>(shared_gate_up), static_cast<void>(shared_down);

@@ -4,7 +4,7 @@
 namespace fathom {
 
 // The tokens are the last of a sequence of `keys`, and each sees those up to itself; with fewer keys than
-// tokens each sees all.
+// tokens each sees all. Whole rows of logits are written, also where no key is seen.
 BenchCase mqa_logits_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<MqaLogitsProblem>(text);
   const bool quantised = p.q == DType::f8e4m3;
@@ -22,8 +22,10 @@ BenchCase mqa_logits_bench(std::string_view text, const Context& context) {
   }
   const auto logits = bench_zeros(p.tokens * p.keys * 4);
   return {.problem = problem_string(p),
-          .bytes = static_cast<double>(q->size() + k->size() + k_scale->size() + logits->size()),
+          .bytes = static_cast<double>(q->size() + k->size() + (quantised ? k_scale->size() : 0) +
+                                       weights->size() + logits->size()),
           .flops = 2.0 * static_cast<double>(seen) * static_cast<double>(p.heads * p.head_dim),
+          .arithmetic = p.q,
           .run = [=, &context](std::int64_t) {
             mqa_logits({.q = q->view(p.q, {p.tokens, p.heads, p.head_dim}),
                         .k = k->view(p.q, {p.keys, p.head_dim}),

@@ -6,7 +6,7 @@
 namespace fathom {
 
 // One sequence is max_len long; several have lengths from 0.7 max_len to max_len, neighbours far apart. Pages
-// lie in memory in reverse order.
+// lie in memory in reverse order. Whole rows of logits are written, also where no key is seen.
 BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<PagedMqaLogitsProblem>(text);
   const bool quantised = p.q == DType::f8e4m3;
@@ -40,8 +40,9 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
   const auto logits = bench_zeros(rows * p.max_len * 4);
   return {.problem = problem_string(p),
           .bytes = static_cast<double>(q->size() + keys * (quantised ? p.head_dim + 4 : 4 * p.head_dim) +
-                                       4 * seen),
+                                       weights->size() + logits->size()),
           .flops = 2.0 * static_cast<double>(seen) * static_cast<double>(p.heads * p.head_dim),
+          .arithmetic = p.q,
           .run = [=, &context](std::int64_t) {
             paged_mqa_logits(
                 {.q = q->view(p.q, {p.batch, p.next_n, p.heads, p.head_dim}),
