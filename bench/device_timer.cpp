@@ -146,6 +146,7 @@ double host_cost_us(const Context& context, const std::function<void(std::int64_
     const cuda::LaunchNames names;
     run(i);
     launches = names.names().size();
+    cuda::synchronize(context);
   }
   const int calls =
       std::clamp(static_cast<int>(kMostLaunches / std::max<std::size_t>(launches, 1)), 1, kMostCalls);
