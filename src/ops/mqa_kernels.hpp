@@ -1,7 +1,10 @@
-// Queries of the indexer as the kernels take them.
+// Calls of mqa_logits and paged_mqa_logits as their kernels take them, general and Hopper's.
 #pragma once
-#include "fathom/core/tensor.hpp"
+#include "fathom/ops/mqa_logits.hpp"
+#include "fathom/ops/paged_mqa_logits.hpp"
 #include "layout/mqa.cuh"
+#include "ops/cache_kernels.hpp"
+#include "ops/simt_kernel.hpp"
 
 namespace fathom {
 
@@ -18,6 +21,30 @@ inline MqaQueries mqa_queries(const TensorView& q, const TensorView& weights) {
           .next_n = paged ? q.size(1) : 1,
           .heads = q.size(q.rank - 2),
           .dim = q.size(q.rank - 1)};
+}
+
+inline MqaLogitsKernel mqa_logits_kernel(const MqaLogitsProblem& problem, const MqaLogitsArgs& args) {
+  return {.q = mqa_queries(args.q, args.weights),
+          .k = args.k.data,
+          .k_row = args.k.step(0),
+          .k_scale = args.k_scale.as<const float>(),
+          .first = simt_integers(args.first),
+          .last = simt_integers(args.last),
+          .logits = args.logits.as<float>(),
+          .logits_row = args.logits.step(0),
+          .keys = problem.keys};
+}
+inline PagedMqaLogitsKernel paged_mqa_logits_kernel(const PagedMqaLogitsProblem& problem,
+                                                    const PagedMqaLogitsArgs& args) {
+  return {.q = mqa_queries(args.q, args.weights),
+          .cache = index_cache_view(args.cache),
+          .block_table = block_table_view(args.block_table),
+          .context_lens = args.context_lens.as<const int>(),
+          .lens_row = args.context_lens.step(0),
+          .lens_step = args.context_lens.step(1),
+          .logits = args.logits.as<float>(),
+          .logits_row = args.logits.step(0),
+          .max_len = problem.max_len};
 }
 
 }  // namespace fathom

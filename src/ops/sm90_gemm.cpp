@@ -15,11 +15,6 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Elements of a 128-byte block of k.
-std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
-
 SimtGemmPlan simt_plan(const Sm90GemmShape& shape) {
   return {shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16};
 }
@@ -258,6 +253,19 @@ TensorMap sm90_operand_map(const TensorView& tensor, std::int64_t rows, const Co
   return encode(operand_spec(with_row_step(tensor), rows), context);
 }
 
+void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfig& config,
+                const Context& context) {
+  spec.box = {config.store_columns(), config.store_rows(), 1};
+  spec.swizzle = config.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
+                 : config.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
+                                                : cuda::TensorMapSwizzle::bytes_32;
+  spec.promotion = cuda::TensorMapL2Promotion::none;
+  spec.stored = true;
+  if (cuda::tensor_map_refusal(spec)) return;
+  args.out = encode(spec, context);
+  args.out_mapped = 1;
+}
+
 void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, const Context& context) {
   Sm90GemmShape shape = given;
   shape.decode = in_decode_class(given.decode, context);
@@ -318,25 +326,8 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
                 context, args);
     return;
   }
-  if (!args.out_f32) {
-    const TensorView out = with_row_step(tensors.out);
-    const cuda::TensorMapSpec spec{
-        .data = out.data,
-        .type = cuda::TensorMapType::bf16,
-        .rank = 2,
-        .size = {out.size(1), out.size(0)},
-        .stride_bytes = {0, out.step(0) * 2},
-        .box = {prefill.store_columns(), prefill.store_rows()},
-        .swizzle = prefill.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
-                   : prefill.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
-                                                   : cuda::TensorMapSwizzle::bytes_32,
-        .promotion = cuda::TensorMapL2Promotion::none,
-        .stored = true};
-    if (!cuda::tensor_map_refusal(spec)) {
-      args.out = encode(spec, context);
-      args.out_mapped = 1;
-    }
-  }
+  if (!args.out_f32)
+    map_result(args, operand_spec(with_row_step(tensors.out), prefill.store_rows()), prefill, context);
   const auto cluster = static_cast<unsigned>(prefill.cluster_m * prefill.cluster_n);
   const std::int64_t tiles = ceil_div(shape.m, prefill.block_m * prefill.cluster_m) *
                              ceil_div(shape.n, prefill.block_n * prefill.cluster_n);

@@ -5,11 +5,17 @@
 #include <vector>
 
 #include "cuda/driver.hpp"
+#include "cuda/tensor_map.hpp"
 #include "jit/jit.hpp"
 #include "layout/gemm.cuh"
 #include "ops/dispatch.hpp"
 
 namespace fathom {
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Elements of a 128-byte block of k.
+constexpr std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
 
 /// What is multiplied: out[m, n] = a[m, k] * b[n, k]^T. `decode` is the class that the caller gives: it fixes
 /// the order of a sum, with n and k. Within a class a row of out does not depend on m.
@@ -63,6 +69,11 @@ inline bool in_decode_class(bool decode, const Context& context) {
 
 /// A matrix of rows that suit TMA, for boxes of 128 bytes x `rows`.
 TensorMap sm90_operand_map(const TensorView& tensor, std::int64_t rows, const Context& context);
+
+/// Lets the prefill kernel store a bf16 result through TMA, if that can: `spec` says where the result is and
+/// its sizes and strides.
+void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfig& config,
+                const Context& context);
 
 /// Whether TMA can address a tensor's rows: their distance and the first address are multiples of 16 bytes,
 /// or they are empty.

@@ -16,9 +16,6 @@
 namespace fathom {
 namespace {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
-
 // The plan's decode kernel has its operands swapped.
 struct Tile {
   int m, n, stages;
@@ -85,21 +82,6 @@ TensorMap operand_map(const TensorView& first, Planes planes, std::int64_t rows,
   spec.box = {128 / size_of(first.dtype), rows, 1};
   spec.swizzle = cuda::TensorMapSwizzle::bytes_128;
   return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
-}
-
-// The result's map, where TMA can address it.
-void map_out(GemmArgs& args, const TensorView& out, const GemmPrefillConfig& config, const Context& context) {
-  if (out.dtype != DType::bf16) return;
-  cuda::TensorMapSpec spec = spec_of(out.data, out.dtype, planes_of(out));
-  spec.box = {config.store_columns(), config.store_rows(), 1};
-  spec.swizzle = config.store_columns() == 64   ? cuda::TensorMapSwizzle::bytes_128
-                 : config.store_columns() == 32 ? cuda::TensorMapSwizzle::bytes_64
-                                                : cuda::TensorMapSwizzle::bytes_32;
-  spec.promotion = cuda::TensorMapL2Promotion::none;
-  spec.stored = true;
-  if (cuda::tensor_map_refusal(spec)) return;
-  args.out = std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
-  args.out_mapped = 1;
 }
 
 GroupedGemmArgs arguments(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors) {
@@ -306,7 +288,9 @@ void launch_sm90_grouped(const Sm90GemmKernel& plan, const Sm90GroupedShape& sha
     args.gemm.tokens =
         operand_map(tensors.a, planes_of(tensors.a), config.block_m / config.cluster_n, context);
     args.gemm.weights = operand_map(b, weights, config.block_n, context);
-    map_out(args.gemm, tensors.out, config, context);
+    const TensorView& out = tensors.out;
+    if (out.dtype == DType::bf16)
+      map_result(args.gemm, spec_of(out.data, out.dtype, planes_of(out)), config, context);
   }
   const std::int64_t tiles =
       most_row_tiles(shape, plan.tile_m) * ceil_div(shape.n, plan.tile_n * config.cluster_n);

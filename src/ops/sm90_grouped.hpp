@@ -18,6 +18,18 @@ struct Sm90GroupedShape {
       0;  // rows of a group, where the caller knows; 0: as if all groups were full and alike
 };
 
+/// Of an MGroupedFp8GemmNtProblem or an MGroupedBf16GemmNtProblem.
+template <class Problem>
+Sm90GroupedShape sm90_grouped_shape(const Problem& problem, bool fp8) {
+  return {.fp8 = fp8,
+          .masked = problem.layout == GroupLayout::masked,
+          .groups = problem.groups,
+          .rows = problem.rows,
+          .n = problem.n,
+          .k = problem.k,
+          .expected_m = problem.expected_m};
+}
+
 /// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
 Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
 /// The plan's decode kernels have their operands swapped.

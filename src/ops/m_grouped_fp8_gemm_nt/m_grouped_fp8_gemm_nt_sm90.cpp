@@ -4,33 +4,19 @@
 #include "ops/sm90_grouped.hpp"
 
 namespace fathom {
-namespace {
-
-Sm90GroupedShape shape_of(const MGroupedFp8GemmNtProblem& problem) {
-  return {.fp8 = true,
-          .masked = problem.layout == GroupLayout::masked,
-          .groups = problem.groups,
-          .rows = problem.rows,
-          .n = problem.n,
-          .k = problem.k,
-          .expected_m = problem.expected_m};
-}
-
-}  // namespace
-
 Verdict m_grouped_fp8_gemm_nt_sm90_can_run(const MGroupedFp8GemmNtProblem& problem, const Context& context) {
-  return sm90_grouped_verdict(shape_of(problem), problem.aligned, context);
+  return sm90_grouped_verdict(sm90_grouped_shape(problem, true), problem.aligned, context);
 }
 
 void m_grouped_fp8_gemm_nt_sm90(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
                                 const Context& context) {
-  run_sm90_grouped(shape_of(problem), problem.layout, grouped_tensors(args), context);
+  run_sm90_grouped(sm90_grouped_shape(problem, true), problem.layout, grouped_tensors(args), context);
 }
 
 KernelSources m_grouped_fp8_gemm_nt_kernels;
 std::vector<jit::Source> m_grouped_fp8_gemm_nt_kernels(std::string_view problem,
                                                        const cuda::DeviceInfo& device) {
-  return grouped_sources(shape_of(parse_problem<MGroupedFp8GemmNtProblem>(problem)), device);
+  return grouped_sources(sm90_grouped_shape(parse_problem<MGroupedFp8GemmNtProblem>(problem), true), device);
 }
 
 }  // namespace fathom

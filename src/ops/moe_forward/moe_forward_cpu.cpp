@@ -120,7 +120,7 @@ class Chain {
 
 }  // namespace
 
-void moe_forward_cpu(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context) {
+void moe_forward_chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context) {
   if (problem.tokens > 0) Chain(problem, args, context).run();
 }
 

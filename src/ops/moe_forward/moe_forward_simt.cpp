@@ -15,10 +15,6 @@ Verdict moe_forward_simt_can_run(const MoeForwardProblem& problem, const Context
   return when_named(problem, context, "cuda:chain");
 }
 
-void moe_forward_simt(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context) {
-  moe_forward_cpu(problem, args, context);
-}
-
 KernelSources moe_forward_kernels;
 std::vector<jit::Source> moe_forward_kernels(std::string_view text, const cuda::DeviceInfo& device) {
   const auto p = parse_problem<MoeForwardProblem>(text);

@@ -26,19 +26,10 @@ Plan plan_of(const MqaLogitsProblem& problem) { return {problem.q == DType::f32}
 
 void mqa_logits_simt(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.keys == 0) return;
-  const MqaLogitsKernel kernel{.q = mqa_queries(args.q, args.weights),
-                               .k = args.k.data,
-                               .k_row = args.k.step(0),
-                               .k_scale = args.k_scale.as<const float>(),
-                               .first = simt_integers(args.first),
-                               .last = simt_integers(args.last),
-                               .logits = args.logits.as<float>(),
-                               .logits_row = args.logits.step(0),
-                               .keys = problem.keys};
   const auto tiles = static_cast<unsigned>((problem.keys + kMqaKeys - 1) / kMqaKeys);
   jit::launch(jit::kernel(context, source, plan_of(problem)),
               {.grid = {tiles, simt_blocks(problem.tokens, 1, kGridAxis)}, .block = {kRowThreads}}, context,
-              kernel);
+              mqa_logits_kernel(problem, args));
 }
 
 KernelSources mqa_logits_kernels;

@@ -29,15 +29,7 @@ Verdict mqa_logits_sm90_can_run(const MqaLogitsProblem& problem, const Context& 
 void mqa_logits_sm90(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.keys == 0) return;
   Sm90MqaKernel kernel{};
-  kernel.ragged = {.q = mqa_queries(args.q, args.weights),
-                   .k = args.k.data,
-                   .k_row = args.k.step(0),
-                   .k_scale = args.k_scale.as<const float>(),
-                   .first = simt_integers(args.first),
-                   .last = simt_integers(args.last),
-                   .logits = args.logits.as<float>(),
-                   .logits_row = args.logits.step(0),
-                   .keys = problem.keys};
+  kernel.ragged = mqa_logits_kernel(problem, args);
   run_sm90_mqa(shape_of(problem), kernel, args.k, args.q, context);
 }
 

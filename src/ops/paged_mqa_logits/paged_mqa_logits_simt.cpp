@@ -30,18 +30,10 @@ void paged_mqa_logits_simt(const PagedMqaLogitsProblem& problem, const PagedMqaL
                            const Context& context) {
   const std::int64_t rows = problem.batch * problem.next_n;
   if (rows == 0 || problem.max_len == 0) return;
-  const PagedMqaLogitsKernel kernel{.q = mqa_queries(args.q, args.weights),
-                                    .cache = index_cache_view(args.cache),
-                                    .block_table = block_table_view(args.block_table),
-                                    .context_lens = args.context_lens.as<const int>(),
-                                    .lens_row = args.context_lens.step(0),
-                                    .lens_step = args.context_lens.step(1),
-                                    .logits = args.logits.as<float>(),
-                                    .logits_row = args.logits.step(0),
-                                    .max_len = problem.max_len};
   const auto pages = static_cast<unsigned>((problem.max_len + kMqaKeys - 1) / kMqaKeys);
   jit::launch(jit::kernel(context, source, plan_of(problem)),
-              {.grid = {pages, simt_blocks(rows, 1, kGridAxis)}, .block = {kRowThreads}}, context, kernel);
+              {.grid = {pages, simt_blocks(rows, 1, kGridAxis)}, .block = {kRowThreads}}, context,
+              paged_mqa_logits_kernel(problem, args));
 }
 
 KernelSources paged_mqa_logits_kernels;

@@ -29,15 +29,7 @@ void paged_mqa_logits_sm90(const PagedMqaLogitsProblem& problem, const PagedMqaL
                            const Context& context) {
   if (problem.batch * problem.next_n == 0 || problem.max_len == 0) return;
   Sm90MqaKernel kernel{};
-  kernel.paged = {.q = mqa_queries(args.q, args.weights),
-                  .cache = index_cache_view(args.cache),
-                  .block_table = block_table_view(args.block_table),
-                  .context_lens = args.context_lens.as<const int>(),
-                  .lens_row = args.context_lens.step(0),
-                  .lens_step = args.context_lens.step(1),
-                  .logits = args.logits.as<float>(),
-                  .logits_row = args.logits.step(0),
-                  .max_len = problem.max_len};
+  kernel.paged = paged_mqa_logits_kernel(problem, args);
   run_sm90_mqa(shape_of(problem), kernel, args.cache, args.q, context);
 }
 
