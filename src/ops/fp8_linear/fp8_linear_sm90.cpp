@@ -69,10 +69,7 @@ Verdict fp8_linear_sm90_can_run(const Fp8LinearProblem& problem, const Context& 
       {.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k}, problem.aligned, context);
   if (verdict) return verdict;
   // Not all of its plans have run on a device beside the decode kernel of today (docs/status.md).
-  std::string named;
-  if (!detail::forced(context, Fp8LinearProblem::op, named) || named != "sm90:fused")
-    return decline("needs to be asked for by name until its tests on a device have passed");
-  return accept;
+  return when_named(problem, context, "sm90:fused");
 }
 
 void fp8_linear_sm90(const Fp8LinearProblem& given, const Fp8LinearArgs& args, const Context& context) {
