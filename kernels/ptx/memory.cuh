@@ -1,4 +1,4 @@
-// Loads, stores and conversions.
+// Loads and stores.
 #pragma once
 #include "ptx/types.cuh"
 
@@ -62,20 +62,6 @@ __device__ __forceinline__ int4 ld_shared_int4(u32 address) {
 __device__ __forceinline__ void st_shared_int4(u32 address, int4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
-}
-
-/// Two floats rounded to bf16, the first in the low half.
-__device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {
-  u32 packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
-/// 2^x with a relative error of 2^-22; minus infinity gives 0.
-__device__ __forceinline__ float exp2(float x) {
-  float value;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
-  return value;
 }
 
 /// Copies 16 (4) bytes to shared memory in the background, or zeros where `live` is false.

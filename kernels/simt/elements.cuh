@@ -1,5 +1,6 @@
 // f8e4m3, bf16 and UE8M0: integer arithmetic that every architecture has, and shorter ways where there are such.
 #pragma once
+#include "ptx/convert.cuh"
 
 namespace fathom::simt {
 
@@ -50,9 +51,7 @@ __device__ __forceinline__ unsigned float_to_f8e4m3(float value) {
 /// The codes of two floats, the first in the low byte.
 __device__ __forceinline__ unsigned float_to_f8e4m3x2(float low, float high) {
 #if __CUDA_ARCH__ >= 890
-  unsigned short codes;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
-  return codes;
+  return ptx::cvt_e4m3x2(low, high);
 #else
   return float_to_f8e4m3(low) | float_to_f8e4m3(high) << 8;
 #endif

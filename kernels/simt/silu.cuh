@@ -5,6 +5,7 @@
 // group's scale, and those whose code the error might change, are computed by the fixed sequence.
 #pragma once
 #include "layout/silu.cuh"
+#include "ptx/convert.cuh"
 #include "simt/group_quant.cuh"
 #include "simt/scan.cuh"
 
@@ -17,10 +18,7 @@ constexpr float kLeastGate = -80.0f;
 constexpr float kMostUp = 0x1p60f;  // above it, the rounding of a subnormal silu would count
 
 __device__ __forceinline__ float estimate(float gate, float up) {
-  float power, inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(gate * -ExpConstants::kLog2E));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-  return gate * inverse * up;
+  return gate * ptx::rcp(1.0f + ptx::exp2(gate * -ExpConstants::kLog2E)) * up;
 }
 
 /// Where gate and up of output i of a row are, seen from the row's start.

@@ -3,6 +3,7 @@
 #pragma once
 #include "layout/gemm.cuh"
 #include "ptx/barrier.cuh"
+#include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "sm90/gemm_gate.cuh"

@@ -7,6 +7,7 @@
 #pragma once
 #include "layout/sm90_sparse_mla.cuh"
 #include "ptx/barrier.cuh"
+#include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -98,13 +99,8 @@ struct Sm90Mla {
 
   /// Two e4m3 values times a scale, as bf16.
   static __device__ __forceinline__ u32 dequantise(u32 codes, float scale) {
-    u32 halves;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<u16>(codes)));
-    float low, high;
-    asm("{\n .reg .f16 a, b;\n mov.b32 {a, b}, %2;\n cvt.f32.f16 %0, a;\n cvt.f32.f16 %1, b;\n}"
-        : "=f"(low), "=f"(high)
-        : "r"(halves));
-    return ptx::cvt_bf16x2(low * scale, high * scale);
+    const float2 values = ptx::cvt_f32x2(ptx::cvt_f16x2(static_cast<u16>(codes)));
+    return ptx::cvt_bf16x2(values.x * scale, values.y * scale);
   }
 
   /// A producer: its share of a tile. Eight neighbouring threads have 128 bytes of one entry.

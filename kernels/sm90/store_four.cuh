@@ -1,5 +1,6 @@
 // Stores of results, four columns of a token at a time.
 #pragma once
+#include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/types.cuh"
 
