@@ -3,6 +3,7 @@
 #include "layout/gemm.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
+#include "ptx/wgmma.cuh"
 
 namespace fathom {
 

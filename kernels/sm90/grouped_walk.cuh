@@ -55,8 +55,7 @@ struct GroupedWalk {
   }
   struct Told {
     u32 first, last, slot;  // shared addresses
-    template <class Kernel>
-    __device__ explicit Told(const Kernel& kernel) : first(kernel.slots) {
+    __device__ explicit Told(u32 slots) : first(slots) {
       slot = first - sizeof(GroupedTile);
       last = first + (c.slots() - 1) * sizeof(GroupedTile);
     }

@@ -1,0 +1,171 @@
+// The sums of a warpgroup's tile in the prefill kernel: the products of the k blocks that the ring brings, those of FP8
+// promoted to f32 with their scales.
+#pragma once
+#include "layout/gemm.cuh"
+#include "ptx/wgmma.cuh"
+#include "sm90/gemm_promotion.cuh"
+#include "sm90/gemm_ring.cuh"
+
+namespace fathom {
+
+template <GemmPrefillConfig c>
+struct GemmSums {
+  using Reader = typename GemmRing<c>::Reader;
+
+  const GemmRing<c>& ring;
+  const GemmArgs& args;
+
+  /// All blocks of k for a tile whose first column is row0.
+  __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, Reader& at, BlockScales<c>& scale) const {
+    if constexpr (!c.fp8) {
+      add_plain(sum, at);
+    } else if constexpr (c.row_scales) {
+      add_scaled_by_column(sum[0], at, scale);
+    } else if constexpr (c.subs() == 1 && c.block_n <= 128) {
+      add_ahead(sum[0], 128 - row0 % 128, at, scale);
+    } else {
+      add_scaled(sum, 128 - row0 % 128, at, scale);
+    }
+  }
+
+  static __device__ void multiply(float (&d)[c.block_n / 2], const Reader& at, int sub, int add) {
+    const u32 a = at.a + at.stage * (c.stage_bytes() / 16) + sub * (64 * 128 / 16);
+    const u32 b = at.b + at.stage * (c.stage_bytes() / 16);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::Wgmma<c.fp8, c.block_n>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
+                                             k > 0 ? 1 : add);
+    }
+  }
+
+  /// FP8 with two tiles of 64 tokens a warpgroup. While the tensor cores work on the last, the next block's scales are
+  /// read and its arrival is awaited. The other warpgroup multiplies while this one promotes.
+  __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at,
+                             BlockScales<c>& scale) const {
+    const u32 blocks = args.blocks;
+    scale.wait();
+    scale.read();
+    at.wait();
+    u32 before = 0;
+    for (u32 block = 0; block < blocks; ++block) {
+      Reader next = at;
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) {
+        float block_sum[c.block_n / 2];
+        ptx::wgmma_fence();
+        multiply(block_sum, at, s, 0);
+        ptx::wgmma_commit_group();
+        const Promotion<c> promotion(scale.token[s], scale.weights);
+        if (s == 0 && block > 0) ring.release(before);  // read before the products of this block began
+        if (s == c.subs() - 1) {
+          next.next();
+          if (block + 1 == blocks || ++scale.part == c.scale_blocks) scale.next_stage();
+          if (block + 1 < blocks) {
+            if (scale.part == 0) scale.wait();
+            scale.read();
+            next.wait();
+          }
+        }
+        ptx::wgmma_wait_group<0>();
+        promotion.add(sum[s], block_sum, border);
+      }
+      before = at.stage;
+      at = next;
+    }
+    ring.release(before);
+  }
+
+  /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is
+  /// promoted.
+  __device__ void add_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+    const u32 blocks = args.blocks;
+    float even[c.block_n / 2];
+    float odd[c.block_n / 2];
+    scale.wait();
+    at.wait();
+    ptx::wgmma_fence();
+    multiply(even, at, 0, 0);
+    ptx::wgmma_commit_group();
+    // Straight pairs: the compiler must see which products are under way at every point.
+    for (u32 pair = 0; pair < (blocks - 1) / 2; ++pair) {
+      step_ahead(sum, even, odd, border, at, scale);
+      step_ahead(sum, odd, even, border, at, scale);
+    }
+    if (blocks % 2 == 0) {
+      step_ahead(sum, even, odd, border, at, scale);
+      last_step(sum, odd, border, at, scale);
+    } else {
+      last_step(sum, even, border, at, scale);
+    }
+  }
+  __device__ void step_ahead(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
+                             float (&following)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+    scale.read();
+    const Promotion<c> promotion(scale.token[0], scale.weights);
+    const u32 stage = at.stage;
+    at.next();
+    at.wait();
+    ptx::wgmma_fence();
+    multiply(following, at, 0, 0);
+    ptx::wgmma_commit_group();
+    if (++scale.part == c.scale_blocks) {
+      scale.next_stage();
+      scale.wait();
+    }
+    ptx::wgmma_wait_group<1>();
+    ring.release(stage);
+    promotion.add(sum, current, border);
+  }
+  __device__ void last_step(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2], int border, Reader& at,
+                            BlockScales<c>& scale) const {
+    scale.read();
+    const Promotion<c> promotion(scale.token[0], scale.weights);
+    scale.next_stage();
+    ptx::wgmma_wait_group<0>();
+    ring.release(at.stage);
+    at.next();
+    promotion.add(sum, current, border);
+  }
+
+  /// FP8 with scales for every column: the other warpgroup multiplies while this one promotes.
+  __device__ void add_scaled_by_column(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
+    const u32 blocks = args.blocks;
+    for (u32 block = 0; block < blocks; ++block) {
+      if (scale.part == 0) scale.wait();
+      at.wait();
+      float block_sum[c.block_n / 2];
+      ptx::wgmma_fence();
+      multiply(block_sum, at, 0, 0);
+      ptx::wgmma_commit_group();
+      scale.read();
+      ptx::wgmma_wait_group<0>();
+      ring.release(at.stage);
+      at.next();
+      add_by_column<c>(sum, block_sum, scale.token[0], scale.weight + scale.place());
+      if (++scale.part == c.scale_blocks || block + 1 == blocks) scale.next_stage();
+    }
+  }
+
+  __device__ void add_plain(float (&sum)[c.subs()][c.block_n / 2], Reader& at) const {
+    u32 before = 0;
+    for (int block = 0; block < args.blocks; ++block) {
+      at.wait();
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) multiply(sum[s], at, s, 1);
+      ptx::wgmma_commit_group();
+      // The products of the block before have been read; those of this one may still run.
+      ptx::wgmma_wait_group<1>();
+      if (block > 0) ring.release(before);
+      before = at.stage;
+      at.next();
+    }
+    ptx::wgmma_wait_group<0>();
+    ring.release(before);
+    for (auto& sub : sum) {
+      for (float& value : sub) ptx::keep(value);
+    }
+  }
+};
+
+}  // namespace fathom
