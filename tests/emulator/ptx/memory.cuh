@@ -1,0 +1,50 @@
+// The emulator's twin of kernels/ptx/memory.cuh.
+#pragma once
+#include "ptx/types.cuh"
+
+namespace fathom::ptx {
+
+template <class T>
+inline T& shared_value(u32 address) {
+  return *static_cast<T*>(emulator::shared_bytes(address, sizeof(T)));
+}
+
+inline u32 mapa(u32 address, u32 rank) { return emulator::mapa(address, rank); }
+inline float4 ld_shared_cluster(u32 remote) { return shared_value<float4>(remote); }
+inline void st_async(u32 remote, float value, u32 remote_barrier) {
+  emulator::store_async(remote, __float_as_uint(value), remote_barrier);
+}
+
+inline float ld_shared(u32 address) { return shared_value<float>(address); }
+inline float4 ld_shared_4(u32 address) { return shared_value<float4>(address); }
+inline void st_shared_4(u32 address, const u32 (&v)[4]) {
+  shared_value<uint4>(address) = uint4{v[0], v[1], v[2], v[3]};
+}
+inline void st_shared_4(u32 address, float4 v) { shared_value<float4>(address) = v; }
+inline void st_shared(u32 address, float value) { shared_value<float>(address) = value; }
+inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
+inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
+
+inline void cp_async_16(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 16, live); }
+inline void cp_async_4(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 4, live); }
+inline void cp_async_mbarrier_arrive(u32 barrier) { emulator::copy_async_arrive(barrier); }
+inline void cp_async_commit_group() { emulator::copy_async_commit(); }
+template <int kPending>
+inline void cp_async_wait_group() {
+  emulator::copy_async_wait(kPending);
+}
+inline void cp_async_wait_all() { emulator::copy_async_wait(-1); }
+
+inline void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  const u32 values[4] = {a, b, c, d};
+  const auto lane = static_cast<u32>(fathom_emulator_self->lane);
+  const unsigned long long* rows = emulator::exchange(~0u, address);
+  for (u32 matrix = 0; matrix < 4; ++matrix) {
+    // Lane i has columns 2 (i % 4) and 2 (i % 4) + 1 of row i / 4, whose address is in lane 8 matrix + i / 4.
+    const auto row = static_cast<u32>(rows[8 * matrix + lane / 4]);
+    if (row % 16 != 0) emulator::trap("stmatrix to a row that is not aligned to 16 bytes");
+    shared_value<u32>(row + 4 * (lane % 4)) = values[matrix];
+  }
+}
+
+}  // namespace fathom::ptx
