@@ -14,6 +14,11 @@ struct SparseMlaKernel {
   int heads, lora, rope_dim, top_k;
   int element;  // bytes of the cache's type: 4 (f32), 2 (bf16) or 1 (quantised)
   float softmax_scale;
+  const int* lengths;  // none: top_k each
+  long long lengths_step;
+  const float* sink;  // none: no sink
+  float* lse;         // none: not written
+  long long lse_row;
 };
 
 /// A block has one token, 16 heads and 512 columns of the output, and takes 16 entries at a time.

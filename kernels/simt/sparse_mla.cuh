@@ -16,6 +16,13 @@ struct MlaShared {
   float shrink[kMlaHeads];  // what the sums so far are worth under the new maximum
 };
 
+/// How many indices of a token count.
+__device__ __forceinline__ int mla_length(const SparseMlaKernel& args, long long token) {
+  if (args.lengths == nullptr) return args.top_k;
+  const int length = args.lengths[token * args.lengths_step];
+  return length < 0 ? 0 : length < args.top_k ? length : args.top_k;
+}
+
 /// Four elements from column d on of an entry, as far as the width goes.
 __device__ __forceinline__ void load_entry(const SparseMlaKernel& args, const unsigned char* entry, int d, int width,
                                            float (&x)[4]) {
@@ -122,14 +129,19 @@ struct MlaBlock {
   }
 
   __device__ void store(long long token) {
-    if (threadIdx.x % kMlaEntries == 0) shared.shrink[threadIdx.x / kMlaEntries] = total;
+    const int own = first_head + static_cast<int>(threadIdx.x) / kMlaEntries;
+    if (threadIdx.x % kMlaEntries == 0 && own < args.heads) {
+      if (args.lse != nullptr && first_column == 0) args.lse[token * args.lse_row + own] = highest + logf(total);
+      if (args.sink != nullptr && total != 0) total += expf(args.sink[own] - highest);
+      shared.shrink[own - first_head] = total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
+    }
     __syncthreads();
     const int column = first_column + 2 * static_cast<int>(threadIdx.x);
 #pragma unroll
     for (int h = 0; h < kMlaHeads; ++h) {
       if (first_head + h >= args.heads) break;
       const long long at = token * args.out.row + (first_head + h) * args.out.head + column;
-      const float share = shared.shrink[h] > 0 ? 1.0f / shared.shrink[h] : 0.0f;  // no entry: zeros
+      const float share = shared.shrink[h];
       if (column < args.lora) store_element(args.out.data, args.out.bf16, at, sum[h][0] * share);
       if (column + 1 < args.lora) store_element(args.out.data, args.out.bf16, at + 1, sum[h][1] * share);
     }
@@ -155,9 +167,10 @@ __device__ inline void sparse_mla(const SparseMlaKernel& args) {
                    static_cast<int>(blockIdx.z) * kMlaColumns};
     block.load_q(token);
     int waiting = 0;
-    for (int first = 0; first < args.top_k; first += kMlaListed) {
+    const int length = mla_length(args, token);
+    for (int first = 0; first < length; first += kMlaListed) {
       const int i = first + thread;
-      const int slot = i < args.top_k ? args.indices[token * args.indices_row + i] : -1;
+      const int slot = i < length ? args.indices[token * args.indices_row + i] : -1;
       const bool valid = slot >= 0 && slot < args.slots;
       const unsigned mask = __ballot_sync(~0u, valid);
       if (lane_id() == 0) shared.counts[thread / 32] = __popc(mask);

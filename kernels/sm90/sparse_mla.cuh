@@ -11,7 +11,7 @@
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
-#include "simt/rows.cuh"
+#include "simt/sparse_mla.cuh"
 
 namespace fathom {
 
@@ -58,9 +58,10 @@ struct Sm90Mla {
   __device__ void make_list() {
     __shared__ int sums[kSm90MlaThreads / 32];
     const int thread = static_cast<int>(threadIdx.x);
-    for (int first = 0; first < args.top_k; first += kSm90MlaThreads) {
+    const int length = simt::mla_length(args, token);
+    for (int first = 0; first < length; first += kSm90MlaThreads) {
       const int i = first + thread;
-      const int slot = i < args.top_k ? args.indices[token * args.indices_row + i] : -1;
+      const int slot = i < length ? args.indices[token * args.indices_row + i] : -1;
       const bool valid = slot >= 0 && slot < args.slots;
       const u32 mask = __ballot_sync(~0u, valid);
       if (thread % 32 == 0) sums[thread / 32] = __popc(mask);
@@ -261,10 +262,11 @@ struct Sm90Mla {
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(empty(buffer));
     }
-    finish(half, row, sum, total);
+    finish(half, row, sum, total, highest);
   }
 
-  __device__ __forceinline__ void finish(int half, int row, const float (&sum)[128], float (&total)[2]) const {
+  __device__ __forceinline__ void finish(int half, int row, const float (&sum)[128], float (&total)[2],
+                                         const float (&highest)[2]) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -280,8 +282,12 @@ struct Sm90Mla {
     for (int h = 0; h < 2; ++h) {
       const int head = head0 + row + 8 * h;
       if (head >= args.heads) continue;
-      const float all = exchange[row + 8 * h] + exchange[kSm90MlaHeads + row + 8 * h];
-      const float share = all > 0 ? 1.0f / all : 0.0f;  // no entry: zeros
+      float all = exchange[row + 8 * h] + exchange[kSm90MlaHeads + row + 8 * h];
+      if (args.lse != nullptr && half == 0 && lane % 4 == 0) {
+        args.lse[token * args.lse_row + head] = 0.693147181f * (highest[h] + log2f(all));
+      }
+      if (args.sink != nullptr && all != 0) all += exp2f(args.sink[head] * 1.44269504f - highest[h]);
+      const float share = all == 0 ? 0.0f : 1.0f / all;  // no entry: zeros
       const i64 to = token * args.out.row + head * args.out.head + half * 256 + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < 32; ++j) {

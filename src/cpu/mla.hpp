@@ -24,6 +24,8 @@ struct MlaHeads {
   const std::int32_t* slots = nullptr;  // all valid
   std::int64_t count = 0;
   float softmax_scale = 0;
+  const float* sink = nullptr;  // [heads], or none
+  float* lse = nullptr;         // [heads], written; or none
 
   void* out = nullptr;  // [heads, lora]
   DType out_dtype = DType::f32;
@@ -31,6 +33,9 @@ struct MlaHeads {
 };
 
 void mla_heads(const MlaHeads& task);
+
+/// What the sums of head h are multiplied by at the end, 0 without entries. Writes its log-sum-exp.
+float mla_share(const MlaHeads& task, std::int64_t h, float highest, float total);
 
 // The instruction-set versions.
 void mla_heads_simd(const MlaHeads& task);

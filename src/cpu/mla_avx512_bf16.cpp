@@ -297,7 +297,7 @@ class MlaBf16 {
 
   void finish() const {
     for (std::int64_t h = 0; h < t_.heads; ++h) {
-      const __m512 inverse = _mm512_set1_ps(1.0f / total_[h]);
+      const __m512 inverse = _mm512_set1_ps(mla_share(t_, h, highest_[h], total_[h]));
       for (std::int64_t i = 0; i < t_.lora; i += 64) {
         __m512i in[4], lanes[4];
         for (int v = 0; v < 4; ++v) {

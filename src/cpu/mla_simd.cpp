@@ -221,7 +221,7 @@ class MlaSimd {
     const Tag d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t h = 0; h < t_.heads; ++h) {
-      const auto inverse = hn::Set(d, t_.count == 0 ? 0.0f : 1.0f / total_[h]);
+      const auto inverse = hn::Set(d, cpu::mla_share(t_, h, highest_[h], total_[h]));
       for (std::int64_t i = 0; i < t_.lora; i += lanes) {
         const auto value = hn::Mul(hn::Load(d, sums_ + h * lora_ + i), inverse);
         StoreFloats(d, value, t_.out, t_.out_dtype, h * t_.out_stride + i, t_.lora - i);

@@ -343,6 +343,8 @@ TEST(PagedMqaLogitsOnDevice, IsReplayedWithOtherLengths) {
 struct MlaCase {
   std::int64_t tokens, heads, lora, rope_dim, top_k;
   DType q, cache, out;
+  bool decode = false;
+  bool dense = false;  // the list 0 .. length - 1
 };
 
 // A cache of which only slots below `used` hold numbers.
@@ -360,7 +362,8 @@ Tensor mla_cache(const MlaCase& c, std::int64_t slots, std::int64_t used, Random
 }
 
 void check_mla(const MlaCase& c, const std::string& implementation) {
-  const SparseMlaProblem problem{c.tokens, c.heads, c.lora, c.rope_dim, c.top_k, c.q, c.cache, c.out};
+  const SparseMlaProblem problem{c.tokens, c.heads, c.lora, c.rope_dim, c.top_k,
+                                 c.q,      c.cache, c.out,  c.decode};
   SCOPED_TRACE(problem_string(problem) + " " + implementation);
   Random random(c.heads + c.top_k);
   const std::int64_t width = c.lora + c.rope_dim;
@@ -368,22 +371,38 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
   const Twin q(random.normal(c.q, {c.tokens, c.heads * width}), heads_of(c.tokens, c.heads, width));
   const Twin cache(mla_cache(c, used + 5, used, random));
   Tensor list(DType::i32, {c.tokens, c.top_k + 1});
-  for (std::int64_t i = 0; i < list.count(); ++i)
-    list.set(i, random.integer(0, 3) == 0 || i / (c.top_k + 1) == 2
-                    ? -1.0
-                    : static_cast<double>(random.integer(0, used - 1)));
+  for (std::int64_t i = 0; i < list.count(); ++i) {
+    const bool none = !c.dense && random.integer(0, 3) == 0;
+    list.set(i, none || i / (c.top_k + 1) == 2 ? -1.0
+                : c.dense                      ? static_cast<double>(i % (c.top_k + 1))
+                                               : static_cast<double>(random.integer(0, used - 1)));
+  }
   const Twin indices(std::move(list), columns(c.top_k));
+  Tensor limits(DType::i32, {c.tokens});
+  for (std::int64_t t = 0; t < c.tokens; ++t)
+    limits.set(t, static_cast<double>(t == 0 ? c.top_k : random.integer(0, c.top_k)));
+  const Twin lengths(std::move(limits));
+  Tensor sinks = random.normal(DType::f32, {c.heads}, 2);
+  if (c.heads > 2) sinks.set(1, -INFINITY), sinks.set(2, INFINITY);
+  const Twin sink(std::move(sinks));
+  const Twin lse(poisoned(DType::f32, {c.tokens, c.heads + 1}), columns(c.heads));
   const Twin out(poisoned(c.out, {c.tokens, c.heads * c.lora + 2}), heads_of(c.tokens, c.heads, c.lora));
   const SparseMlaArgs args{.q = q.device(),
                            .cache = cache.device(),
                            .indices = indices.device(),
                            .softmax_scale = 0.07f,
-                           .out = out.device()};
+                           .out = out.device(),
+                           .lengths = lengths.device(),
+                           .sink = sink.device(),
+                           .lse = lse.device(),
+                           .decode = c.decode};
   const Context& context = device_context(implementation);
   sparse_mla(args, context);
   const Strided got = out.download();
+  const Strided got_lse = lse.download();
   const TensorView result = heads_of(c.tokens, c.heads, c.lora)(got.buffer.view());
   Tensor expected = poisoned(DType::f32, {c.tokens * c.heads, c.lora});
+  const Tensor expected_lse = poisoned(DType::f32, {c.tokens, c.heads});
   SparseMlaProblem exact = problem;
   exact.out = DType::f32;
   on_slices(c.tokens, [&](std::int64_t first, std::int64_t last) {
@@ -395,11 +414,21 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
                     .indices = indices.host().rows(first, last),
                     .softmax_scale = 0.07f,
                     .out = shaped(expected.view(), {last - first, c.heads, c.lora},
-                                  {c.heads * c.lora, c.lora, 1}, first * c.heads * c.lora)},
+                                  {c.heads * c.lora, c.lora, 1}, first * c.heads * c.lora),
+                    .lengths = lengths.host().rows(first, last),
+                    .sink = sink.host(),
+                    .lse = expected_lse.view().rows(first, last)},
                    test_context(1));
   });
   double product = 0, squares = 0;
   for (std::int64_t t = 0; t < c.tokens; ++t) {
+    for (std::int64_t h = 0; h < c.heads; ++h) {
+      const double want = expected_lse[t * c.heads + h];
+      const double value = got_lse.buffer[t * (c.heads + 1) + h];
+      ASSERT_TRUE(value == want || std::abs(value - want) < 2e-3)
+          << t << "," << h << ": " << value << " " << want;
+    }
+    ASSERT_TRUE(std::isnan(got_lse.buffer[t * (c.heads + 1) + c.heads]));
     for (std::int64_t i = 0; i < c.heads * c.lora; ++i) {
       const double want = expected[t * c.heads * c.lora + i];
       const double value = static_cast<double>(load_element(result.data, c.out, t * result.step(0) + i));
@@ -417,18 +446,37 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
   // Alone, and without the -1s.
   for (std::int64_t t = 0; t < std::min<std::int64_t>(c.tokens, 2); ++t) {
     std::vector<std::int64_t> valid;
-    for (std::int64_t j = 0; j < c.top_k; ++j)
+    for (std::int64_t j = 0; j < static_cast<std::int64_t>(lengths.buffer()[t]); ++j)
       if (indices.buffer()[t * (c.top_k + 1) + j] >= 0)
         valid.push_back(static_cast<std::int64_t>(indices.buffer()[t * (c.top_k + 1) + j]));
     if (valid.empty()) continue;
     const OnDevice alone_list(tensor_of<std::int64_t>(DType::i32, {1, std::ssize(valid)}, valid));
     const Twin alone(poisoned(c.out, {1, c.heads * c.lora + 2}), heads_of(1, c.heads, c.lora));
+    const Twin alone_lse(poisoned(DType::f32, {1, c.heads + 1}), columns(c.heads));
     SparseMlaArgs one = args;
+    one.lengths = {};
+    one.lse = alone_lse.device();
     one.q = args.q.rows(t, t + 1);
     one.indices = alone_list;
     one.out = alone.device();
     sparse_mla(one, context);
     expect_same_bytes(alone.download().buffer.view(), got.buffer.view().rows(t, t + 1));
+    expect_same_bytes(alone_lse.download().buffer.view(), got_lse.buffer.view().rows(t, t + 1));
+  }
+  // A sink of minus infinity is none; the lse changes nothing.
+  if (c.heads <= 2) return;
+  const Twin plain(poisoned(c.out, {c.tokens, c.heads * c.lora + 2}), heads_of(c.tokens, c.heads, c.lora));
+  SparseMlaArgs without = args;
+  without.out = plain.device();
+  without.sink = without.lse = {};
+  sparse_mla(without, context);
+  const Strided bare = plain.download();
+  for (std::int64_t t = 0; t < c.tokens; ++t) {
+    const std::int64_t row = t * (c.heads * c.lora + 2);
+    for (std::int64_t d = 0; d < c.lora; ++d) {
+      ASSERT_EQ(bare.buffer[row + c.lora + d], got.buffer[row + c.lora + d]) << "a sink of -inf";
+      ASSERT_EQ(got.buffer[row + 2 * c.lora + d], 0) << "a sink of inf";
+    }
   }
 }
 

@@ -19,11 +19,15 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, sparse_mla_ref, /*fallback=*/true},
 };
 
-void expect_indices(const Expect& expect, const TensorView& indices, std::int64_t slots) {
+void expect_indices(const Expect& expect, const SparseMlaArgs& args) {
+  const TensorView& indices = args.indices;
+  const std::int64_t slots = args.cache.size(0);
   for (std::int64_t t = 0; t < indices.size(0); ++t) {
+    const std::int64_t length = sparse_mla_length(args, t);
+    expect.that(length >= 0 && length <= indices.size(1), "lengths", "be from 0 to top_k", length);
     const auto* row = indices.as<const std::int32_t>() + t * indices.step(0);
     bool bad = false;
-    for (std::int64_t j = 0; j < indices.size(1); ++j) bad |= row[j] < -1 || row[j] >= slots;
+    for (std::int64_t j = 0; j < length; ++j) bad |= row[j] < -1 || row[j] >= slots;
     if (!bad) continue;
     std::int64_t j = 0;
     while (row[j] >= -1 && row[j] < slots) ++j;
@@ -44,7 +48,8 @@ SparseMlaProblem validate(const SparseMlaArgs& args, Device device) {
                            .top_k = args.indices.size(1),
                            .q = args.q.dtype,
                            .cache = args.cache.dtype,
-                           .out = args.out.dtype};
+                           .out = args.out.dtype,
+                           .decode = args.decode};
   expect.tensor("q", args.q, {DType::f32, DType::bf16}, {-1, -1, -1});
   expect.at_least("lora", problem.lora, 1);
   expect.that(problem.rope_dim >= 0, "q", "be at least as wide as out", args.q);
@@ -57,8 +62,11 @@ SparseMlaProblem validate(const SparseMlaArgs& args, Device device) {
                                : problem.lora + problem.rope_dim});
   expect.tensor("indices", args.indices, {DType::i32}, {problem.tokens, -1});
   expect.tensor("out", args.out, {DType::f32, DType::bf16}, {problem.tokens, problem.heads, problem.lora});
+  if (args.lengths.given()) expect.tensor("lengths", args.lengths, {DType::i32}, {problem.tokens});
+  if (args.sink.given()) expect.tensor("sink", args.sink, {DType::f32}, {problem.heads});
+  if (args.lse.given()) expect.tensor("lse", args.lse, {DType::f32}, {problem.tokens, problem.heads});
   expect.that(std::isfinite(args.softmax_scale), "softmax_scale", "be finite", args.softmax_scale);
-  if (on_host(device)) expect_indices(expect, args.indices, args.cache.size(0));
+  if (on_host(device)) expect_indices(expect, args);
   problem.aligned = on_host(device) || suits_bulk_copies(args.cache);
   return problem;
 }

@@ -10,11 +10,11 @@ struct Slots;  // names the scratch
 
 // The valid entries of token t's list, in order.
 std::pair<const std::int32_t*, std::int64_t> valid_slots(const SparseMlaArgs& args, std::int64_t t) {
-  const std::int64_t top_k = args.indices.size(1);
-  auto* slots = reinterpret_cast<std::int32_t*>(cpu::thread_scratch<Slots>((top_k + 1) * 4));
+  const std::int64_t length = sparse_mla_length(args, t);
+  auto* slots = reinterpret_cast<std::int32_t*>(cpu::thread_scratch<Slots>((length + 1) * 4));
   const auto* list = args.indices.as<const std::int32_t>() + t * args.indices.step(0);
   std::int64_t count = 0;
-  for (std::int64_t j = 0; j < top_k; ++j) {
+  for (std::int64_t j = 0; j < length; ++j) {
     slots[count] = list[j];
     count += list[j] >= 0;
   }
@@ -55,6 +55,8 @@ void sparse_mla_cpu(const SparseMlaProblem& problem, const SparseMlaArgs& args, 
                       .slots = slots,
                       .count = count,
                       .softmax_scale = args.softmax_scale,
+                      .sink = args.sink.given() ? args.sink.as<const float>() + h : nullptr,
+                      .lse = args.lse.given() ? args.lse.as<float>() + t * args.lse.step(0) + h : nullptr,
                       .out = args.out.as<std::byte>() + out * size_of(problem.out),
                       .out_dtype = problem.out,
                       .out_stride = args.out.step(1)});

@@ -9,6 +9,11 @@
 #include "ops/dispatch.hpp"
 
 namespace fathom {
+/// How many indices of row t count.
+inline std::int64_t sparse_mla_length(const SparseMlaArgs& args, std::int64_t t) {
+  return args.lengths.given() ? args.lengths.as<const std::int32_t>()[t * args.lengths.step(0)]
+                              : args.indices.size(1);
+}
 void sparse_mla_ref(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context);
 void sparse_mla_cpu(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context);
 Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context& context);

@@ -37,7 +37,7 @@ void sparse_mla_ref(const SparseMlaProblem& problem, const SparseMlaArgs& args, 
   context.parallel_for(problem.tokens, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       std::vector<std::vector<double>> entries;
-      for (std::int64_t j = 0; j < problem.top_k; ++j)
+      for (std::int64_t j = 0; j < sparse_mla_length(args, t); ++j)
         if (const std::int32_t slot = int_at(args.indices, t, j); slot >= 0)
           entries.push_back(entry_at(problem, args.cache, slot));
       for (std::int64_t h = 0; h < problem.heads; ++h) {
@@ -54,6 +54,12 @@ void sparse_mla_ref(const SparseMlaProblem& problem, const SparseMlaArgs& args, 
         }
         double total = 0;
         for (double& weight : weights) total += weight = std::exp(weight - highest);
+        if (args.lse.given()) {
+          args.lse.as<float>()[t * args.lse.step(0) + h] =
+              static_cast<float>(entries.empty() ? highest : highest + std::log(total));
+        }
+        if (args.sink.given() && !entries.empty())
+          total += std::exp(static_cast<double>(args.sink.as<const float>()[h]) - highest);
         for (std::int64_t d = 0; d < problem.lora; ++d) {
           double sum = 0;
           for (std::size_t j = 0; j < entries.size(); ++j)

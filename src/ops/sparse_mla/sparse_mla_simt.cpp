@@ -36,10 +36,16 @@ SparseMlaKernel sparse_mla_kernel(const SparseMlaProblem& problem, const SparseM
           .rope_dim = static_cast<int>(problem.rope_dim),
           .top_k = static_cast<int>(problem.top_k),
           .element = static_cast<int>(size_of(problem.cache)),
-          .softmax_scale = args.softmax_scale};
+          .softmax_scale = args.softmax_scale,
+          .lengths = args.lengths.given() ? args.lengths.as<const int>() : nullptr,
+          .lengths_step = args.lengths.given() ? args.lengths.step(0) : 0,
+          .sink = args.sink.given() ? args.sink.as<const float>() : nullptr,
+          .lse = args.lse.given() ? args.lse.as<float>() : nullptr,
+          .lse_row = args.lse.given() ? args.lse.step(0) : 0};
 }
 
-Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context&) {
+Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context& context) {
+  if (const Verdict named = simt_when_named(problem, context)) return named;
   const std::int64_t width = problem.lora + problem.rope_dim;
   if (width <= kMostColumns) return accept;
   return decline("needs q of up to " + std::to_string(kMostColumns) + " columns, got " +

@@ -219,6 +219,100 @@ TEST(SparseMla, BytesDoNotDependOnBatchThreadsOrPadding) {
   }
 }
 
+// A row's lse, lengths and sink, against the reference and against the same call without them.
+TEST(SparseMla, LengthsSinkAndLogSumExp) {
+  for (SparseMlaProblem p : problems()) {
+    p.tokens = std::min<std::int64_t>(p.tokens, 3);
+    SCOPED_TRACE(problem_string(p));
+    Case c(p);
+    Tensor lengths(DType::i32, {p.tokens});
+    Tensor sink = c.random.normal(DType::f32, {p.heads}, 3);
+    if (p.heads > 1) sink.set(1, -INFINITY);
+    if (p.heads > 2) sink.set(2, INFINITY);
+    for (std::int64_t t = 0; t < p.tokens; ++t)
+      lengths.set(t, static_cast<double>(t == 0 ? p.top_k : c.random.integer(0, p.top_k)));
+    const auto run = [&](auto change, int threads = 2) {
+      Tensor out = poisoned(p.out, {p.tokens, p.heads, p.lora});
+      SparseMlaArgs args = c.args(out);
+      change(args);
+      sparse_mla(args, test_context(threads));
+      return out;
+    };
+    // The lists end at their lengths: nothing behind is looked at.
+    const auto cut = [&](SparseMlaArgs& args) { args.lengths = lengths; };
+    const Tensor plain = run(cut);
+    Tensor lists(DType::i32, {p.tokens, p.top_k});
+    for (std::int64_t i = 0; i < lists.count(); ++i) {
+      const bool inside = i % p.top_k < static_cast<std::int64_t>(lengths[i / p.top_k]);
+      if (!inside) c.indices.set(i, -7);
+      lists.set(i, inside ? c.indices[i] : -1);
+    }
+    expect_same_bytes(run(cut), plain);
+    expect_same_bytes(run([&](SparseMlaArgs& args) { args.indices = lists; }), plain);
+    // The lse changes nothing; neither does a sink of minus infinity.
+    const Tensor lse = poisoned(DType::f32, {p.tokens, p.heads + 3});
+    TensorView part = lse;
+    part.shape[1] = p.heads;
+    Tensor nothing(DType::f32, {p.heads});
+    for (std::int64_t h = 0; h < p.heads; ++h) nothing.set(h, -INFINITY);
+    expect_same_bytes(run([&](SparseMlaArgs& args) { cut(args), args.lse = part, args.sink = nothing; }),
+                      plain);
+    const auto all = [&](SparseMlaArgs& args) { cut(args), args.lse = part, args.sink = sink; };
+    const Tensor got = run(all);
+    expect_same_bytes(run(all, 1), got);
+    const Tensor expected = poisoned(DType::f32, {p.tokens, p.heads, p.lora});
+    const Tensor expected_lse = poisoned(DType::f32, {p.tokens, p.heads});
+    SparseMlaArgs args = c.args(expected);
+    all(args);
+    args.lse = expected_lse;
+    SparseMlaProblem in_f32 = p;
+    in_f32.out = DType::f32;
+    sparse_mla_ref(in_f32, args, test_context());
+    for (std::int64_t i = 0; i < p.tokens * p.heads; ++i) {
+      const std::int64_t t = i / p.heads, h = i % p.heads;
+      const double value = lse[t * (p.heads + 3) + h];
+      if (std::isinf(expected_lse[i])) {
+        EXPECT_EQ(value, -INFINITY);
+      } else {
+        EXPECT_NEAR(value, expected_lse[i], 2e-5 + 1e-6 * std::abs(expected_lse[i]));
+      }
+      for (std::int64_t d = 0; d < p.lora; ++d) {
+        const double want = expected[i * p.lora + d];
+        const double limit = p.cache == DType::f32 && p.out == DType::f32 ? 2e-5 : 0.03;
+        ASSERT_NEAR(got[i * p.lora + d], want, limit);
+        if (h == 1) {
+          ASSERT_EQ(got[i * p.lora + d], plain[i * p.lora + d]) << "a sink of -inf";
+        } else if (h == 2) {
+          ASSERT_EQ(got[i * p.lora + d], 0) << "a sink of inf";
+        }
+      }
+    }
+    EXPECT_TRUE(p.tokens == 0 || std::isnan(lse[p.heads])) << "beyond the row";
+  }
+}
+
+// Two halves of a list, joined by their log-sum-exp, are the whole list.
+TEST(SparseMla, PartsAreJoinedByTheirLogSumExp) {
+  const Case c({.tokens = 1, .heads = 4, .lora = 128, .top_k = 150, .cache = DType::f32});
+  const Tensor out[3] = {poisoned(DType::f32, {1, 4, 128}), poisoned(DType::f32, {1, 4, 128}),
+                         poisoned(DType::f32, {1, 4, 128})};
+  const Tensor lse[3] = {poisoned(DType::f32, {1, 4}), poisoned(DType::f32, {1, 4}),
+                         poisoned(DType::f32, {1, 4})};
+  for (int part = 0; part < 3; ++part) {
+    SparseMlaArgs args = c.args(out[part]);
+    args.lse = lse[part];
+    if (part > 0) args.indices.shape[1] = part == 1 ? 70 : 80;
+    if (part == 2) args.indices.data = args.indices.as<std::int32_t>() + 70;
+    sparse_mla(args, test_context());
+  }
+  for (std::int64_t i = 0; i < out[0].count(); ++i) {
+    const double first = std::exp(lse[1][i / 128] - lse[0][i / 128]);
+    const double second = std::exp(lse[2][i / 128] - lse[0][i / 128]);
+    EXPECT_NEAR(first + second, 1, 1e-5);
+    EXPECT_NEAR(first * out[1][i] + second * out[2][i], out[0][i], 1e-5);
+  }
+}
+
 TEST(SparseMla, RejectsBadArguments) {
   const Case c({.tokens = 2, .heads = 3, .lora = 128, .rope_dim = 8, .top_k = 4});
   const Tensor out = poisoned(DType::f32, {2, 3, 128});
@@ -236,6 +330,17 @@ TEST(SparseMla, RejectsBadArguments) {
   const Tensor narrow = poisoned(DType::u8, {8, 147});
   EXPECT_ERROR(InvalidArgument, "'cache' must have shape [*,148], got [8,147]",
                with([&](auto& args) { args.cache = narrow; }));
+  for (const int length : {-1, 5}) {
+    const Tensor lengths = tensor_of<int>(DType::i32, {2}, {4, length});
+    EXPECT_ERROR(InvalidArgument, "'lengths' must be from 0 to top_k, got " + std::to_string(length),
+                 with([&](auto& args) { args.lengths = lengths; }));
+  }
+  const Tensor many = poisoned(DType::f32, {4});
+  EXPECT_ERROR(InvalidArgument, "'sink' must have shape [3], got [4]",
+               with([&](auto& args) { args.sink = many; }));
+  const Tensor whole = poisoned(DType::f32, {2, 4});
+  EXPECT_ERROR(InvalidArgument, "'lse' must have shape [2,3], got [2,4]",
+               with([&](auto& args) { args.lse = whole; }));
   const Tensor wide = poisoned(DType::f32, {2, 3, 137});
   EXPECT_ERROR(InvalidArgument, "'q' must be at least as wide as out",
                with([&](auto& args) { args.out = wide; }));
