@@ -58,7 +58,10 @@ using Graph = std::vector<std::function<Result()>>;
 
 struct Machine {
   std::recursive_mutex mutex;
-  Result failed = kSuccess;  // of a kernel; every later call says so, as after a fault on a GPU
+  // Of a kernel. Every later call says so, as after a fault on a GPU, until the last context is released.
+  Result failed = kSuccess;
+  std::string report;
+  int contexts = 0;
   std::map<DevicePointer, std::size_t> memory;
   std::map<DevicePointer, std::pair<void*, std::size_t>> mappings;
   Graph* recording = nullptr;
@@ -115,9 +118,7 @@ Result run_kernel(const Module& module, Launch launch, const std::vector<std::ve
   launch.static_bytes = static_cast<u32>(bytes <= sizeof(u64) ? 0 : bytes);
   const std::string failure = run(launch);
   if (failure.empty()) return kSuccess;
-  std::fprintf(stderr, "emulator: grid %u,%u,%u of %u threads, clusters of %u: %s\n", launch.grid.x,
-               launch.grid.y, launch.grid.z, launch.threads.x * launch.threads.y * launch.threads.z,
-               launch.cluster, failure.c_str());
+  machine().report = failure;
   return machine().failed = kErrorLaunchFailed;
 }
 
@@ -136,8 +137,7 @@ FATHOM_EXPORT cuGetErrorName(Result status, const char** name) {
   return kSuccess;
 }
 FATHOM_EXPORT cuGetErrorString(Result status, const char** text) {
-  *text =
-      status == kErrorLaunchFailed ? "the emulator's report is on standard error" : "refused by the emulator";
+  *text = status == kErrorLaunchFailed ? machine().report.c_str() : "refused by the emulator";
   return kSuccess;
 }
 FATHOM_EXPORT cuDeviceGetCount(int* count) { return *count = 1, kSuccess; }
@@ -183,9 +183,15 @@ FATHOM_EXPORT cuDeviceTotalMem_v2(std::size_t* bytes, DeviceId) {
   return *bytes = pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), kSuccess;
 }
 FATHOM_EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceId) {
+  FATHOM_LOCK;
+  ++machine().contexts;
   return *context = reinterpret_cast<ContextHandle>(&context_home), kSuccess;
 }
-FATHOM_EXPORT cuDevicePrimaryCtxRelease_v2(DeviceId) { return kSuccess; }
+FATHOM_EXPORT cuDevicePrimaryCtxRelease_v2(DeviceId) {
+  FATHOM_LOCK;
+  if (--machine().contexts == 0) machine().failed = kSuccess;
+  return kSuccess;
+}
 FATHOM_EXPORT cuCtxGetCurrent(ContextHandle* context) { return *context = t_context, kSuccess; }
 FATHOM_EXPORT cuCtxSetCurrent(ContextHandle context) { return t_context = context, kSuccess; }
 FATHOM_EXPORT cuCtxSynchronize() { return machine().failed; }
@@ -259,7 +265,10 @@ FATHOM_EXPORT cuEventElapsedTime(float* milliseconds, EventHandle start, EventHa
 // program.
 FATHOM_EXPORT cuMemAlloc_v2(DevicePointer* pointer, std::size_t bytes) {
   FATHOM_LOCK;
-  if (bytes == 0 || bytes > std::size_t{1} << 40) return kErrorInvalidValue;
+  if (bytes == 0) return kErrorInvalidValue;
+  std::size_t most = 0;
+  cuDeviceTotalMem_v2(&most, 0);
+  if (bytes > most) return kErrorOutOfMemory;
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t rounded = (bytes + 255) / 256 * 256;
   const std::size_t whole = (rounded + page - 1) / page * page;

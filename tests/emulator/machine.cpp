@@ -34,14 +34,13 @@ std::mt19937_64 t_random;
 struct Seed {
   u64 value = 0;
   double early = 0;
-  Seed() {
-    if (const char* text = std::getenv("FATHOM_EMULATOR_SEED")) value = std::strtoull(text, nullptr, 10);
-    early = value % 3 == 0 ? 0 : value % 3 == 1 ? 0.1 : 0.8;
-  }
 };
-const Seed& seed() {
-  static const Seed s;
-  return s;
+Seed t_seed;
+
+Seed seed_of_environment() {
+  const char* text = std::getenv("FATHOM_EMULATOR_SEED");
+  const u64 value = text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
+  return {value, value % 3 == 0 ? 0 : value % 3 == 1 ? 0.1 : 0.8};
 }
 
 template <class T>
@@ -111,7 +110,7 @@ bool land_one() {
   std::erase_if(c.queued, [](Thread* t) { return t->copies.waiting.empty() && t->stores.waiting.empty(); });
   const std::size_t choices = c.operations.size() + c.queued.size();
   if (choices == 0) return false;
-  const std::size_t choice = seed().value == 0 ? 0 : t_random() % choices;
+  const std::size_t choice = t_seed.value == 0 ? 0 : t_random() % choices;
   Operation operation;
   if (choice < c.operations.size()) {
     const auto at = c.operations.begin() + static_cast<std::ptrdiff_t>(choice);
@@ -156,7 +155,7 @@ void schedule() {
     if (!c.ready.empty()) {
       if (happens_early()) land_one();
       std::size_t choice = 0;
-      if (seed().value != 0) choice = t_random() % c.ready.size();
+      if (t_seed.value != 0) choice = t_random() % c.ready.size();
       Thread& next = *c.ready[choice];
       c.ready.erase(c.ready.begin() + static_cast<std::ptrdiff_t>(choice));
       t_self = &next;
@@ -241,7 +240,7 @@ void fail(const std::string& why) {
 void trap(const char* why) { fail(why); }
 
 bool happens_early() {
-  return seed().early > 0 && static_cast<double>(t_random() % 1024) < 1024 * seed().early;
+  return t_seed.early > 0 && static_cast<double>(t_random() % 1024) < 1024 * t_seed.early;
 }
 
 void wait(std::string (*reason)(const Thread&), u32 first, u32 second) {
@@ -423,7 +422,8 @@ std::string run(const Launch& launch) {
   const Mapping<u8> stacks(all * kStackBytes);
   const std::size_t slot = kMostShared + 2 * kPoisonMargin + 1024;
   const Mapping<u8> shared(slot * launch.cluster);
-  t_random.seed(seed().value);
+  t_seed = seed_of_environment();
+  t_random.seed(t_seed.value);
   const u64 clusters = u64{launch.grid.x} / launch.cluster * launch.grid.y * launch.grid.z;
   for (u64 number = 0; number < clusters; ++number) {
     Cluster c;
