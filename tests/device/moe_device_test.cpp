@@ -23,12 +23,6 @@ constexpr ScaleLayout kLayouts[] = {ScaleLayout::row_major, ScaleLayout::column_
 constexpr QuantRule kRules[] = {QuantRule::per_token_group, QuantRule::silu_mul, QuantRule::indexer,
                                 QuantRule::per_token_cast, QuantRule::kv_cache};
 
-// A fresh one; failures in its scope name it.
-struct Seed {
-  std::int64_t value = std::random_device{}();
-  testing::ScopedTrace trace{__FILE__, __LINE__, "seed " + std::to_string(value)};
-};
-
 // Buffers of the host and of the device, padding included.
 void expect_same_buffers(const OnDevice& got, const Strided& expected) {
   expect_same_bytes(got.download().buffer, expected.buffer);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -44,6 +45,12 @@ inline void on_slices(std::int64_t rows, const std::function<void(std::int64_t, 
                       body(first, std::min(rows, first + each));
                     });
 }
+
+// A fresh one; failures in its scope name it.
+struct Seed {
+  std::int64_t value = std::random_device{}();
+  testing::ScopedTrace trace{__FILE__, __LINE__, "seed " + std::to_string(value)};
+};
 
 /// A buffer and a view into it, copied to the device. The destructor fails the test if a guard zone was
 /// overwritten.

@@ -11,7 +11,10 @@
 namespace fathom {
 namespace {
 
-using Ints = BatchMetadata::Ints;
+using Ints = std::vector<std::int32_t>;
+Ints ints(const TensorView& view) {
+  return {view.as<std::int32_t>(), view.as<std::int32_t>() + view.count()};
+}
 
 CacheShape small_shape() { return {.layers = 2, .lora = 128, .rope_dim = 16}; }
 
@@ -124,71 +127,67 @@ TEST(BatchMetadata, TargetVerify) {  // B = 2, nd = 4, n = [10, 4]
       s.build(ForwardMode::target_verify, {{s.first, 10, 4}, {s.second, 4, 4}}, /*topk=*/4);
   EXPECT_EQ(batch.batch, 2);
   EXPECT_EQ(batch.rows, 8);
-  EXPECT_EQ(batch.cache_seqlens, (Ints{14, 8}));
-  EXPECT_EQ(batch.extend_lens, (Ints{4, 4}));
-  EXPECT_EQ(batch.seqlens_expanded, (Ints{11, 12, 13, 14, 5, 6, 7, 8}));
-  EXPECT_EQ(batch.topk_lens, (Ints{4, 4, 4, 4, 4, 4, 4, 4}));
-  EXPECT_EQ(batch.cu_topk_lens, (Ints{0, 4, 8, 12, 16, 20, 24, 28, 32}));
-  EXPECT_EQ(batch.cu_seqlens_q, (Ints{0, 1, 2, 3, 4, 5, 6, 7, 8}));
-  EXPECT_EQ(batch.cu_seqlens_k, (Ints{0, 14, 22}));
-  EXPECT_EQ(batch.max_seqlen_q, 1);
+  EXPECT_EQ(ints(batch.cache_seqlens), (Ints{14, 8}));
+  EXPECT_EQ(ints(batch.seqlens_expanded), (Ints{11, 12, 13, 14, 5, 6, 7, 8}));
+  EXPECT_EQ(ints(batch.topk_lens), (Ints{4, 4, 4, 4, 4, 4, 4, 4}));
+  EXPECT_EQ(ints(batch.cu_topk_lens), (Ints{0, 4, 8, 12, 16, 20, 24, 28, 32}));
+  EXPECT_EQ(ints(batch.cu_seqlens_q), (Ints{0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(ints(batch.cu_seqlens_k), (Ints{0, 14, 22}));
   EXPECT_EQ(batch.max_seqlen_k, 14);
-  EXPECT_EQ(batch.positions, (Ints{10, 11, 12, 13, 4, 5, 6, 7}));
-  EXPECT_EQ(batch.slots, (Ints{10, 11, 12, 13, 132, 133, 134, 135}));
-  EXPECT_EQ(batch.requests, (Ints{0, 0, 0, 0, 1, 1, 1, 1}));
-  EXPECT_EQ(batch.block_table, (Ints{0, 2}));
-  EXPECT_TRUE(batch.ks.empty() && batch.ke.empty());
+  EXPECT_EQ(ints(batch.positions), (Ints{10, 11, 12, 13, 4, 5, 6, 7}));
+  EXPECT_EQ(ints(batch.slots), (Ints{10, 11, 12, 13, 132, 133, 134, 135}));
+  EXPECT_EQ(ints(batch.requests), (Ints{0, 0, 0, 0, 1, 1, 1, 1}));
+  EXPECT_EQ(ints(batch.block_table), (Ints{0, 2}));
+  EXPECT_FALSE(batch.ks.given() || batch.ke.given());
   EXPECT_EQ(batch.paged_batch, 2);  // native: one block of 4 rows a request, each with its own causal length
   EXPECT_EQ(batch.next_n, 4);
-  EXPECT_EQ(batch.context_lens, batch.seqlens_expanded);
-  EXPECT_EQ(batch.schedule.size(), 2u * 3);
-  EXPECT_EQ(batch.schedule.back(), 0);
+  EXPECT_EQ(ints(batch.context_lens()), ints(batch.seqlens_expanded));
+  EXPECT_EQ(ints(batch.schedule), (Ints{0, 0, 1, 0, 2, 0}));
   EXPECT_TRUE(batch.sparse);
 }
 
 TEST(BatchMetadata, Decode) {  // lengths 11 and 5, the new token included
   TwoSequences s;
   const BatchMetadata batch = s.build(ForwardMode::decode, {{s.first, 10, 1}, {s.second, 4, 1}});
-  EXPECT_EQ(batch.cache_seqlens, (Ints{11, 5}));
+  EXPECT_EQ(ints(batch.cache_seqlens), (Ints{11, 5}));
   EXPECT_EQ(batch.rows, 2);
-  EXPECT_EQ(batch.seqlens_expanded, (Ints{11, 5}));
-  EXPECT_EQ(batch.topk_lens, (Ints{11, 5}));
-  EXPECT_EQ(batch.cu_seqlens_q, (Ints{0, 1, 2}));
-  EXPECT_EQ(batch.cu_seqlens_k, (Ints{0, 11, 16}));
-  EXPECT_EQ(batch.max_seqlen_q, 1);
-  EXPECT_EQ(batch.slots, (Ints{10, 132}));
+  EXPECT_EQ(ints(batch.seqlens_expanded), (Ints{11, 5}));
+  EXPECT_EQ(ints(batch.topk_lens), (Ints{11, 5}));
+  EXPECT_EQ(ints(batch.cu_seqlens_q), (Ints{0, 1, 2}));
+  EXPECT_EQ(ints(batch.cu_seqlens_k), (Ints{0, 11, 16}));
+  EXPECT_EQ(ints(batch.slots), (Ints{10, 132}));
   EXPECT_EQ(batch.next_n, 1);
-  EXPECT_EQ(batch.context_lens, (Ints{11, 5}));
+  EXPECT_EQ(ints(batch.context_lens()), (Ints{11, 5}));
   EXPECT_FALSE(batch.sparse);
 }
 
 TEST(BatchMetadata, Extend) {  // m = [3, 2], n = [10, 4]: two different running offsets
   TwoSequences s;
   const BatchMetadata batch = s.build(ForwardMode::extend, {{s.first, 7, 3}, {s.second, 2, 2}}, /*topk=*/9);
-  EXPECT_EQ(batch.ks, (Ints{0, 0, 0, 10, 10}));
-  EXPECT_EQ(batch.ke, (Ints{8, 9, 10, 13, 14}));
-  EXPECT_EQ(batch.score_ends, (Ints{0, 0, 10, 10, 10}));  // only one row sees more than 9
-  EXPECT_EQ(batch.seqlens_expanded, (Ints{8, 9, 10, 3, 4}));
-  EXPECT_EQ(batch.topk_lens, (Ints{8, 9, 9, 3, 4}));
-  EXPECT_EQ(batch.cu_seqlens_q, (Ints{0, 3, 5}));
-  EXPECT_EQ(batch.cu_seqlens_k, (Ints{0, 10, 14}));
-  EXPECT_EQ(batch.max_seqlen_q, 3);
+  EXPECT_EQ(ints(batch.ks), (Ints{0, 0, 0, 10, 10}));
+  EXPECT_EQ(ints(batch.ke), (Ints{8, 9, 10, 13, 14}));
+  EXPECT_EQ(ints(batch.score_ends), (Ints{0, 0, 10, 10, 10}));  // only one row sees more than 9
+  EXPECT_EQ(ints(batch.seqlens_expanded), (Ints{8, 9, 10, 3, 4}));
+  EXPECT_EQ(ints(batch.topk_lens), (Ints{8, 9, 9, 3, 4}));
+  EXPECT_EQ(ints(batch.cu_seqlens_q), (Ints{0, 3, 5}));
+  EXPECT_EQ(ints(batch.cu_seqlens_k), (Ints{0, 10, 14}));
   EXPECT_EQ(batch.max_seqlen_k, 10);
-  EXPECT_TRUE(batch.schedule.empty() && batch.context_lens.empty());
+  EXPECT_FALSE(batch.schedule.given());
+  EXPECT_EQ(batch.keys, 14);
   EXPECT_TRUE(batch.sparse);
 }
 
 TEST(BatchMetadata, DraftExtendWithDifferentShares) {  // 3 and 1 committed tokens
   TwoSequences s;
   const BatchMetadata batch = s.build(ForwardMode::draft_extend, {{s.first, 128, 3}, {s.second, 4, 1}});
-  EXPECT_EQ(batch.cache_seqlens, (Ints{131, 5}));
-  EXPECT_EQ(batch.seqlens_expanded, (Ints{129, 130, 131, 5}));
-  EXPECT_EQ(batch.slots, (Ints{192, 193, 194, 132}));
-  EXPECT_EQ(batch.cu_seqlens_q, (Ints{0, 1, 2, 3, 4}));
-  EXPECT_EQ(batch.block_table, (Ints{0, 1, 3, 2, -1, -1}));
+  EXPECT_EQ(ints(batch.cache_seqlens), (Ints{131, 5}));
+  EXPECT_EQ(ints(batch.seqlens_expanded), (Ints{129, 130, 131, 5}));
+  EXPECT_EQ(ints(batch.slots), (Ints{192, 193, 194, 132}));
+  EXPECT_EQ(ints(batch.cu_seqlens_q), (Ints{0, 1, 2, 3, 4}));
+  EXPECT_EQ(ints(batch.block_table), (Ints{0, 1, 3, 2, -1, -1}));
   EXPECT_EQ(batch.paged_batch, 4);  // split: every row a request of its own
   EXPECT_EQ(batch.next_n, 1);
-  EXPECT_EQ(batch.paged_block_table, (Ints{0, 1, 3, 0, 1, 3, 0, 1, 3, 2, -1, -1}));
+  EXPECT_EQ(ints(batch.paged_block_table()), (Ints{0, 1, 3, 0, 1, 3, 0, 1, 3, 2, -1, -1}));
 }
 
 TEST(BatchMetadata, PageBordersAndPrefixes) {
@@ -199,7 +198,8 @@ TEST(BatchMetadata, PageBordersAndPrefixes) {
     BatchMetadata batch;
     const BatchRequest request{.sequence = sequence, .prefix = prefix, .extend = 2};
     batch.build(ForwardMode::extend, {&request, 1}, cache, 2048, test_context());
-    EXPECT_EQ(batch.slots, (Ints{static_cast<std::int32_t>(prefix), static_cast<std::int32_t>(prefix + 1)}));
+    EXPECT_EQ(ints(batch.slots),
+              (Ints{static_cast<std::int32_t>(prefix), static_cast<std::int32_t>(prefix + 1)}));
     EXPECT_EQ(batch.max_pages, (prefix + 2 + 63) / 64);
     EXPECT_EQ(batch.sparse, prefix + 2 > 2048);
   }
@@ -211,22 +211,23 @@ TEST(BatchMetadata, IdleIsEmpty) {
   batch.build(ForwardMode::idle, {}, s.cache, 2048, test_context());  // nothing of the last step survives
   EXPECT_EQ(batch.rows, 0);
   EXPECT_EQ(batch.batch, 0);
-  EXPECT_TRUE(batch.slots.empty() && batch.schedule.empty() && batch.context_lens.empty());
-  EXPECT_EQ(batch.cu_seqlens_k, (Ints{0}));
+  EXPECT_TRUE(ints(batch.slots).empty() && ints(batch.context_lens()).empty());
+  EXPECT_FALSE(batch.schedule.given());
+  EXPECT_EQ(ints(batch.cu_seqlens_k), (Ints{0}));
   EXPECT_FALSE(batch.sparse);
 }
 
 TEST(BatchMetadata, RejectsRequestsThatDoNotFitTheMode) {
   TwoSequences s;
-  EXPECT_ERROR(InvalidArgument, "mode DECODE takes 1 new token of every request, got 2",
+  EXPECT_ERROR(InvalidArgument, "mode decode takes 1 new token of every request, got 2",
                s.build(ForwardMode::decode, {{s.first, 3, 2}}));
-  EXPECT_ERROR(InvalidArgument, "mode TARGET_VERIFY takes as many tokens of every request, got 2 and 3",
+  EXPECT_ERROR(InvalidArgument, "mode target_verify takes as many tokens of every request, got 2 and 3",
                s.build(ForwardMode::target_verify, {{s.first, 3, 2}, {s.second, 3, 3}}));
-  EXPECT_ERROR(InvalidArgument, "mode EXTEND needs pages for 65 tokens of sequence 1, it has pages for 64",
+  EXPECT_ERROR(InvalidArgument, "mode extend needs pages for 65 tokens of sequence 1, it has pages for 64",
                s.build(ForwardMode::extend, {{s.second, 60, 5}}));
-  EXPECT_ERROR(InvalidArgument, "mode IDLE takes no request", s.build(ForwardMode::idle, {{s.first, 0, 1}}));
+  EXPECT_ERROR(InvalidArgument, "mode idle takes no request", s.build(ForwardMode::idle, {{s.first, 0, 1}}));
   EXPECT_ERROR(InvalidArgument,
-               "mode EXTEND needs a prefix of at least 0 and at least 1 new token, got 3 and 0",
+               "mode extend needs a prefix of at least 0 and at least 1 new token, got 3 and 0",
                s.build(ForwardMode::extend, {{s.first, 3, 0}}));
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "fathom/core/error.hpp"
-#include "fathom/ops/paged_mqa_schedule.hpp"
 
 namespace fathom {
 namespace {
@@ -32,98 +31,62 @@ void check_batch(ForwardMode mode, std::span<const BatchRequest> requests, const
   }
 }
 
-void append_table(BatchMetadata::Ints& table, std::span<const std::int32_t> pages, std::int64_t width) {
-  const auto used = std::min(static_cast<std::int64_t>(pages.size()), width);
-  table.insert(table.end(), pages.begin(), pages.begin() + used);
-  table.insert(table.end(), static_cast<std::size_t>(width - used), -1);
-}
 }  // namespace
-
-std::string_view to_string(ForwardMode mode) {
-  switch (mode) {
-    case ForwardMode::extend:
-      return "EXTEND";
-    case ForwardMode::decode:
-      return "DECODE";
-    case ForwardMode::target_verify:
-      return "TARGET_VERIFY";
-    case ForwardMode::draft_extend:
-      return "DRAFT_EXTEND";
-    case ForwardMode::idle:
-      return "IDLE";
-  }
-  __builtin_unreachable();
-}
 
 void BatchMetadata::build(ForwardMode forward_mode, std::span<const BatchRequest> batch_requests,
                           const KvCache& cache, std::int64_t index_topk, const Context& context) {
   check_batch(forward_mode, batch_requests, cache);
   mode = forward_mode;
   batch = static_cast<std::int64_t>(batch_requests.size());
-  rows = max_seqlen_q = max_seqlen_k = 0;
-  for (Ints* field :
-       {&extend_lens, &cache_seqlens, &block_table, &positions, &slots, &requests, &seqlens_expanded,
-        &topk_lens, &ks, &ke, &score_ends, &context_lens, &paged_block_table, &schedule})
-    field->clear();
-  for (Ints* sums : {&cu_seqlens_q, &cu_seqlens_k, &cu_topk_lens}) sums->assign(1, 0);
-
+  rows = keys = max_seqlen_k = 0;
   bool uniform = true;
-  for (const BatchRequest& request : batch_requests) {
-    const auto index = static_cast<std::int32_t>(extend_lens.size());
-    const auto extend = static_cast<std::int32_t>(request.extend);
-    const auto prefix = static_cast<std::int32_t>(request.prefix);
-    const std::span<const std::int32_t> pages = cache.pages(request.sequence);
-    for (std::int32_t position = prefix; position < prefix + extend; ++position) {
-      const std::int32_t length = position + 1;
-      positions.push_back(position);
-      slots.push_back(pages[static_cast<std::size_t>(position / kPageTokens)] *
-                          static_cast<std::int32_t>(kPageTokens) +
-                      position % static_cast<std::int32_t>(kPageTokens));
-      requests.push_back(index);
-      seqlens_expanded.push_back(length);
-      topk_lens.push_back(std::min(length, static_cast<std::int32_t>(index_topk)));
-      cu_topk_lens.push_back(cu_topk_lens.back() + topk_lens.back());
-      if (mode == ForwardMode::extend) {
-        ks.push_back(cu_seqlens_k.back());
-        ke.push_back(cu_seqlens_k.back() + length);
-        score_ends.push_back(length > index_topk ? ke.back() : ks.back());
-      }
-    }
-    extend_lens.push_back(extend);
-    cache_seqlens.push_back(prefix + extend);
-    cu_seqlens_q.push_back(cu_seqlens_q.back() + extend);
-    cu_seqlens_k.push_back(cu_seqlens_k.back() + prefix + extend);
-    max_seqlen_q = std::max<std::int64_t>(max_seqlen_q, extend);
-    max_seqlen_k = std::max<std::int64_t>(max_seqlen_k, prefix + extend);
+  lengths_.resize(2 * batch_requests.size());
+  for (std::size_t b = 0; b < batch_requests.size(); ++b) {
+    const BatchRequest& request = batch_requests[b];
+    const std::int64_t length = request.prefix + request.extend;
+    lengths_[b] = static_cast<std::int32_t>(request.prefix);
+    lengths_[batch_requests.size() + b] = static_cast<std::int32_t>(request.extend);
+    rows += request.extend;
+    keys += length;
+    max_seqlen_k = std::max(max_seqlen_k, length);
     uniform = uniform && request.extend == batch_requests[0].extend;
   }
-  rows = static_cast<std::int64_t>(positions.size());
   sparse = max_seqlen_k > index_topk;
   max_pages = (max_seqlen_k + kPageTokens - 1) / kPageTokens;
-  for (const BatchRequest& request : batch_requests)
-    append_table(block_table, cache.pages(request.sequence), max_pages);
-  if (mode == ForwardMode::target_verify || mode == ForwardMode::draft_extend) {
-    // Attention sees every row of these modes as a request of its own.
-    max_seqlen_q = std::min<std::int64_t>(max_seqlen_q, 1);
-    cu_seqlens_q.resize(static_cast<std::size_t>(rows) + 1);
-    for (std::int64_t row = 0; row <= rows; ++row)
-      cu_seqlens_q[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(row);
+  pages_.resize(static_cast<std::size_t>(batch * max_pages));
+  for (std::size_t b = 0; b < batch_requests.size(); ++b) {
+    const std::span<const std::int32_t> pages = cache.pages(batch_requests[b].sequence);
+    const auto width = static_cast<std::size_t>(max_pages);
+    std::ranges::copy(pages.first(std::min(pages.size(), width)), pages_.data() + b * width);
   }
 
-  paged_batch = next_n = 0;
-  if (mode == ForwardMode::extend || batch == 0) return;
-  next_n = uniform ? batch_requests[0].extend : 1;
-  paged_batch = rows / next_n;
-  context_lens = seqlens_expanded;
-  if (!uniform) {
-    for (const std::int32_t request : requests)
-      append_table(paged_block_table, cache.pages(batch_requests[static_cast<std::size_t>(request)].sequence),
-                   max_pages);
-  }
-  schedule.resize(2 * (static_cast<std::size_t>(context.threads()) + 1));
-  paged_mqa_schedule({.context_lens = view(context_lens, {paged_batch, next_n}),
-                      .schedule = view(schedule, {context.threads() + 1, 2})},
-                     context);
+  const bool packed = mode == ForwardMode::extend || (mode == ForwardMode::draft_extend && !uniform);
+  const bool paged = mode != ForwardMode::extend && batch > 0;
+  const DsaMetadataProblem problem{.mode = mode,
+                                   .batch = batch,
+                                   .rows = rows,
+                                   .max_pages = max_pages,
+                                   .page_tokens = kPageTokens,
+                                   .index_topk = index_topk,
+                                   .workers = paged ? context.threads() : 0,
+                                   .packed = packed};
+  paged_batch = paged ? problem.paged_batch() : 0;
+  next_n = paged ? problem.next_n() : 0;
+  const auto ints = [](std::vector<std::int32_t>& of, std::size_t begin,
+                       std::initializer_list<std::int64_t> shape) {
+    return TensorView::contiguous(of.data() + begin, DType::i32, shape);
+  };
+  outputs_.resize(static_cast<std::size_t>(dsa_metadata_size(problem)));
+  static_cast<DsaMetadata&>(*this) =
+      dsa_metadata_in(problem, ints(outputs_, 0, {static_cast<std::int64_t>(outputs_.size())}));
+  dsa_metadata({.mode = mode,
+                .prefix_lens = ints(lengths_, 0, {batch}),
+                .extend_lens = packed ? ints(lengths_, batch_requests.size(), {batch}) : TensorView{},
+                .page_table = ints(pages_, 0, {batch, max_pages}),
+                .index_topk = index_topk,
+                .page_tokens = kPageTokens,
+                .out = *this},
+               context);
 }
 
 }  // namespace fathom

@@ -128,10 +128,7 @@ void DecoderLayer::store_latent(Activation& in) {
   rms_norm({.x = latent, .weight = w_.attention.kv_a_norm, .out = latent, .epsilon = constants_.epsilon},
            context_);
   rotate(heads_of(k_rope, 1), 0, /*half_split=*/false);
-  mla_cache_store({.latent = latent,
-                   .rope = k_rope,
-                   .slots = BatchMetadata::view(batch_.slots),
-                   .cache = cache_.kv(index_)},
+  mla_cache_store({.latent = latent, .rope = k_rope, .slots = batch_.slots, .cache = cache_.kv(index_)},
                   context_);
 }
 
@@ -141,11 +138,9 @@ void DecoderLayer::store_index_key(Activation& in) {
   layer_norm({.x = k, .weight = w.k_norm, .bias = w.k_norm_bias, .out = k}, context_);
   rotate(heads_of(k, 1), 0, /*half_split=*/true);
   if (constants_.index_fp8) hadamard({.x = k, .out = k}, context_);
-  index_key_store({.k = k,
-                   .slots = BatchMetadata::view(batch_.slots),
-                   .cache = cache_.index_keys(index_),
-                   .ue8m0 = constants_.index_ue8m0},
-                  context_);
+  index_key_store(
+      {.k = k, .slots = batch_.slots, .cache = cache_.index_keys(index_), .ue8m0 = constants_.index_ue8m0},
+      context_);
 }
 
 // The lightning indexer: a few small heads score every visible position; the best index_topk are attended to.
@@ -185,10 +180,10 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
   const std::int64_t rows = q.size(0);
   const std::int64_t k = std::min(config_.index_topk, batch_.max_seqlen_k);
   const bool ragged = batch_.mode == ForwardMode::extend;
-  const std::int64_t keys = ragged ? batch_.cu_seqlens_k.back() : batch_.max_seqlen_k;
+  const std::int64_t keys = ragged ? batch_.keys : batch_.max_seqlen_k;
   const TensorView selected = arena_.take(DType::i32, {rows, k});
-  const TensorView lengths = BatchMetadata::view(batch_.seqlens_expanded);
-  const TensorView requests = BatchMetadata::view(batch_.requests);
+  const TensorView& lengths = batch_.seqlens_expanded;
+  const TensorView& requests = batch_.requests;
   const Arena::Scope scope(arena_);
 
   // Prefill gathers the keys of all requests once and scores them in blocks of rows; the other modes read
@@ -197,11 +192,11 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
   if (ragged) {
     all_keys = arena_.take(q.dtype, {keys, q.size(2)});
     if (constants_.index_fp8) key_scales = arena_.take(DType::f32, {keys});
-    starts = BatchMetadata::view(batch_.ks);
-    ends = BatchMetadata::view(batch_.score_ends);
+    starts = batch_.ks;
+    ends = batch_.score_ends;
     index_key_gather({.cache = cache_.index_keys(index_),
-                      .block_table = batch_.block_table_view(),
-                      .lens = BatchMetadata::view(batch_.cache_seqlens),
+                      .block_table = batch_.block_table,
+                      .lens = batch_.cache_seqlens,
                       .keys = all_keys,
                       .scales = key_scales},
                      context_);
@@ -221,22 +216,21 @@ TensorView DecoderLayer::score_and_choose(const TensorView& q, const TensorView&
                   .logits = part},
                  context_);
     } else {
-      paged_mqa_logits(
-          {.q = TensorView::contiguous(q.data, q.dtype,
-                                       {batch_.paged_batch, batch_.next_n, q.size(1), q.size(2)}),
-           .cache = cache_.index_keys(index_),
-           .weights = gate,
-           .context_lens = BatchMetadata::view(batch_.context_lens, {batch_.paged_batch, batch_.next_n}),
-           .block_table = batch_.paged_block_table_view(),
-           .schedule = BatchMetadata::view(batch_.schedule, {context_.threads() + 1, 2}),
-           .logits = part},
-          context_);
+      paged_mqa_logits({.q = TensorView::contiguous(
+                            q.data, q.dtype, {batch_.paged_batch, batch_.next_n, q.size(1), q.size(2)}),
+                        .cache = cache_.index_keys(index_),
+                        .weights = gate,
+                        .context_lens = batch_.context_lens(),
+                        .block_table = batch_.paged_block_table(),
+                        .schedule = batch_.schedule,
+                        .logits = part},
+                       context_);
     }
     top_k({.scores = part,
            .lengths = lengths.rows(first, last),
            .starts = ragged ? starts.rows(first, last) : TensorView{},
            .transform = TopKTransform::paged,
-           .block_table = batch_.block_table_view(),
+           .block_table = batch_.block_table,
            .requests = requests.rows(first, last),
            .out = selected.rows(first, last)},
           context_);
@@ -309,7 +303,7 @@ Activation DecoderLayer::normed(const TensorView& x, const TensorView& weight) {
 
 void DecoderLayer::rotate(const TensorView& heads, std::int64_t offset, bool half_split) {
   rope({.x = heads,
-        .positions = BatchMetadata::view(batch_.positions),
+        .positions = batch_.positions,
         .cos_sin = rope_table_,
         .offset = offset,
         .style = half_split ? RopeStyle::half_split : RopeStyle::interleaved},

@@ -88,10 +88,10 @@ TensorView Runner::embed(std::span<const std::int32_t> tokens, const TensorView&
 TensorView Runner::visible_slots(const BatchMetadata& batch) {
   if (batch.sparse) return {};
   const TensorView slots = arena_.take(DType::i32, {batch.rows, batch.max_seqlen_k});
-  top_k({.lengths = BatchMetadata::view(batch.seqlens_expanded),
+  top_k({.lengths = batch.seqlens_expanded,
          .transform = TopKTransform::paged,
-         .block_table = batch.block_table_view(),
-         .requests = BatchMetadata::view(batch.requests),
+         .block_table = batch.block_table,
+         .requests = batch.requests,
          .out = slots},
         context_);
   return slots;
