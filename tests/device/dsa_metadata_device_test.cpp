@@ -59,7 +59,7 @@ TEST(DsaMetadataOnDevice, FollowsTheLengthsInAGraph) {
     stream.synchronize();
     device.expect_that_of_the_host();
     const cuda::Graph graph = cuda::Graph::capture(context, [&] { device.run(context); });
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < 8; ++i) {
       step.draw();
       device.prefix_lens.upload(step.prefix_lens);
       device.extend_lens.upload(step.extend_lens);
