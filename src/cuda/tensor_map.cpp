@@ -25,10 +25,6 @@ std::int64_t swizzle_bytes(TensorMapSwizzle swizzle) {
   return std::numeric_limits<std::int64_t>::max();
 }
 
-std::string needs(const std::string& what, std::int64_t got) {
-  return "needs " + what + ", got " + std::to_string(got);
-}
-
 }  // namespace
 
 std::int64_t element_bytes(TensorMapType type) {
@@ -51,40 +47,40 @@ std::int64_t element_bytes(TensorMapType type) {
   return 0;
 }
 
-std::optional<std::string> tensor_map_refusal(const TensorMapSpec& spec) {
-  if (spec.rank < 1 || spec.rank > 5) return needs("1 to 5 axes", spec.rank);
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(spec.data) % kAlignment;
-  if (spec.data == nullptr) return "needs an address, got a null pointer";
-  if (misaligned != 0) {
-    return needs("an address that is a multiple of 16", static_cast<std::int64_t>(misaligned)) +
-           " beyond one";
-  }
+std::string TensorMapRefusal::text() const {
+  return "needs " + std::string(needs) + (axis < 0 ? "" : " of axis " + std::to_string(axis)) + ", got " +
+         std::to_string(got);
+}
+
+std::optional<TensorMapRefusal> tensor_map_refusal(const TensorMapSpec& spec) {
+  using Refusal = TensorMapRefusal;
+  if (spec.rank < 1 || spec.rank > 5) return Refusal{"1 to 5 axes", spec.rank};
+  const auto address = reinterpret_cast<std::uintptr_t>(spec.data);
+  if (address == 0 || address % kAlignment != 0)
+    return Refusal{"an address that is a multiple of 16", static_cast<std::int64_t>(address)};
   const std::int64_t bytes = element_bytes(spec.type);
   for (int axis = 0; axis < spec.rank; ++axis) {
     const auto a = static_cast<std::size_t>(axis);
-    const std::string name = " of axis " + std::to_string(axis);
     if (spec.size[a] < 1 || spec.size[a] > kMostSize)
-      return needs("a size of 1 to 2^32" + name, spec.size[a]);
+      return Refusal{"a size of 1 to 2^32", spec.size[a], axis};
     if (spec.box[a] < 1 || spec.box[a] > kMostBox)
-      return needs("a tile of 1 to 256 elements" + name, spec.box[a]);
+      return Refusal{"a tile of 1 to 256 elements", spec.box[a], axis};
     if (axis == 0) continue;
     const std::int64_t stride = spec.stride_bytes[a];
-    if (stride % kAlignment != 0) return needs("a stride that is a multiple of 16 bytes" + name, stride);
-    if (stride < 0 || stride >= kMostStride) return needs("a stride of 0 to 2^40 bytes" + name, stride);
+    if (stride % kAlignment != 0) return Refusal{"a stride that is a multiple of 16 bytes", stride, axis};
+    if (stride < 0 || stride >= kMostStride) return Refusal{"a stride of 0 to 2^40 bytes", stride, axis};
   }
   if (spec.stored && spec.size[0] * bytes % kAlignment != 0)
-    return needs("rows of whole 16 bytes to store through", spec.size[0] * bytes);
-  if (spec.box[0] * bytes % kAlignment != 0) {
-    return needs("a tile whose rows are a multiple of 16 bytes", spec.box[0] * bytes);
-  }
-  if (spec.box[0] * bytes > swizzle_bytes(spec.swizzle)) {
-    return needs("a tile whose rows are no longer than the swizzle", spec.box[0] * bytes) + " bytes";
-  }
+    return Refusal{"rows of whole 16 bytes to store through", spec.size[0] * bytes};
+  const std::int64_t tile = spec.box[0] * bytes;
+  if (tile % kAlignment != 0) return Refusal{"a tile whose rows are a multiple of 16 bytes", tile};
+  if (tile > swizzle_bytes(spec.swizzle))
+    return Refusal{"a tile whose rows have no more bytes than the swizzle", tile};
   return std::nullopt;
 }
 
 TensorMap encode_tensor_map(const Driver& driver, const TensorMapSpec& spec) {
-  if (const auto refusal = tensor_map_refusal(spec)) throw InvalidArgument("tensor map: " + *refusal);
+  if (const auto refusal = tensor_map_refusal(spec)) throw InvalidArgument("tensor map: " + refusal->text());
   TensorMap map{};
   std::uint64_t sizes[5];
   std::uint64_t strides[5];

