@@ -3,21 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <limits>
 #include <span>
 
 #include "cuda/device_context.hpp"
-#include "cuda/tensor_map.hpp"
 #include "jit/kernel_cache.hpp"
-#include "ops/simt_gemm.hpp"
 
 namespace fathom {
 namespace {
-
-SimtGemmPlan simt_plan(const Sm90GemmShape& shape) {
-  return {shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16};
-}
 
 GemmDecodeConfig decode_config(const Sm90GemmKernel& kernel) {
   return {.fp8 = kernel.fp8 != 0,
@@ -137,10 +129,6 @@ cuda::TensorMapSpec operand_spec(const TensorView& tensor, std::int64_t rows) {
           .swizzle = cuda::TensorMapSwizzle::bytes_128};
 }
 
-TensorMap encode(const cuda::TensorMapSpec& spec, const Context& context) {
-  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
-}
-
 // A matrix of one row has no distance between rows; TMA wants one that suits it all the same.
 TensorView with_row_step(TensorView tensor) {
   const std::int64_t each = 16 / size_of(tensor.dtype);
@@ -210,7 +198,7 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
 }
 
 std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
-  std::vector<jit::Source> sources{simt_gemm_source(simt_plan(shape))};
+  std::vector<jit::Source> sources{simt_gemm_source(simt_plan(shape.fp8))};
   if (device.sm() == 90 && shape.k > 0)
     sources.push_back(sm90_gemm_source(plan_sm90_gemm(shape, device).kernel));
   return sources;
@@ -218,25 +206,17 @@ std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::De
 
 bool rows_suit_tma(const TensorView& tensor) {
   if (tensor.size(1) == 0) return true;  // nothing to address
-  const std::int64_t step = tensor.step(0) * size_of(tensor.dtype);
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
-         (tensor.size(0) <= 1 || (step % 16 == 0 && step > 0 && step < std::int64_t{1} << 40));
+         (tensor.size(0) <= 1 || step_suits_tma(tensor.step(0) * size_of(tensor.dtype)));
 }
 
 Verdict sm90_gemm_verdict(const Sm90GemmShape& given, bool aligned, const Context& context) {
   Sm90GemmShape shape = given;
   shape.decode = in_decode_class(given.decode, context);
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
-  if (device.sm() != 90) {
-    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
-                   std::to_string(device.sm_minor));
-  }
+  if (Verdict other = needs_sm90(device)) return other;
   if (!aligned) return decline("needs rows of a and b at multiples of 16 bytes, got others");
-  constexpr std::int64_t kMost =
-      std::numeric_limits<std::int32_t>::max() - 512;  // a tile further still counts
-  for (const std::int64_t size : {shape.m, shape.n, shape.k}) {
-    if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
-  }
+  if (Verdict large = needs_small_sizes({shape.m, shape.n, shape.k})) return large;
   constexpr std::int64_t kMostTiles = 65535;  // blocks of a grid along y
   constexpr std::int64_t kLeastTile =
       8;  // tokens; with fewer rows than that the call need not be planned twice
@@ -250,7 +230,7 @@ Verdict sm90_gemm_verdict(const Sm90GemmShape& given, bool aligned, const Contex
 
 TensorMap sm90_operand_map(const TensorView& tensor, std::int64_t rows, const Context& context) {
   const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
-  return encode(operand_spec(with_row_step(tensor), rows), context);
+  return encode_map(operand_spec(with_row_step(tensor), rows), context);
 }
 
 void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfig& config,
@@ -262,7 +242,7 @@ void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfi
   spec.promotion = cuda::TensorMapL2Promotion::none;
   spec.stored = true;
   if (cuda::tensor_map_refusal(spec)) return;
-  args.out = encode(spec, context);
+  args.out = encode_map(spec, context);
   args.out_mapped = 1;
 }
 
@@ -271,7 +251,7 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
   shape.decode = in_decode_class(given.decode, context);
   if (shape.m == 0 || shape.n == 0) return;
   if (shape.k == 0) {  // zeros, or what is there: nothing to multiply, and nothing for TMA to describe
-    return run_simt_gemm(simt_plan(shape),
+    return run_simt_gemm(simt_plan(shape.fp8),
                          simt_gemm_args(tensors.a, tensors.b, tensors.out, tensors.accumulate), context);
   }
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
@@ -283,19 +263,19 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
   const bool decode = plan.kernel.decode != 0;
   const GemmPrefillConfig prefill = prefill_config(plan.kernel);
   GemmArgs args{};
-  args.tokens = encode(operand_spec(with_row_step(tensors.a),
-                                    decode ? plan.kernel.tile_m : prefill.block_m / prefill.cluster_n),
-                       context);
-  args.weights = encode(operand_spec(with_row_step(tensors.b),
-                                     decode ? plan.kernel.tile_n : prefill.block_n / prefill.cluster_m),
-                        context);
+  args.tokens = encode_map(operand_spec(with_row_step(tensors.a),
+                                        decode ? plan.kernel.tile_m : prefill.block_m / prefill.cluster_n),
+                           context);
+  args.weights = encode_map(operand_spec(with_row_step(tensors.b),
+                                         decode ? plan.kernel.tile_n : prefill.block_n / prefill.cluster_m),
+                            context);
   if (shape.fp8) {
     args.token_scale = tensors.a_scale.data;
     args.token_scale_row = tensors.a_scale.step(0);
     args.token_scale_block = tensors.a_scale.step(1);
-    args.token_scale_kind = tensors.a_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
+    args.token_scale_kind = scale_kind(tensors.a_scale);
     args.weight_scale = static_cast<const float*>(tensors.b_scale.data);
-    args.weight_scale_kind = tensors.b_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
+    args.weight_scale_kind = scale_kind(tensors.b_scale);
     args.weight_scale_row = tensors.b_scale.step(0);
     args.weight_scale_block = tensors.b_scale.step(1);
   }

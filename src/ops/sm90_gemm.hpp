@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "cuda/driver.hpp"
-#include "cuda/tensor_map.hpp"
 #include "jit/jit.hpp"
-#include "layout/gemm.cuh"
-#include "ops/dispatch.hpp"
+#include "ops/simt_gemm.hpp"
+#include "ops/sm90.hpp"
 
 namespace fathom {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+/// The general kernel for what these decline.
+inline SimtGemmPlan simt_plan(bool fp8) { return {fp8 ? SimtElement::f8e4m3 : SimtElement::bf16}; }
 
 /// Elements of a 128-byte block of k.
 constexpr std::int64_t block_elements(bool fp8) { return fp8 ? 128 : 64; }
@@ -65,6 +65,11 @@ std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::De
 /// Whether a call of the decode class runs in it: not if the context is invariant.
 inline bool in_decode_class(bool decode, const Context& context) {
   return decode && !context.options().invariant;
+}
+
+/// How the kernels are told of a scale.
+inline GemmScale scale_kind(const TensorView& scale) {
+  return scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
 }
 
 /// A matrix of rows that suit TMA, for boxes of 128 bytes x `rows`.

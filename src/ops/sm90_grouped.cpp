@@ -3,20 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <span>
 
 #include "cuda/device_context.hpp"
-#include "cuda/tensor_map.hpp"
 #include "jit/kernel_cache.hpp"
 
 namespace fathom {
 namespace {
 
-// The plan's decode kernel has its operands swapped.
 struct Tile {
   int m, n, stages;
   double step;  // microseconds of one block of k, as measured for dense products
@@ -81,7 +77,7 @@ TensorMap operand_map(const TensorView& first, Planes planes, std::int64_t rows,
   cuda::TensorMapSpec spec = spec_of(first.data, first.dtype, planes);
   spec.box = {128 / size_of(first.dtype), rows, 1};
   spec.swizzle = cuda::TensorMapSwizzle::bytes_128;
-  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+  return encode_map(spec, context);
 }
 
 GroupedGemmArgs arguments(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors) {
@@ -100,7 +96,7 @@ GroupedGemmArgs arguments(const Sm90GroupedShape& shape, GroupLayout layout, con
     gemm.token_scale = tensors.a_scale.data;
     gemm.token_scale_row = scales.row_step;
     gemm.token_scale_block = tensors.a_scale.step(tensors.a_scale.rank - 1);
-    gemm.token_scale_kind = tensors.a_scale.dtype == DType::i32 ? GemmScale::packed : GemmScale::plain;
+    gemm.token_scale_kind = scale_kind(tensors.a_scale);
     args.token_scale_plane = scales.plane_step;
     gemm.weight_scale = tensors.b_scale[0].as<const float>();
     gemm.weight_scale_row = tensors.b_scale[0].step(0);
@@ -124,32 +120,22 @@ std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
   return shape.masked ? tiles * shape.groups : tiles + shape.groups;
 }
 
-SimtGemmPlan simt_plan(const Sm90GroupedShape& shape) {
-  return {shape.fp8 ? SimtElement::f8e4m3 : SimtElement::bf16};
-}
-
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
-std::optional<Sm90GemmKernel> plan_swapped(const Sm90GroupedShape& shape, double rows) {
+std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, double rows) {
   constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
   for (const auto& [tokens, stages] : kTiles) {
     if (1.5 * rows > tokens) continue;
-    return Sm90GemmKernel{.decode = 1,
-                          .fp8 = shape.fp8,
-                          .tile_m = tokens,
-                          .tile_n = 128,
-                          .stages = stages,
-                          .stage_blocks = 1,
-                          .cluster_m = 1,
-                          .cluster_n = 1};
+    return Sm90GroupedKernel{
+        .swapped = 1, .fp8 = shape.fp8, .tile_m = tokens, .tile_n = 128, .stages = stages, .cluster_n = 1};
   }
   return std::nullopt;
 }
 
 }  // namespace
 
-GemmPrefillConfig sm90_grouped_config(const Sm90GemmKernel& kernel) {
-  const bool swapped = kernel.decode != 0;
+GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
+  const bool swapped = kernel.swapped != 0;
   return {.fp8 = kernel.fp8 != 0,
           .block_m = swapped ? kernel.tile_n : kernel.tile_m,
           .block_n = swapped ? kernel.tile_m : kernel.tile_n,
@@ -161,7 +147,7 @@ GemmPrefillConfig sm90_grouped_config(const Sm90GemmKernel& kernel) {
           .swapped = swapped};
 }
 
-Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
+Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   const auto blocks = static_cast<double>(ceil_div(shape.k, block_elements(shape.fp8)));
   const Expectation expected = expectation(shape);
   if (const auto swapped = plan_swapped(shape, expected.rows)) return *swapped;
@@ -178,14 +164,12 @@ Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::Devi
     return std::max(compute, bytes / kBytesPerMicrosecond) + 0.05 * compute;
   };
   const Tile best = *std::ranges::min_element(tiles, {}, cost);
-  Sm90GemmKernel kernel{.decode = 0,
-                        .fp8 = shape.fp8,
-                        .tile_m = best.m,
-                        .tile_n = best.n,
-                        .stages = best.stages,
-                        .stage_blocks = 1,
-                        .cluster_m = 1,
-                        .cluster_n = 1};
+  Sm90GroupedKernel kernel{.swapped = 0,
+                           .fp8 = shape.fp8,
+                           .tile_m = best.m,
+                           .tile_n = best.n,
+                           .stages = best.stages,
+                           .cluster_n = 1};
   // Two blocks that share a tile of tokens fetch half of it each, where every tile of weights has a
   // neighbour.
   const std::int64_t tiles_n = ceil_div(shape.n, best.n);
@@ -193,7 +177,7 @@ Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::Devi
   return kernel;
 }
 
-jit::Source sm90_grouped_source(const Sm90GemmKernel& kernel) {
+jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
   const GemmPrefillConfig config = sm90_grouped_config(kernel);
   const std::string name = fmt::format("grouped_gemm.sm90_{}_{}_m{}n{}s{}c{}",
                                        config.swapped ? "swapped" : "prefill", config.fp8 ? "f8e4m3" : "bf16",
@@ -215,48 +199,38 @@ jit::Source sm90_grouped_source(const Sm90GemmKernel& kernel) {
 }
 
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
-  std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape))};
+  std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape.fp8))};
   if (device.sm() == 90 && shape.k > 0)
     sources.push_back(sm90_grouped_source(plan_sm90_grouped(shape, device)));
   return sources;
 }
 
 bool grouped_suits_tma(const GroupedTensors& tensors) {
-  const auto suits = [](std::int64_t step, DType dtype) {
-    return step * size_of(dtype) % 16 == 0 && step > 0 && step * size_of(dtype) < std::int64_t{1} << 40;
-  };
   const TensorView& a = tensors.a;
   if (a.size(a.rank - 2) == 0 || a.size(a.rank - 1) == 0 || tensors.out.size(a.rank - 1) == 0)
     return true;  // nothing to load
   if (!rows_suit_tma(row_block(a, 0, 0, a.size(a.rank - 2))) || !rows_suit_tma(tensors.b[0])) return false;
-  if (a.rank == 3 && a.size(0) > 1 && !suits(a.step(0), a.dtype)) return false;
+  if (a.rank == 3 && a.size(0) > 1 && !step_suits_tma(a.step(0) * size_of(a.dtype))) return false;
   if (!equally_spaced(tensors.b) || !equally_spaced(tensors.b_scale)) return false;
-  return tensors.b.size() == 1 || suits(distance(tensors.b), tensors.b[0].dtype);
+  return tensors.b.size() == 1 || step_suits_tma(distance(tensors.b) * size_of(tensors.b[0].dtype));
 }
 
 Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context) {
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
-  if (device.sm() != 90) {
-    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
-                   std::to_string(device.sm_minor));
-  }
+  if (Verdict other = needs_sm90(device)) return other;
   if (!aligned) {
     return decline(
         "needs rows of a and b at multiples of 16 bytes, and b and b_scale of all groups equally far "
         "apart in ascending order, got others");
   }
-  constexpr std::int64_t kMost =
-      std::numeric_limits<std::int32_t>::max() - 512;  // a tile further still counts
-  for (const std::int64_t size : {shape.rows, shape.n, shape.k, shape.groups}) {
-    if (size > kMost) return decline("needs sizes below 2^31, got " + std::to_string(size));
-  }
+  if (Verdict large = needs_small_sizes({shape.rows, shape.n, shape.k, shape.groups})) return large;
   constexpr std::int64_t kMostGroups = 1024;  // what a warp counts
   if (shape.groups > kMostGroups)
     return decline("needs at most 1024 groups, got " + std::to_string(shape.groups));
   // Wrong offsets may give every group all rows, and even then tiles are counted.
   const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 8)) *
                        static_cast<double>(ceil_div(shape.n, 128));
-  if (tiles > static_cast<double>(kMost)) {
+  if (tiles > static_cast<double>(kMostCounted)) {
     return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 128, got {}", tiles));
   }
   return accept;
@@ -265,12 +239,12 @@ Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const 
 void run_sm90_grouped(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors,
                       const Context& context) {
   if (shape.rows == 0 || shape.n == 0) return;
-  if (shape.k == 0) return run_simt_grouped(simt_plan(shape), layout, tensors, context);  // zeros
+  if (shape.k == 0) return run_simt_grouped(simt_plan(shape.fp8), layout, tensors, context);  // zeros
   launch_sm90_grouped(plan_sm90_grouped(shape, cuda::device_context(context).info()), shape, layout, tensors,
                       context);
 }
 
-void launch_sm90_grouped(const Sm90GemmKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
+void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
                          const GroupedTensors& tensors, const Context& context) {
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
   const jit::Kernel& kernel = jit::kernel(context, sm90_grouped_source, plan);

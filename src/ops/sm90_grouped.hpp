@@ -30,11 +30,21 @@ Sm90GroupedShape sm90_grouped_shape(const Problem& problem, bool fp8) {
           .expected_m = problem.expected_m};
 }
 
+/// What a kernel is compiled for; compared byte by byte.
+struct Sm90GroupedKernel {
+  std::int32_t swapped;  // for few rows: weights take the place of tokens in the products
+  std::int32_t fp8;
+  std::int32_t tile_m;  // rows
+  std::int32_t tile_n;  // weights
+  std::int32_t stages;
+  std::int32_t cluster_n;  // blocks that share a tile of rows
+  bool operator==(const Sm90GroupedKernel&) const = default;
+};
+
 /// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
-Sm90GemmKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
-/// The plan's decode kernels have their operands swapped.
-GemmPrefillConfig sm90_grouped_config(const Sm90GemmKernel& kernel);
-jit::Source sm90_grouped_source(const Sm90GemmKernel& kernel);
+Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
+GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
+jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
 
 /// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned one.
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
@@ -44,7 +54,7 @@ bool grouped_suits_tma(const GroupedTensors& tensors);
 
 Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context);
 /// The product by a kernel of the caller's choice; any kernel takes any problem. k is not 0, nor rows, nor n.
-void launch_sm90_grouped(const Sm90GemmKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
+void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& shape, GroupLayout layout,
                          const GroupedTensors& tensors, const Context& context);
 void run_sm90_grouped(const Sm90GroupedShape& shape, GroupLayout layout, const GroupedTensors& tensors,
                       const Context& context);

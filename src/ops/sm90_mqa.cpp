@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 
 #include "cuda/device_context.hpp"
-#include "cuda/tensor_map.hpp"
 #include "jit/kernel_cache.hpp"
+#include "ops/sm90.hpp"
 
 namespace fathom {
 namespace {
@@ -28,7 +27,7 @@ TensorMap encode(const TensorView& tensor, std::initializer_list<std::int64_t> s
   for (std::size_t axis = 1; axis < sizes.size(); ++axis) {
     if (spec.size[axis] == 1) spec.stride_bytes[axis] = 128;  // never used, and must be valid
   }
-  return std::bit_cast<TensorMap>(cuda::encode_tensor_map(cuda::device_context(context).driver(), spec));
+  return encode_map(spec, context);
 }
 
 }  // namespace
@@ -58,9 +57,7 @@ Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo&
 }
 
 Verdict sm90_mqa_verdict(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
-  if (device.sm() != 90) {
-    return decline(fmt::format("needs compute capability 9.0, got {}.{}", device.sm_major, device.sm_minor));
-  }
+  if (Verdict other = needs_sm90(device)) return other;
   if (!shape.f8) return decline("needs q of f8e4m3, got f32");
   if (shape.head_dim != 128) return decline("needs a head_dim of 128, got " + std::to_string(shape.head_dim));
   const auto known = {8, 16, 32, 64, 128};

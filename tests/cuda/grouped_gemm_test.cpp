@@ -95,8 +95,8 @@ TEST(EquallySpaced, IsAStack) {
   EXPECT_FALSE(equally_spaced(groups));
 }
 
-Sm90GemmKernel grouped_plan(bool masked, std::int64_t groups, std::int64_t rows, std::int64_t n,
-                            std::int64_t k, std::int64_t expected, bool fp8 = true) {
+Sm90GroupedKernel grouped_plan(bool masked, std::int64_t groups, std::int64_t rows, std::int64_t n,
+                               std::int64_t k, std::int64_t expected, bool fp8 = true) {
   return plan_sm90_grouped(
       {.fp8 = fp8, .masked = masked, .groups = groups, .rows = rows, .n = n, .k = k, .expected_m = expected},
       usual_device("sm_90a"));
@@ -105,16 +105,16 @@ Sm90GemmKernel grouped_plan(bool masked, std::int64_t groups, std::int64_t rows,
 TEST(Sm90Grouped, FewRowsSwapTheOperands) {
   EXPECT_EQ(grouped_plan(true, 256, 64, 4096, 7168, 1).tile_m, 8);
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).tile_m, 32);
-  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).decode, 1);
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).swapped, 1);
   EXPECT_EQ(grouped_plan(false, 256, 512, 4096, 7168, 0).tile_m, 8) << "two rows a group on average";
-  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 192).decode, 0);
-  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).decode, 0) << "as if all blocks were full";
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 192).swapped, 0);
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).swapped, 0) << "as if all blocks were full";
 }
 
 TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
-  const Sm90GemmKernel kernel = grouped_plan(false, 4, 27136, 4096, 7168, 0);
+  const Sm90GroupedKernel kernel = grouped_plan(false, 4, 27136, 4096, 7168, 0);
   EXPECT_GE(kernel.tile_m * kernel.tile_n, 128 * 192);
-  EXPECT_EQ(kernel.cluster_m, 1) << "two tiles of rows need not be of one group";
+  EXPECT_EQ(sm90_grouped_config(kernel).cluster_m, 1) << "two tiles of rows need not be of one group";
   EXPECT_EQ(grouped_plan(false, 4, 27136, 128, 7168, 0).cluster_n, 1) << "no neighbour";
 }
 
@@ -127,7 +127,7 @@ TEST(Sm90Grouped, EveryPlanFitsAndIsNamed) {
         for (const std::int64_t n : {1, 63, 576, 4096, 7168}) {
           for (const std::int64_t k : {16, 2048, 7168}) {
             for (const std::int64_t expected : {0, 1, 6, 11, 22, 43, 64, 128, 192, 1024, 20000}) {
-              const Sm90GemmKernel plan = grouped_plan(masked, groups, 4096, n, k, expected, fp8);
+              const Sm90GroupedKernel plan = grouped_plan(masked, groups, 4096, n, k, expected, fp8);
               const jit::Source source = sm90_grouped_source(plan);
               const auto [place, fresh] = texts.emplace(source.name, source.text);
               EXPECT_TRUE(fresh || place->second == source.text) << source.name;

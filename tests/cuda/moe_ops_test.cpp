@@ -166,12 +166,12 @@ TEST(MoeKernels, OfTheWholeAreThoseItLaunches) {
     const std::string whole[] = {problem_string(problem)};
     std::set<std::string> names;
     for (const jit::Source& source : kernel_sources(whole, device)) names.insert(source.name);
-    const Sm90GemmKernel plan = plan_sm90_grouped({.groups = problem.experts,
-                                                   .rows = parts.rows,
-                                                   .n = 2 * problem.intermediate,
-                                                   .k = problem.hidden,
-                                                   .expected_m = parts.expected_m},
-                                                  device);
+    const Sm90GroupedKernel plan = plan_sm90_grouped({.groups = problem.experts,
+                                                      .rows = parts.rows,
+                                                      .n = 2 * problem.intermediate,
+                                                      .k = problem.hidden,
+                                                      .expected_m = parts.expected_m},
+                                                     device);
     const std::string name = sm90_grouped_source(plan).name;
     EXPECT_TRUE(names.contains(name)) << name << " for " << tokens;
   }

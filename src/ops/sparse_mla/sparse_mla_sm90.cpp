@@ -1,6 +1,7 @@
 #include "cuda/device_context.hpp"
 #include "layout/sm90_sparse_mla.cuh"
 #include "ops/simt_kernel.hpp"
+#include "ops/sm90.hpp"
 #include "ops/sm90_mqa.hpp"
 #include "ops/sparse_mla/sparse_mla_impl.hpp"
 
@@ -18,10 +19,7 @@ jit::Source source(const OneForm&) {
 }
 
 Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device) {
-  if (device.sm() != 90) {
-    return decline("needs compute capability 9.0, got " + std::to_string(device.sm_major) + "." +
-                   std::to_string(device.sm_minor));
-  }
+  if (Verdict other = needs_sm90(device)) return other;
   if (problem.lora != 512 || problem.rope_dim != 64) {
     return decline("needs lora 512 and rope_dim 64, got " + std::to_string(problem.lora) + " and " +
                    std::to_string(problem.rope_dim));
