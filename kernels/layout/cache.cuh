@@ -4,7 +4,7 @@
 
 namespace fathom {
 
-/// A cache of index keys: u8 pages of 64 keys of 128 bytes and then 64 scales, or f32 keys.
+/// A cache of index keys: u8 pages of keys and then their scales, or f32 keys. Kernels know how many and how long.
 struct IndexCacheView {
   void* data;
   long long page;  // to the next page, in elements of the cache's type
@@ -54,8 +54,6 @@ struct PagedMqaScheduleKernel {
   long long batch, next_n, workers;
 };
 
-inline constexpr int kIndexPageKeys = 64;
-inline constexpr int kIndexKeyBytes = 128;
 inline constexpr int kScheduleSplitKeys = 256;
 
 }  // namespace fathom

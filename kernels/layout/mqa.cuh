@@ -39,6 +39,5 @@ struct PagedMqaLogitsKernel {
 /// A block of threads scores this many keys with one query token, this many heads at a time.
 inline constexpr int kMqaKeys = 64;
 inline constexpr int kMqaHeads = 64;
-static_assert(kMqaKeys == kIndexPageKeys);
 
 }  // namespace fathom

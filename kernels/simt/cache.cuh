@@ -8,11 +8,13 @@
 namespace fathom::simt {
 
 /// Key `entry` of a page of a u8 cache, and its scale.
+template <int kDim>
 __device__ __forceinline__ unsigned char* index_key(const IndexCacheView& cache, long long page, int entry) {
-  return static_cast<unsigned char*>(cache.data) + page * cache.page + entry * kIndexKeyBytes;
+  return static_cast<unsigned char*>(cache.data) + page * cache.page + entry * kDim;
 }
+template <int kPage, int kDim>
 __device__ __forceinline__ unsigned char* index_scale(const IndexCacheView& cache, long long page, int entry) {
-  return index_key(cache, page, kIndexPageKeys) + 4 * entry;
+  return index_key<kDim>(cache, page, kPage) + 4 * entry;
 }
 __device__ __forceinline__ float* index_key_f32(const IndexCacheView& cache, long long page, int entry) {
   return static_cast<float*>(cache.data) + page * cache.page + entry * cache.key;
@@ -25,39 +27,46 @@ __device__ __forceinline__ long long page_at(const BlockTable& table, long long 
   return page >= 0 && page < pages ? page : -1;
 }
 
-/// A warp quantises 128 values, four a lane, to `to` and returns the scale.
-template <int kRule, bool kUe8m0>
+/// A warp quantises 128 values, four a lane, or 64 or 32 to `to` and returns the scale.
+template <int kRule, bool kUe8m0, int kValues = 128>
 __device__ float quantize_group(const void* data, int bf16, long long first, unsigned char* to) {
-  float x[4];
+  constexpr int kEach = kValues / 32;
+  float x[4] = {};
   float amax = 0;
-  for (int i = 0; i < 4; ++i) {
-    x[i] = load_element(data, bf16, first + 4 * lane_id() + i);
+  for (int i = 0; i < kEach; ++i) {
+    x[i] = load_element(data, bf16, first + kEach * lane_id() + i);
     amax = fmaxf(amax, fabsf(x[i]));  // NaN does not count
   }
   for (int lanes = 16; lanes > 0; lanes /= 2) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, lanes));
   const GroupScale group = group_scale<kRule, kUe8m0>(amax);
-  for (int i = 0; i < 4; ++i) x[i] = kRule == kIndexer && !kUe8m0 ? x[i] / group.factor : x[i] * group.factor;
-  store_word(to + 4 * lane_id(), float_to_f8e4m3x2(x[0], x[1]) | float_to_f8e4m3x2(x[2], x[3]) << 16);
+  for (int i = 0; i < kEach; ++i) x[i] = kRule == kIndexer && !kUe8m0 ? x[i] / group.factor : x[i] * group.factor;
+  if constexpr (kEach == 4) {
+    store_word(to + 4 * lane_id(), float_to_f8e4m3x2(x[0], x[1]) | float_to_f8e4m3x2(x[2], x[3]) << 16);
+  } else {
+    const unsigned codes = float_to_f8e4m3x2(x[0], x[1]);
+    for (int i = 0; i < kEach; ++i) to[kEach * lane_id() + i] = static_cast<unsigned char>(codes >> 8 * i);
+  }
   return group.scale;
 }
 
-/// A warp stores one key.
+/// A warp stores one key. kDim is of u8 caches.
+template <int kPage, int kDim>
 __device__ inline void index_key_store(const IndexKeyStoreKernel& args) {
   for_each_warp_task(args.tokens, [&](long long token) {
     const long long slot = integer_at(args.slots, token);
-    if (slot < 0 || slot >= args.cache.pages * kIndexPageKeys) return;
-    const long long page = slot / kIndexPageKeys;
-    const int entry = static_cast<int>(slot % kIndexPageKeys);
+    if (slot < 0 || slot >= args.cache.pages * kPage) return;
+    const long long page = slot / kPage;
+    const int entry = static_cast<int>(slot % kPage);
     const long long row = token * args.k.row;
     if (args.cache.f32) {
       float* to = index_key_f32(args.cache, page, entry);
       for (long long i = lane_id(); i < args.dim; i += 32) to[i] = load_element(args.k.data, args.k.bf16, row + i);
       return;
     }
-    unsigned char* to = index_key(args.cache, page, entry);
-    const float scale = args.ue8m0 ? quantize_group<kIndexer, true>(args.k.data, args.k.bf16, row, to)
-                                   : quantize_group<kIndexer, false>(args.k.data, args.k.bf16, row, to);
-    if (lane_id() == 0) store_word(index_scale(args.cache, page, entry), __float_as_uint(scale));
+    unsigned char* to = index_key<kDim>(args.cache, page, entry);
+    const float scale = args.ue8m0 ? quantize_group<kIndexer, true, kDim>(args.k.data, args.k.bf16, row, to)
+                                   : quantize_group<kIndexer, false, kDim>(args.k.data, args.k.bf16, row, to);
+    if (lane_id() == 0) store_word(index_scale<kPage, kDim>(args.cache, page, entry), __float_as_uint(scale));
   });
 }
 
@@ -76,7 +85,8 @@ __device__ long long block_sum(long long count, Value value) {
   return total;
 }
 
-/// Blocks (x, b) copy keys of request b, a warp a key.
+/// Blocks (x, b) copy keys of request b, a warp a key. kDim is of u8 caches.
+template <int kPage, int kDim>
 __device__ inline void index_key_gather(const IndexKeyGatherKernel& args) {
   const auto length = [&](long long b) {
     const long long len = integer_at(args.lens, b);
@@ -88,8 +98,8 @@ __device__ inline void index_key_gather(const IndexKeyGatherKernel& args) {
     const long long keys = length(b) < room ? length(b) : room;  // whatever lens holds
     for_each_warp_task(keys, [&](long long i) {
       const long long row = base + i;
-      const long long page = page_at(args.block_table, b, i / kIndexPageKeys, args.cache.pages);
-      const int entry = static_cast<int>(i % kIndexPageKeys);
+      const long long page = page_at(args.block_table, b, i / kPage, args.cache.pages);
+      const int entry = static_cast<int>(i % kPage);
       if (args.cache.f32) {
         float* to = static_cast<float*>(args.keys) + row * args.keys_row;
         for (long long d = lane_id(); d < args.dim; d += 32) {
@@ -97,10 +107,12 @@ __device__ inline void index_key_gather(const IndexKeyGatherKernel& args) {
         }
         return;
       }
-      unsigned char* to = static_cast<unsigned char*>(args.keys) + row * args.keys_row + 4 * lane_id();
-      store_word(to, page < 0 ? 0u : load_word(index_key(args.cache, page, entry) + 4 * lane_id()));
+      if (4 * lane_id() < kDim) {
+        unsigned char* to = static_cast<unsigned char*>(args.keys) + row * args.keys_row + 4 * lane_id();
+        store_word(to, page < 0 ? 0u : load_word(index_key<kDim>(args.cache, page, entry) + 4 * lane_id()));
+      }
       if (lane_id() == 0) {
-        args.scales[row] = page < 0 ? 0.0f : __uint_as_float(load_word(index_scale(args.cache, page, entry)));
+        args.scales[row] = page < 0 ? 0.0f : __uint_as_float(load_word(index_scale<kPage, kDim>(args.cache, page, entry)));
       }
     });
   }

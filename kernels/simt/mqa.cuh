@@ -113,8 +113,8 @@ __device__ void mqa_logits(const MqaLogitsKernel& args) {
   }
 }
 
-/// Blocks (page of a request, row). A page that is none of the cache's has no keys.
-template <class Element>
+/// Blocks (64 keys of a request, row). A page that is none of the cache's has no keys. kDim is of u8 caches.
+template <class Element, int kPage, int kDim>
 __device__ void paged_mqa_logits(const PagedMqaLogitsKernel& args) {
   using Bits = typename Element::Bits;
   __shared__ MqaShared shared;
@@ -124,25 +124,44 @@ __device__ void paged_mqa_logits(const PagedMqaLogitsKernel& args) {
     const long long token = row % args.q.next_n;
     long long length = args.context_lens[request * args.lens_row + token * args.lens_step];
     length = length < args.max_len ? length : args.max_len;
-    const long long page =
-        j0 < length ? page_at(args.block_table, request, blockIdx.x, args.cache.pages) : -1;
+    constexpr int kParts = kPage < kMqaKeys ? kMqaKeys / kPage : 1;  // pages of the block's keys
+    const long long first = kParts > 1 ? blockIdx.x * static_cast<long long>(kParts) : blockIdx.x / (kPage > kMqaKeys ? kPage / kMqaKeys : 1);
+    long long page = j0 < length ? page_at(args.block_table, request, first, args.cache.pages) : -1;
+    long long pages[kParts] = {page};
+    for (int i = 1; i < kParts; ++i) {
+      pages[i] = j0 + i * kPage < length ? page_at(args.block_table, request, first + i, args.cache.pages) : -1;
+      if (page < 0) page = pages[i];  // one that is there, for keys that are not
+    }
     const long long left = page < 0 ? 0 : length - j0;
     const int count = left < kMqaKeys ? static_cast<int>(left) : kMqaKeys;
+    const auto page_of = [&](int i) {
+      if (kParts == 1) return page;
+      long long mine = pages[0];
+      for (int part = 1; part < kParts; ++part) mine = i / kPage == part ? pages[part] : mine;
+      return mine;
+    };
+    const auto entry_of = [&](int i) {
+      return kPage > kMqaKeys ? static_cast<int>(j0 % kPage) + i : kPage == kMqaKeys ? i : i % kPage;
+    };
     float score = 0;
     if (count > 0) {
       score = score_keys<Element>(shared, args.q,
                                   static_cast<const Bits*>(args.q.data) + request * args.q.request + token * args.q.token,
                                   args.q.weights + row * args.q.weights_row, count, [&](int i) {
-                                    return static_cast<const Bits*>(args.cache.data) + page * args.cache.page +
-                                           i * args.cache.key;
+                                    long long at = page_of(i);
+                                    if (kParts > 1 && at < 0) at = page;  // to be read, not to be used
+                                    return static_cast<const Bits*>(args.cache.data) + at * args.cache.page +
+                                           entry_of(i) * args.cache.key;
                                   });
     }
     const long long j = j0 + threadIdx.x;
     if (threadIdx.x >= kMqaKeys || j >= args.max_len) continue;
-    if (static_cast<int>(threadIdx.x) >= count) {
+    const int mine = static_cast<int>(threadIdx.x);
+    const long long mine_on = page_of(mine);
+    if (mine >= count || (kParts > 1 && mine_on < 0)) {
       score = minus_infinity();
     } else if (!args.cache.f32) {
-      score = __uint_as_float(load_word(index_scale(args.cache, page, static_cast<int>(threadIdx.x)))) * score;
+      score = __uint_as_float(load_word(index_scale<kPage, kDim>(args.cache, mine_on, entry_of(mine)))) * score;
     }
     args.logits[row * args.logits_row + j] = score;
   }

@@ -18,7 +18,8 @@ __device__ __forceinline__ float top_k_score(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
-template <int kThreads>
+/// kPage: tokens of a page; 0 unless the transform is paged.
+template <int kThreads, int kPage>
 struct TopK {
   static constexpr int kWarps = kThreads / 32;
 
@@ -121,14 +122,13 @@ struct TopK {
     __device__ void operator()(int index, int position) const {
       long long value = position;
       if (args.kind == TopKKind::ragged) value += integer_at(args.offsets, row);
-      if (args.kind == TopKKind::paged) {
+      if constexpr (kPage > 0) {
         const long long request =
             args.requests.data != nullptr ? integer_at(args.requests, row) : row / args.rows_per_request;
         const BlockTable& table = args.block_table;
-        const bool there = request >= 0 && request < table.rows && position / 64 < table.pages;
-        value = there ? static_cast<long long>(table.data[request * table.row + position / 64 * table.step]) * 64 +
-                            position % 64
-                      : -1;
+        const bool there = request >= 0 && request < table.rows && position / kPage < table.pages;
+        const int page = there ? table.data[request * table.row + position / kPage * table.step] : -1;
+        value = page >= 0 ? static_cast<long long>(page) * kPage + position % kPage : -1;
       }
       args.out[row * args.out_row + index] = static_cast<int>(value);
     }
@@ -265,10 +265,10 @@ struct TopK {
   }
 };
 
-template <int kThreads>
+template <int kThreads, int kPage>
 __device__ void top_k(const TopKKernel& args) {
   extern __shared__ unsigned memory[];
-  TopK<kThreads> block{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates),
+  TopK<kThreads, kPage> block{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates),
                        reinterpret_cast<int*>(memory + 2 * kTopKCandidates), memory + 2 * kTopKCandidates + kTopKBins};
   for (long long row = blockIdx.x; row < args.rows; row += gridDim.x) {
     block.run(row);

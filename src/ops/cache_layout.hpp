@@ -33,38 +33,53 @@ inline void expect_slots(const Expect& expect, const TensorView& slots, std::int
   }
 }
 
-/// The first `keys` positions of request `row` lie on pages of the cache.
+/// The first `keys` positions of request `row` lie on pages of the cache or on none, -1.
 inline void expect_pages(const Expect& expect, const TensorView& block_table, std::int64_t row,
-                         std::int64_t keys, std::int64_t pages) {
-  const std::int64_t used = (keys + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+                         std::int64_t keys, std::int64_t page_tokens, std::int64_t pages) {
+  const std::int64_t used = (keys + page_tokens - 1) / page_tokens;
   for (std::int64_t i = 0; i < used; ++i) {
     const std::int64_t page = int_at(block_table, row, i);
-    if (page < 0 || page >= pages) {
-      expect.fail("block_table", "hold pages from 0 to " + std::to_string(pages - 1),
+    if (page < -1 || page >= pages) {
+      expect.fail("block_table", "hold pages from 0 to " + std::to_string(pages - 1) + " or -1",
                   std::to_string(page) + " at [" + std::to_string(row) + "," + std::to_string(i) + "]");
     }
   }
 }
 
-/// A cache of index keys: u8 [pages, 8448] or f32 [pages, 64, dim].
-inline void expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim) {
-  if (cache.dtype == DType::u8) {
-    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageBytes});
-    expect.that(dim == kIndexKeyDim, "k", "have 128 values a key with a u8 cache", dim);
+inline bool is_page_size(std::int64_t tokens) {
+  return tokens == 16 || tokens == 32 || tokens == 64 || tokens == 128;
+}
+
+/// A cache of index keys: u8 [pages, page * (dim + 4)] or f32 [pages, page, dim]. Returns the tokens of a
+/// page.
+inline std::int64_t expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim) {
+  const bool quantised = cache.dtype == DType::u8;
+  if (quantised) {
+    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, -1});
+    expect.that(dim == 32 || dim == 64 || dim == 128, "k", "have 32, 64 or 128 values a key with a u8 cache",
+                dim);
   } else {
-    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, kIndexKeyPageTokens, dim});
+    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, -1, dim});
   }
+  const std::int64_t tokens = quantised ? cache.size(1) / (dim + 4) : cache.size(1);
+  if (!is_page_size(tokens) || (quantised && cache.size(1) != tokens * (dim + 4))) {
+    expect.fail("cache",
+                "have pages of 16, 32, 64 or 128 keys" +
+                    (quantised ? " of " + std::to_string(dim) + " + 4 bytes" : std::string()),
+                shape_string(cache));
+  }
+  return tokens;
 }
 
 /// A cache of index keys as the loops see it. The u8 form: keys and scales of a page; f32: keys only.
 struct IndexCache {
   const TensorView& cache;
+  std::int64_t tokens;  // of a page
+  std::int64_t dim;
 
   std::uint8_t* page(std::int64_t p) const { return cache.as<std::uint8_t>() + p * cache.step(0); }
-  std::uint8_t* key_f8(std::int64_t p, std::int64_t o) const { return page(p) + o * kIndexKeyDim; }
-  std::uint8_t* scale(std::int64_t p, std::int64_t o) const {
-    return page(p) + kIndexKeyPageTokens * kIndexKeyDim + o * 4;
-  }
+  std::uint8_t* key_f8(std::int64_t p, std::int64_t o) const { return page(p) + o * dim; }
+  std::uint8_t* scale(std::int64_t p, std::int64_t o) const { return page(p) + tokens * dim + o * 4; }
   float* key_f32(std::int64_t p, std::int64_t o) const {
     return cache.as<float>() + p * cache.step(0) + o * cache.step(1);
   }

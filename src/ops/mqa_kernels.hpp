@@ -4,6 +4,7 @@
 #include "fathom/ops/paged_mqa_logits.hpp"
 #include "layout/mqa.cuh"
 #include "ops/cache_kernels.hpp"
+#include "ops/paged_mqa_logits/paged_mqa_logits_impl.hpp"
 #include "ops/simt_kernel.hpp"
 
 namespace fathom {
@@ -36,12 +37,13 @@ inline MqaLogitsKernel mqa_logits_kernel(const MqaLogitsProblem& problem, const 
 }
 inline PagedMqaLogitsKernel paged_mqa_logits_kernel(const PagedMqaLogitsProblem& problem,
                                                     const PagedMqaLogitsArgs& args) {
+  const TensorView lens = paged_mqa_lens(problem, args);
   return {.q = mqa_queries(args.q, args.weights),
-          .cache = index_cache_view(args.cache),
-          .block_table = block_table_view(args.block_table),
-          .context_lens = args.context_lens.as<const int>(),
-          .lens_row = args.context_lens.step(0),
-          .lens_step = args.context_lens.step(1),
+          .cache = index_cache_view(args.cache, problem.head_dim),
+          .block_table = block_table_view(paged_mqa_table(problem, args)),
+          .context_lens = lens.as<const int>(),
+          .lens_row = lens.step(0),
+          .lens_step = lens.step(1),
           .logits = args.logits.as<float>(),
           .logits_row = args.logits.step(0),
           .max_len = problem.max_len};

@@ -84,8 +84,17 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
     for (const int ragged : {0, 1})
       sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged}));
   }
-  const std::string general[] = {"mqa_logits:q=f32", "paged_mqa_logits:q=f32", "top_k:rows=1",
-                                 "top_k:rows=1000"};
+  const std::string general[] = {"mqa_logits:q=f32",
+                                 "paged_mqa_logits:q=f32",
+                                 "paged_mqa_logits:page=16,head_dim=32",
+                                 "paged_mqa_logits:page=128,q=f32",
+                                 "index_key_store:page=16,dim=32",
+                                 "index_key_store:page=128,dim=64",
+                                 "index_key_gather:page=32,dim=64",
+                                 "top_k:rows=1",
+                                 "top_k:rows=1000",
+                                 "top_k:rows=1,transform=paged",
+                                 "top_k:rows=1000,transform=paged,page=16"};
   for (jit::Source& source : kernel_sources(general, usual_device("sm_90a")))
     sources.push_back(std::move(source));
   jit::nvrtc();

@@ -6,8 +6,9 @@
 
 namespace fathom {
 
-/// The cache of index keys: pages of 64 tokens. A u8 page holds 64 keys of 128 e4m3 values, then their 64 f32
-/// scales: token o of a page has its key at byte 128 * o and its scale at byte 8192 + 4 * o.
+/// The cache of index keys: pages of 16, 32, 64 or 128 tokens. A u8 page holds the tokens' keys of 32, 64 or
+/// 128 e4m3 values, then their f32 scales: token o of a page has its key at byte dim * o and its scale at
+/// byte page * dim + 4 * o. These are the model's.
 inline constexpr std::int64_t kIndexKeyPageTokens = 64;
 inline constexpr std::int64_t kIndexKeyDim = 128;
 inline constexpr std::int64_t kIndexKeyPageBytes = kIndexKeyPageTokens * (kIndexKeyDim + 4);
@@ -20,6 +21,7 @@ struct IndexKeyStoreProblem {
   DType slots = DType::i32;
   DType cache = DType::u8;
   bool ue8m0 = false;
+  std::int64_t page = kIndexKeyPageTokens;
 
   template <class V>
   void fields(V& visit) {
@@ -29,6 +31,7 @@ struct IndexKeyStoreProblem {
     visit("slots", slots);
     visit("cache", cache);
     visit("ue8m0", ue8m0);
+    visit("page", page);
   }
   bool operator==(const IndexKeyStoreProblem&) const = default;
 };
@@ -36,16 +39,16 @@ struct IndexKeyStoreProblem {
 struct IndexKeyStoreArgs {
   TensorView k;        // [tokens, dim]
   TensorView slots;    // [tokens]
-  TensorView cache;    // [pages, 8448] u8 or [pages, 64, dim] f32, written
+  TensorView cache;    // [pages, page * (dim + 4)] u8 or [pages, page, dim] f32, written
   bool ue8m0 = false;  // the checkpoint's scale_fmt is "ue8m0": scales are powers of two
 };
 
-/// Stores the index key of every token at its slot: page slot / 64, entry slot % 64.
+/// Stores the index key of every token at its slot: page slot / page, entry slot % page.
 ///
-///   k      [tokens, dim]      f32 or bf16; dim is 128 with a u8 cache
-///   slots  [tokens]           i32 or i64; -1 skips the token; a slot may not appear twice
-///   cache  [pages, 8448]      u8, laid out as above; or
-///          [pages, 64, dim]   f32, the keys as they are
+///   k      [tokens, dim]               f32 or bf16; dim is 32, 64 or 128 with a u8 cache
+///   slots  [tokens]                    i32 or i64; -1 skips the token; a slot may not appear twice
+///   cache  [pages, page * (dim + 4)]   u8, laid out as above; or
+///          [pages, page, dim]          f32, the keys as they are; page is 16, 32, 64 or 128
 ///
 /// A u8 entry is, with amax = max(1e-4, largest magnitude of the key),
 ///   scale = amax / 448, with ue8m0 rounded up to a power of two, and q = e4m3(x / scale), to nearest even,

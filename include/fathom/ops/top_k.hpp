@@ -9,7 +9,7 @@ namespace fathom {
 /// What is written for a selected position p of row r.
 enum class TopKTransform : std::uint8_t {
   plain,   ///< p
-  paged,   ///< block_table[t, p / 64] * 64 + p % 64 with t the row's request: a cache slot
+  paged,   ///< block_table[t, p / page] * page + p % page with t the row's request: a cache slot
   ragged,  ///< p + offsets[r]
 };
 std::string_view to_string(TopKTransform transform);
@@ -21,6 +21,7 @@ struct TopKProblem {
   std::int64_t n = 16384;
   std::int64_t k = 2048;
   TopKTransform transform = TopKTransform::plain;
+  std::int64_t page = 64;
 
   template <class V>
   void fields(V& visit) {
@@ -28,6 +29,7 @@ struct TopKProblem {
     visit("n", n);
     visit("k", k);
     visit("transform", transform);
+    visit("page", page);
   }
   bool operator==(const TopKProblem&) const = default;
 };
@@ -41,6 +43,7 @@ struct TopKArgs {
   TensorView requests;     // [rows], paged only, optional: row / (rows / requests)
   TensorView offsets;      // [rows], ragged only
   TensorView out;          // [rows, k], written
+  std::int64_t page = 64;  // tokens of a page: 16, 32, 64 or 128; paged only
 };
 
 /// Selects, of every row, the min(k, length) positions with the largest scores among
@@ -49,7 +52,8 @@ struct TopKArgs {
 ///   scores       [rows, n]              f32; rows may be strided
 ///   lengths      [rows]                 i32; negative counts as 0
 ///   starts       [rows]                 i32
-///   block_table  [requests, max_pages]  i32; rows may be strided; read for selected positions only
+///   block_table  [requests, max_pages]  i32, a page or -1, which makes -1 of its positions; rows may be
+///                                       strided; read for selected positions only
 ///   requests     [rows]                 i32, the block table's row of every row
 ///   offsets      [rows]                 i32
 ///   out          [rows, k]              i32

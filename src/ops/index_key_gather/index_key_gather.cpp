@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyGatherProblem, IndexKeyGatherArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", always, index_key_gather_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", index_key_gather_simt_can_run, index_key_gather_simt, /*fallback=*/false, DeviceKind::cuda},
     {"ref:any", always, index_key_gather_ref},  // a copy: nothing to be won by another form
 };
 
@@ -18,11 +18,11 @@ IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args, Device device) {
   const Expect expect{IndexKeyGatherProblem::op, device};
   expect.rank("keys", args.keys, 2);
   expect.rank("lens", args.lens, 1);
-  const IndexKeyGatherProblem problem{.batch = args.lens.size(0),
-                                      .keys = args.keys.size(0),
-                                      .dim = args.keys.size(1),
-                                      .cache = args.cache.dtype};
-  expect_index_cache(expect, args.cache, problem.dim);
+  IndexKeyGatherProblem problem{.batch = args.lens.size(0),
+                                .keys = args.keys.size(0),
+                                .dim = args.keys.size(1),
+                                .cache = args.cache.dtype};
+  problem.page = expect_index_cache(expect, args.cache, problem.dim);
   const bool quantised = problem.cache == DType::u8;
   expect.tensor("keys", args.keys, {quantised ? DType::f8e4m3 : DType::f32}, {-1, -1});
   if (quantised) {
@@ -38,13 +38,13 @@ IndexKeyGatherProblem validate(const IndexKeyGatherArgs& args, Device device) {
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     const std::int64_t len = integer_at(args.lens, b);
     expect.at_least("lens", len, 0);
-    if (len > args.block_table.size(1) * kIndexKeyPageTokens) {
-      expect.fail(
-          "lens",
-          "be at most 64 * max_pages = " + std::to_string(args.block_table.size(1) * kIndexKeyPageTokens),
-          std::to_string(len) + " at [" + std::to_string(b) + "]");
+    const std::int64_t limit = args.block_table.size(1) * problem.page;
+    if (len > limit) {
+      expect.fail("lens",
+                  "be at most " + std::to_string(problem.page) + " * max_pages = " + std::to_string(limit),
+                  std::to_string(len) + " at [" + std::to_string(b) + "]");
     }
-    expect_pages(expect, args.block_table, b, len, args.cache.size(0));
+    expect_pages(expect, args.block_table, b, len, problem.page, args.cache.size(0));
     total += len;
   }
   expect.that(total == problem.keys, "keys", "have " + std::to_string(total) + " rows, the sum of lens",

@@ -9,10 +9,10 @@ BenchCase index_key_gather_bench(std::string_view text, const Context& context) 
   const std::int64_t batch = problem.batch;
   const std::int64_t len = problem.keys / std::max<std::int64_t>(batch, 1);
   problem.keys = len * batch;
-  const std::int64_t table = (len + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+  const std::int64_t table = (len + problem.page - 1) / problem.page;
   const bool quantised = problem.cache == DType::u8;
   const std::int64_t key_bytes = quantised ? problem.dim : 4 * problem.dim;
-  const std::int64_t page_bytes = kIndexKeyPageTokens * (quantised ? problem.dim + 4 : key_bytes);
+  const std::int64_t page_bytes = problem.page * (quantised ? problem.dim + 4 : key_bytes);
   const auto cache = quantised ? bench_normal(DType::f8e4m3, {batch * table, page_bytes})
                                : bench_normal(DType::f32, {batch * table, page_bytes / 4});
   const auto keys = bench_zeros(problem.keys * key_bytes);
@@ -22,19 +22,18 @@ BenchCase index_key_gather_bench(std::string_view text, const Context& context) 
     reinterpret_cast<std::int32_t*>(tables->data())[i] = static_cast<std::int32_t>(batch * table - 1 - i);
   const auto lens = bench_buffer(batch * 4);
   std::fill_n(reinterpret_cast<std::int32_t*>(lens->data()), batch, static_cast<std::int32_t>(len));
-  return {
-      .problem = problem_string(problem),
-      .bytes = 2.0 * static_cast<double>(problem.keys * (key_bytes + (quantised ? 4 : 0))),
-      .run = [=, &context](std::int64_t) {
-        index_key_gather(
-            {.cache = quantised ? cache->view(DType::u8, {batch * table, kIndexKeyPageBytes})
-                                : cache->view(DType::f32, {batch * table, kIndexKeyPageTokens, problem.dim}),
-             .block_table = tables->view(DType::i32, {batch, table}),
-             .lens = lens->view(DType::i32, {batch}),
-             .keys = keys->view(quantised ? DType::f8e4m3 : DType::f32, {problem.keys, problem.dim}),
-             .scales = quantised ? scales->view(DType::f32, {problem.keys}) : TensorView{}},
-            context);
-      }};
+  return {.problem = problem_string(problem),
+          .bytes = 2.0 * static_cast<double>(problem.keys * (key_bytes + (quantised ? 4 : 0))),
+          .run = [=, &context](std::int64_t) {
+            index_key_gather(
+                {.cache = quantised ? cache->view(DType::u8, {batch * table, page_bytes})
+                                    : cache->view(DType::f32, {batch * table, problem.page, problem.dim}),
+                 .block_table = tables->view(DType::i32, {batch, table}),
+                 .lens = lens->view(DType::i32, {batch}),
+                 .keys = keys->view(quantised ? DType::f8e4m3 : DType::f32, {problem.keys, problem.dim}),
+                 .scales = quantised ? scales->view(DType::f32, {problem.keys}) : TensorView{}},
+                context);
+          }};
 }
 
 }  // namespace fathom

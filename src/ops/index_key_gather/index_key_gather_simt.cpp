@@ -6,20 +6,28 @@
 namespace fathom {
 namespace {
 
-jit::Source source(const OneForm&) {
-  return simt_source({.name = "index_key_gather.simt",
+jit::Source source(const IndexCachePlan& plan) {
+  return simt_source({.name = "index_key_gather.simt" + plan.suffix(),
                       .header = "simt/cache.cuh",
-                      .function = "simt::index_key_gather",
+                      .function = "simt::index_key_gather<" + plan.template_arguments() + ">",
                       .args = "IndexKeyGatherKernel",
                       .args_bytes = sizeof(IndexKeyGatherKernel)});
 }
 
+IndexCachePlan plan_of(const IndexKeyGatherProblem& problem) {
+  return index_cache_plan(problem.page, problem.dim, problem.cache == DType::f32);
+}
+
 }  // namespace
+
+Verdict index_key_gather_simt_can_run(const IndexKeyGatherProblem& problem, const Context& context) {
+  return plan_of(problem).of_the_model() ? accept : simt_when_named(problem, context);
+}
 
 void index_key_gather_simt(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
                            const Context& context) {
   if (problem.keys == 0 || problem.batch == 0) return;
-  const IndexKeyGatherKernel kernel{.cache = index_cache_view(args.cache),
+  const IndexKeyGatherKernel kernel{.cache = index_cache_view(args.cache, problem.dim),
                                     .block_table = block_table_view(args.block_table),
                                     .lens = simt_integers(args.lens),
                                     .keys = args.keys.data,
@@ -30,13 +38,14 @@ void index_key_gather_simt(const IndexKeyGatherProblem& problem, const IndexKeyG
                                     .dim = problem.dim};
   // Lengths are known to the device alone; blocks go round for what is more than the average.
   const unsigned blocks = simt_blocks(problem.keys / problem.batch + 1, kRowWarps);
-  launch_simt(source, {.grid = {blocks, simt_blocks(problem.batch, 1, kGridAxis)}, .block = {kRowThreads}},
-              context, kernel);
+  jit::launch(jit::kernel(context, source, plan_of(problem)),
+              {.grid = {blocks, simt_blocks(problem.batch, 1, kGridAxis)}, .block = {kRowThreads}}, context,
+              kernel);
 }
 
 KernelSources index_key_gather_kernels;
-std::vector<jit::Source> index_key_gather_kernels(std::string_view problem, const cuda::DeviceInfo&) {
-  return one_source<IndexKeyGatherProblem>(problem, source);
+std::vector<jit::Source> index_key_gather_kernels(std::string_view text, const cuda::DeviceInfo&) {
+  return {source(plan_of(parse_problem<IndexKeyGatherProblem>(text)))};
 }
 
 }  // namespace fathom

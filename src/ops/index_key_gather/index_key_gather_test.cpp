@@ -1,5 +1,6 @@
 #include "fathom/ops/index_key_gather.hpp"
 
+#include <cmath>
 #include <cstring>
 
 #include "ops/op_test.hpp"
@@ -84,6 +85,38 @@ TEST(IndexKeyGather, StridedPages) {
   EXPECT_EQ(wide.as<std::uint8_t>()[kIndexKeyPageBytes], 0x7b);
 }
 
+// Pages and keys of other sizes; a page -1 has zeros.
+TEST(IndexKeyGather, AnyPage) {
+  for (const std::int64_t page : {16, 32, 128}) {
+    for (const std::int64_t dim : {32, 64, 128}) {
+      Random random(page + dim);
+      const Tensor k = random.normal(DType::f32, {2 * page, dim});
+      Tensor slots(DType::i32, {2 * page});
+      for (std::int64_t t = 0; t < 2 * page; ++t) slots.set(t, static_cast<double>((t + page) % (2 * page)));
+      const Tensor cache = poisoned(DType::u8, {2, page * (dim + 4)});
+      index_key_store({.k = k, .slots = slots, .cache = cache}, test_context());
+      const std::int64_t len = 3 * page - 5;
+      const Tensor keys = poisoned(DType::f8e4m3, {len, dim}), scales = poisoned(DType::f32, {len});
+      index_key_gather({.cache = cache,
+                        .block_table = tensor_of<int>(DType::i32, {1, 3}, {1, -1, 0}),
+                        .lens = tensor_of<std::int64_t>(DType::i32, {1}, {len}),
+                        .keys = keys,
+                        .scales = scales},
+                       test_context());
+      for (std::int64_t j = 0; j < len; ++j) {
+        const bool none = j / page == 1;
+        const std::int64_t token = j < page ? j : j - page;
+        EXPECT_EQ(scales[j] == 0, none) << j;
+        for (std::int64_t d = 0; d < dim; ++d) {
+          const double value = k.as<float>()[token * dim + d];
+          ASSERT_NEAR(keys[j * dim + d] * scales[j], none ? 0 : value,
+                      none ? 0 : 0.07 * std::abs(value) + 1e-3);
+        }
+      }
+    }
+  }
+}
+
 TEST(IndexKeyGather, RejectsBadArguments) {
   const Tensor cache = poisoned(DType::f32, {2, 64, 8});
   const Tensor table = tensor_of<int>(DType::i32, {1, 2}, {1, 2});
@@ -95,7 +128,8 @@ TEST(IndexKeyGather, RejectsBadArguments) {
                      test_context());
   };
   gather(64, 64);
-  EXPECT_ERROR(InvalidArgument, "index_key_gather: 'block_table' must hold pages from 0 to 1, got 2 at [0,1]",
+  EXPECT_ERROR(InvalidArgument,
+               "index_key_gather: 'block_table' must hold pages from 0 to 1 or -1, got 2 at [0,1]",
                gather(65, 65));
   EXPECT_ERROR(InvalidArgument, "'keys' must have 64 rows, the sum of lens, got [63,8]", gather(64, 63));
   EXPECT_ERROR(InvalidArgument, "'lens' must be at least 0, got -1", gather(-1, 0));

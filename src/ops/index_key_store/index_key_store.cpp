@@ -18,18 +18,18 @@ constexpr Impl kImplementations[] = {
 IndexKeyStoreProblem validate(const IndexKeyStoreArgs& args, Device device) {
   const Expect expect{IndexKeyStoreProblem::op, device};
   expect.rank("k", args.k, 2);
-  const IndexKeyStoreProblem problem{.tokens = args.k.size(0),
-                                     .dim = args.k.size(1),
-                                     .k = args.k.dtype,
-                                     .slots = args.slots.dtype,
-                                     .cache = args.cache.dtype,
-                                     .ue8m0 = args.ue8m0};
+  IndexKeyStoreProblem problem{.tokens = args.k.size(0),
+                               .dim = args.k.size(1),
+                               .k = args.k.dtype,
+                               .slots = args.slots.dtype,
+                               .cache = args.cache.dtype,
+                               .ue8m0 = args.ue8m0};
   expect.tensor("k", args.k, {DType::f32, DType::bf16}, {-1, -1});
   expect.at_least("dim", problem.dim, 1);
-  expect_index_cache(expect, args.cache, problem.dim);
+  problem.page = expect_index_cache(expect, args.cache, problem.dim);
   expect.that(!problem.ue8m0 || problem.cache == DType::u8, "ue8m0", "be false with an f32 cache", "true");
   expect.tensor("slots", args.slots, {DType::i32, DType::i64}, {problem.tokens});
-  expect_slots(expect, args.slots, args.cache.size(0) * kIndexKeyPageTokens);
+  expect_slots(expect, args.slots, args.cache.size(0) * problem.page);
   return problem;
 }
 

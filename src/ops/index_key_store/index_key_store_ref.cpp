@@ -7,13 +7,13 @@ namespace fathom {
 
 // f32 arithmetic, not double: the bytes are the contract.
 void index_key_store_ref(const IndexKeyStoreProblem& problem, const IndexKeyStoreArgs& args, const Context&) {
-  const IndexCache cache{args.cache};
+  const IndexCache cache{args.cache, problem.page, problem.dim};
   const ScaleFormat format = problem.ue8m0 ? ScaleFormat::ue8m0 : ScaleFormat::f32;
   for (std::int64_t t = 0; t < problem.tokens; ++t) {
     const std::int64_t slot = integer_at(args.slots, t);
     if (slot < 0) continue;
-    const std::int64_t page = slot / kIndexKeyPageTokens;
-    const std::int64_t entry = slot % kIndexKeyPageTokens;
+    const std::int64_t page = slot / problem.page;
+    const std::int64_t entry = slot % problem.page;
     const auto load = [&](std::int64_t i) { return at(args.k, t, i); };
     if (problem.cache == DType::f32) {
       for (std::int64_t i = 0; i < problem.dim; ++i) cache.key_f32(page, entry)[i] = load(i);

@@ -83,6 +83,39 @@ TEST(IndexKeyStore, SameBytesAsReference) {
   }
 }
 
+// Any page and any length of a key.
+TEST(IndexKeyStore, SameBytesAsReferenceForAnyPage) {
+  for (const std::int64_t page : {16, 32, 64, 128}) {
+    for (const std::int64_t dim : {32, 64, 128}) {
+      for (const DType cache_type : {DType::u8, DType::f32}) {
+        Random random(page + dim);
+        const bool quantised = cache_type == DType::u8;
+        const Tensor k = random.normal(DType::f32, {100, dim});
+        Tensor slots(DType::i32, {100});
+        const std::int64_t pages = 100 / page + 3;
+        for (std::int64_t t = 0; t < 100; ++t) slots.set(t, static_cast<double>(pages * page - 1 - t));
+        const auto make = [&] {
+          return quantised ? poisoned(cache_type, {pages, page * (dim + 4)})
+                           : poisoned(cache_type, {pages, page, dim});
+        };
+        const Tensor got = make();
+        const Tensor expected = make();
+        index_key_store({.k = k, .slots = slots, .cache = got}, test_context());
+        index_key_store_ref({.tokens = 100, .dim = dim, .cache = cache_type, .page = page},
+                            {.k = k, .slots = slots, .cache = expected}, test_context());
+        expect_same_bytes(got, expected);
+        if (!quantised) continue;
+        const std::int64_t entry = page - 1;  // token 0 is the last of the last page
+        const auto* last = got.as<std::uint8_t>() + (pages - 1) * page * (dim + 4);
+        float scale;
+        std::memcpy(&scale, last + page * dim + 4 * entry, 4);
+        for (std::int64_t i = 0; i < dim; ++i)
+          ASSERT_EQ(last[entry * dim + i], float_to_f8e4m3(k.as<float>()[i] / scale));
+      }
+    }
+  }
+}
+
 TEST(IndexKeyStore, RejectsBadArguments) {
   const Tensor k = poisoned(DType::f32, {1, 128});
   const Tensor cache = poisoned(DType::u8, {2, 8448});
@@ -90,11 +123,11 @@ TEST(IndexKeyStore, RejectsBadArguments) {
   EXPECT_ERROR(InvalidArgument, "index_key_store: 'slots' must be from -1 to 127, got 128 at [0]",
                index_key_store({.k = k, .slots = slot, .cache = cache}, test_context()));
   EXPECT_ERROR(
-      InvalidArgument, "'cache' must have shape [*,8448], got [2,8192]",
+      InvalidArgument, "'cache' must have pages of 16, 32, 64 or 128 keys of 128 + 4 bytes, got [2,8192]",
       index_key_store({.k = k, .slots = slot, .cache = poisoned(DType::u8, {2, 8192})}, test_context()));
   EXPECT_ERROR(
-      InvalidArgument, "'k' must have 128 values a key with a u8 cache, got 64",
-      index_key_store({.k = poisoned(DType::f32, {1, 64}), .slots = slot, .cache = cache}, test_context()));
+      InvalidArgument, "'k' must have 32, 64 or 128 values a key with a u8 cache, got 96",
+      index_key_store({.k = poisoned(DType::f32, {1, 96}), .slots = slot, .cache = cache}, test_context()));
   EXPECT_ERROR(
       InvalidArgument, "'ue8m0' must be false with an f32 cache, got true",
       index_key_store({.k = k, .slots = slot, .cache = poisoned(DType::f32, {3, 64, 128}), .ue8m0 = true},

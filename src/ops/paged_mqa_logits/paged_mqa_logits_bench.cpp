@@ -11,14 +11,15 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
   const auto p = parse_problem<PagedMqaLogitsProblem>(text);
   const bool quantised = p.q == DType::f8e4m3;
   const std::int64_t rows = p.batch * p.next_n;
-  const std::int64_t table = (p.max_len + kIndexKeyPageTokens - 1) / kIndexKeyPageTokens;
+  const std::int64_t table = (p.max_len + p.page - 1) / p.page;
+  const std::int64_t page_bytes = p.page * (p.head_dim + 4);
   const std::int64_t pages = p.batch * table;
   const auto q = bench_normal(p.q, {rows, p.heads, p.head_dim});
-  const auto cache = quantised ? bench_normal(DType::f8e4m3, {pages, kIndexKeyPageBytes})
-                               : bench_normal(DType::f32, {pages, kIndexKeyPageTokens, p.head_dim});
+  const auto cache = quantised ? bench_normal(DType::f8e4m3, {pages, page_bytes})
+                               : bench_normal(DType::f32, {pages, p.page, p.head_dim});
   for (std::int64_t page = 0; quantised && page < pages; ++page) {
-    auto* scales = reinterpret_cast<float*>(cache->data() + page * kIndexKeyPageBytes + 8192);
-    std::fill_n(scales, kIndexKeyPageTokens, 0.01f);
+    auto* scales = reinterpret_cast<float*>(cache->data() + page * page_bytes + p.page * p.head_dim);
+    std::fill_n(scales, p.page, 0.01f);
   }
   const auto weights = bench_normal(DType::f32, {rows, p.heads});
   const auto lens = bench_buffer(rows * 4);
@@ -46,12 +47,13 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
           .run = [=, &context](std::int64_t) {
             paged_mqa_logits(
                 {.q = q->view(p.q, {p.batch, p.next_n, p.heads, p.head_dim}),
-                 .cache = quantised ? cache->view(DType::u8, {pages, kIndexKeyPageBytes})
-                                    : cache->view(DType::f32, {pages, kIndexKeyPageTokens, p.head_dim}),
+                 .cache = quantised ? cache->view(DType::u8, {pages, page_bytes})
+                                    : cache->view(DType::f32, {pages, p.page, p.head_dim}),
                  .weights = weights->view(DType::f32, {rows, p.heads}),
-                 .context_lens = lens->view(DType::i32, {p.batch, p.next_n}),
+                 .context_lens = p.flattened ? TensorView{} : lens->view(DType::i32, {p.batch, p.next_n}),
                  .block_table = tables->view(DType::i32, {p.batch, table}),
-                 .logits = logits->view(DType::f32, {rows, p.max_len})},
+                 .logits = logits->view(DType::f32, {rows, p.max_len}),
+                 .row_lens = p.flattened ? lens->view(DType::i32, {rows}) : TensorView{}},
                 context);
           }};
 }

@@ -9,30 +9,40 @@ namespace {
 
 struct Plan {
   std::int32_t f32;
+  IndexCachePlan cache;
 };
 
 jit::Source source(const Plan& plan) {
   const std::string element = plan.f32 ? "F32" : "F8";
-  return simt_source({.name = plan.f32 ? "paged_mqa_logits.simt_f32" : "paged_mqa_logits.simt_f8",
-                      .header = "simt/mqa.cuh",
-                      .function = "simt::paged_mqa_logits<fathom::simt::Mqa" + element + ">",
-                      .args = "PagedMqaLogitsKernel",
-                      .args_bytes = sizeof(PagedMqaLogitsKernel),
-                      .blocks = 3});
+  return simt_source(
+      {.name = (plan.f32 ? "paged_mqa_logits.simt_f32" : "paged_mqa_logits.simt_f8") + plan.cache.suffix(),
+       .header = "simt/mqa.cuh",
+       .function = "simt::paged_mqa_logits<fathom::simt::Mqa" + element + ", " +
+                   plan.cache.template_arguments() + ">",
+       .args = "PagedMqaLogitsKernel",
+       .args_bytes = sizeof(PagedMqaLogitsKernel),
+       .blocks = 3});
 }
 
-Plan plan_of(const PagedMqaLogitsProblem& problem) { return {problem.q == DType::f32}; }
+Plan plan_of(const PagedMqaLogitsProblem& problem) {
+  const bool f32 = problem.q == DType::f32;
+  return {f32, index_cache_plan(problem.page, problem.head_dim, f32)};
+}
 
 }  // namespace
+
+Verdict paged_mqa_logits_simt_can_run(const PagedMqaLogitsProblem& problem, const Context& context) {
+  return plan_of(problem).cache.of_the_model() ? accept : simt_when_named(problem, context);
+}
 
 // Every block finds its keys by the lengths alone: there is no schedule that could be stale.
 void paged_mqa_logits_simt(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                            const Context& context) {
   const std::int64_t rows = problem.batch * problem.next_n;
   if (rows == 0 || problem.max_len == 0) return;
-  const auto pages = static_cast<unsigned>((problem.max_len + kMqaKeys - 1) / kMqaKeys);
+  const auto tiles = static_cast<unsigned>((problem.max_len + kMqaKeys - 1) / kMqaKeys);
   jit::launch(jit::kernel(context, source, plan_of(problem)),
-              {.grid = {pages, simt_blocks(rows, 1, kGridAxis)}, .block = {kRowThreads}}, context,
+              {.grid = {tiles, simt_blocks(rows, 1, kGridAxis)}, .block = {kRowThreads}}, context,
               paged_mqa_logits_kernel(problem, args));
 }
 

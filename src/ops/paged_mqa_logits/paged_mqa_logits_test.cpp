@@ -38,8 +38,8 @@ struct Case {
 
   Tensor shuffled_table() {
     for (const std::int64_t len : lens) {
-      pages += (len + 63) / 64;
-      table = std::max(table, (len + 63) / 64 + 1);
+      pages += (len + problem.page - 1) / problem.page;
+      table = std::max(table, (len + problem.page - 1) / problem.page + 1);
     }
     pages += 2;
     std::vector<double> order(static_cast<std::size_t>(pages));
@@ -51,8 +51,8 @@ struct Case {
       for (std::int64_t i = 0; i < problem.next_n; ++i)
         context_lens.set(b * problem.next_n + i, static_cast<double>(len - (problem.next_n - 1 - i)));
       for (std::int64_t i = 0; i < table; ++i) {
-        result.set(b * table + i, i * 64 < len ? order.back() : -1000);
-        if (i * 64 < len) order.pop_back();
+        result.set(b * table + i, i * problem.page < len ? order.back() : -1000);
+        if (i * problem.page < len) order.pop_back();
       }
     }
     return result;
@@ -60,15 +60,16 @@ struct Case {
 
   Tensor filled_cache() {
     const bool quantised = problem.q == DType::f8e4m3;
-    Tensor result = quantised ? poisoned(DType::u8, {pages, kIndexKeyPageBytes})
-                              : poisoned(DType::f32, {pages, kIndexKeyPageTokens, problem.head_dim});
+    Tensor result = quantised ? poisoned(DType::u8, {pages, problem.page * (problem.head_dim + 4)})
+                              : poisoned(DType::f32, {pages, problem.page, problem.head_dim});
     if (quantised)
       std::memset(result.view().data, 0xff, static_cast<std::size_t>(result.count()));  // NaN in both formats
     Tensor slots(DType::i32, {keys.view().size(0)});
     std::int64_t row = 0;
     for (std::int64_t b = 0; b < problem.batch; ++b)
       for (std::int64_t j = 0; j < lens[static_cast<std::size_t>(b)]; ++j)
-        slots.set(row++, block_table[b * table + j / 64] * 64 + static_cast<double>(j % 64));
+        slots.set(row++, block_table[b * table + j / problem.page] * static_cast<double>(problem.page) +
+                             static_cast<double>(j % problem.page));
     index_key_store({.k = keys, .slots = slots, .cache = result}, test_context());
     return result;
   }
@@ -105,6 +106,17 @@ std::vector<Case> cases() {
     for (const std::int64_t heads : {1, 2, 31, 64, 128})
       all.emplace_back(PagedMqaLogitsProblem{.batch = 2, .heads = heads, .max_len = 131, .q = type},
                        std::vector<std::int64_t>{65, 128});
+    for (const std::int64_t page : {16, 32, 128}) {
+      for (const std::int64_t dim : {32, 64, 128})
+        all.emplace_back(PagedMqaLogitsProblem{.batch = 5,
+                                               .next_n = 2,
+                                               .heads = 3,
+                                               .head_dim = dim,
+                                               .max_len = 260,
+                                               .q = type,
+                                               .page = page},
+                         std::vector<std::int64_t>{page + 1, 1, 127, 128, 260});
+    }
     all.emplace_back(PagedMqaLogitsProblem{.batch = 8, .heads = 2, .max_len = 2100, .q = type},
                      std::vector<std::int64_t>{0, 1, 63, 64, 65, 2047, 2048, 2049});
     all.emplace_back(PagedMqaLogitsProblem{.batch = 0, .heads = 2, .max_len = 10, .q = type},
@@ -269,6 +281,120 @@ TEST(PagedMqaLogits, AScheduleOfOtherLengthsIsRefused) {
   EXPECT_ERROR(InvalidArgument, "'schedule' must be", c.run(2, schedule));
 }
 
+// Whatever a schedule's memory holds, the call ends: refused, or with the result.
+TEST(PagedMqaLogits, AScheduleOfAnyBytesEnds) {
+  const Case c({.batch = 4, .next_n = 2, .heads = 2, .max_len = 1500}, {1000, 1500, 3, 700});
+  const Tensor expected = c.run();
+  Random random(77);
+  int refused = 0;
+  for (int round = 0; round < 300; ++round) {
+    Tensor schedule = c.scheduled(5);
+    for (std::int64_t i = random.integer(0, 1); i < schedule.count(); i += random.integer(1, 12)) {
+      schedule.set(i, static_cast<double>(round % 2 == 0 ? random.integer(-1, 5)
+                                                         : random.integer(-(1LL << 31), (1LL << 31) - 1)));
+    }
+    try {
+      expect_same_bytes(c.run(2, schedule), expected);
+    } catch (const InvalidArgument&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 200);
+}
+
+// Keys of a page -1 have -infinity; the others what they have with it.
+TEST(PagedMqaLogits, PagesThatAreNone) {
+  for (const std::int64_t page : {16, 64, 128}) {
+    for (const DType type : {DType::f8e4m3, DType::f32}) {
+      Case c({.batch = 3, .next_n = 2, .heads = 3, .max_len = 400, .q = type, .page = page}, {400, 130, 77});
+      const Tensor whole = c.run();
+      Random random(page);
+      for (std::int64_t i = 0; i < c.block_table.count(); ++i) {
+        if (i >= c.table * 2 || random.integer(0, 2) == 0) c.block_table.set(i, -1);  // request 2 has none
+      }
+      const Tensor got = c.run();
+      const Tensor reference = poisoned(DType::f32, {6, 400});
+      paged_mqa_logits_ref(c.problem, c.args(reference), test_context());
+      for (std::int64_t r = 0; r < 6; ++r) {
+        for (std::int64_t j = 0; j < 400; ++j) {
+          const bool none = c.block_table[r / 2 * c.table + j / page] < 0;
+          ASSERT_EQ(got[r * 400 + j], none ? -kInf : whole[r * 400 + j]) << r << "," << j;
+          ASSERT_EQ(std::isinf(reference[r * 400 + j]), std::isinf(got[r * 400 + j])) << r << "," << j;
+        }
+      }
+    }
+  }
+}
+
+// Lengths by row, a table with a row for each of logits, and one row for all: the same bytes; only the first
+// is a fallback, and it is counted.
+TEST(PagedMqaLogits, LengthsAndTablesOfOtherShapes) {
+  for (const DType type : {DType::f8e4m3, DType::f32}) {
+    const Case c({.batch = 3, .next_n = 3, .heads = 5, .max_len = 150, .q = type}, {70, 64, 140});
+    const Tensor native = c.run();
+    const Context context = Context(ContextOptions{.threads = 2});
+    const Tensor row_lens = tensor_of<double>(DType::i32, {9}, [&] {
+      std::vector<double> lens;
+      for (std::int64_t i = 0; i < 9; ++i) lens.push_back(c.context_lens[i]);
+      return lens;
+    }());
+    const Tensor schedule = poisoned(DType::i32, {4, 2});
+    TensorView by_row = row_lens;
+    by_row.rank = 2;
+    by_row.shape = {9, 1};
+    by_row.stride = {1, 1};
+    paged_mqa_schedule({.context_lens = by_row, .schedule = schedule}, context);
+    TensorView misshapen = c.context_lens;
+    misshapen.shape[0] = 2;
+    for (const TensorView& lens : {TensorView{}, misshapen, by_row}) {
+      const Tensor logits = poisoned(DType::f32, {9, 150});
+      PagedMqaLogitsArgs args = c.args(logits);
+      args.context_lens = lens;
+      EXPECT_ERROR(InvalidArgument, "paged_mqa_logits: 'context_lens' must", paged_mqa_logits(args, context));
+      args.row_lens = row_lens;
+      args.schedule = schedule;
+      paged_mqa_logits(args, context);
+      expect_same_bytes(logits, native);
+      paged_mqa_logits_ref(
+          {.batch = 3, .next_n = 3, .heads = 5, .max_len = 150, .q = type, .flattened = true}, args,
+          context);  // finds the lengths
+      for (std::int64_t i = 0; i < logits.count(); ++i)
+        ASSERT_EQ(std::isinf(logits[i]), std::isinf(native[i])) << i;
+    }
+    ASSERT_EQ(context.fallbacks().size(), 1u);
+    EXPECT_EQ(context.fallbacks()[0].op, "paged_mqa_logits");
+    EXPECT_EQ(context.fallbacks()[0].implementation, "cpu:flattened");
+    EXPECT_EQ(context.fallbacks()[0].count, 3);
+
+    const Tensor logits = poisoned(DType::f32, {9, 150});
+    PagedMqaLogitsArgs args = c.args(logits);
+    Tensor repeated(DType::i32, {9, c.table});
+    for (std::int64_t i = 0; i < repeated.count(); ++i) {
+      const std::int64_t row = i / c.table;  // nobody reads but the first of a request's three
+      repeated.set(i, row % 3 == 0 ? c.block_table[row / 3 * c.table + i % c.table] : 1e9);
+    }
+    args.block_table = repeated;
+    paged_mqa_logits(args, context);
+    expect_same_bytes(logits, native);
+
+    args.block_table = c.block_table.view().rows(0, 1);  // three requests on the pages of the first
+    args.block_table.shape[0] = 3;
+    args.block_table.stride[0] = 0;
+    const Tensor lens = tensor_of<int>(DType::i32, {3, 3}, {70, 70, 70, 1, 2, 3, 0, 64, 65});
+    args.context_lens = lens;
+    paged_mqa_logits(args, context);
+    paged_mqa_logits({.q = c.q.view().rows(0, 1),
+                      .cache = c.cache,
+                      .weights = c.weights.view().rows(0, 3),
+                      .context_lens = lens.view().rows(0, 1),
+                      .block_table = c.block_table.view().rows(0, 1),
+                      .logits = native.view().rows(0, 3)},
+                     context);
+    expect_same_bytes(logits.view().rows(0, 3), native.view().rows(0, 3));
+    EXPECT_EQ(context.fallbacks()[0].count, 3);
+  }
+}
+
 TEST(PagedMqaLogits, RejectsBadArguments) {
   Case c({.batch = 2, .heads = 2, .max_len = 130}, {130, 64});
   EXPECT_ERROR(
@@ -278,9 +404,9 @@ TEST(PagedMqaLogits, RejectsBadArguments) {
         paged_mqa_logits(c.args(logits), test_context());
       }());
   const double page = c.block_table[2];
-  for (const double bad : {-1.0, 6.0, 2e9}) {
+  for (const double bad : {-2.0, 6.0, 2e9}) {
     c.block_table.set(2, bad);
-    EXPECT_ERROR(InvalidArgument, "'block_table' must hold pages from 0 to", c.run());
+    EXPECT_ERROR(InvalidArgument, "'block_table' must hold pages from 0 to 5 or -1", c.run());
   }
   c.block_table.set(2, page);
   c.context_lens.set(1, 65);  // one more than the page it has

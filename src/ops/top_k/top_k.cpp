@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<TopKProblem, TopKArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", always, top_k_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", top_k_simt_can_run, top_k_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, top_k_cpu},
     {"ref:any", always, top_k_ref, /*fallback=*/true},
 };
@@ -24,6 +24,7 @@ void expect_transform(const Expect& expect, const TopKArgs& args, std::int64_t r
   const bool paged = args.transform == TopKTransform::paged;
   const bool ragged = args.transform == TopKTransform::ragged;
   if (paged) {
+    expect.that(is_page_size(args.page), "page", "be 16, 32, 64 or 128", args.page);
     expect.tensor("block_table", args.block_table, {DType::i32}, {-1, -1});
     const std::int64_t requests = args.block_table.size(0);
     if (args.requests.given()) {
@@ -61,11 +62,11 @@ void expect_rows(const Expect& expect, const TopKProblem& problem, const TopKArg
       expect.fail("requests", "be rows of the block table, below " + std::to_string(args.block_table.size(0)),
                   std::to_string(request) + place());
     }
-    if (length > args.block_table.size(1) * kIndexKeyPageTokens) {
-      expect.fail(
-          "lengths",
-          "be at most 64 * max_pages = " + std::to_string(args.block_table.size(1) * kIndexKeyPageTokens),
-          std::to_string(length) + place());
+    const std::int64_t limit = args.block_table.size(1) * problem.page;
+    if (length > limit) {
+      expect.fail("lengths",
+                  "be at most " + std::to_string(problem.page) + " * max_pages = " + std::to_string(limit),
+                  std::to_string(length) + place());
     }
   }
 }
@@ -76,7 +77,8 @@ TopKProblem validate(const TopKArgs& args, Device device) {
   const TopKProblem problem{.rows = args.out.size(0),
                             .n = args.scores.given() && args.scores.rank == 2 ? args.scores.size(1) : 0,
                             .k = args.out.size(1),
-                            .transform = args.transform};
+                            .transform = args.transform,
+                            .page = args.page};
   expect.tensor("out", args.out, {DType::i32}, {-1, -1});
   expect.at_least("k", problem.k, 1);
   if (args.scores.given()) expect.tensor("scores", args.scores, {DType::f32}, {problem.rows, -1});
@@ -112,6 +114,7 @@ bool parse_enum(std::string_view text, TopKTransform& transform) {
 
 TopKWriter::TopKWriter(const TopKProblem& problem, const TopKArgs& args, std::int64_t row) {
   if (problem.transform == TopKTransform::paged) {
+    page_ = problem.page;
     table_ = args.block_table.as<const std::int32_t>() +
              request_of(args, problem.rows, row) * args.block_table.step(0);
   } else if (problem.transform == TopKTransform::ragged) {

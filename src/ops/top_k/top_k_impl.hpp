@@ -1,10 +1,13 @@
 // The implementations of top_k.
 #pragma once
 #include "fathom/ops/top_k.hpp"
+#include "ops/dispatch.hpp"
 
 namespace fathom {
 void top_k_ref(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 void top_k_cpu(const TopKProblem& problem, const TopKArgs& args, const Context& context);
+/// Plain and ragged: always. Pages have not run on a device in this form.
+Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context);
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 
 /// Writes what the transform makes of selected positions: one row at a time.
@@ -13,13 +16,14 @@ class TopKWriter {
   TopKWriter(const TopKProblem& problem, const TopKArgs& args, std::int64_t row);
   std::int32_t operator()(std::int32_t position) const {
     // 64 bits: whatever a block table holds, nothing overflows.
-    const std::int64_t slot =
-        table_ != nullptr ? std::int64_t{table_[position / 64]} * 64 + position % 64 : position + offset_;
-    return static_cast<std::int32_t>(slot);
+    if (table_ == nullptr) return static_cast<std::int32_t>(position + offset_);
+    const std::int64_t page = table_[position / page_];
+    return static_cast<std::int32_t>(page < 0 ? -1 : page * page_ + position % page_);
   }
 
  private:
   const std::int32_t* table_ = nullptr;
+  std::int64_t page_ = 64;
   std::int64_t offset_ = 0;
 };
 

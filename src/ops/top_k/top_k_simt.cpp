@@ -9,19 +9,22 @@ namespace {
 
 struct Plan {
   std::int32_t threads;
+  std::int32_t page;  // 0: no pages
 };
 
 // Few rows: as many threads as possible for each. Many: several rows share a multiprocessor, and one waits
 // for memory while another one selects.
-Plan plan_top_k(std::int64_t rows, const cuda::DeviceInfo& device) {
-  return {rows <= device.num_sms ? 1024 : 512};
+Plan plan_top_k(const TopKProblem& problem, const cuda::DeviceInfo& device) {
+  const bool paged = problem.transform == TopKTransform::paged;
+  return {problem.rows <= device.num_sms ? 1024 : 512, paged ? static_cast<std::int32_t>(problem.page) : 0};
 }
 
 jit::Source source(const Plan& plan) {
   const std::string threads = std::to_string(plan.threads);
-  return simt_source({.name = "top_k.simt_t" + threads,
+  const std::string page = std::to_string(plan.page);
+  return simt_source({.name = "top_k.simt_t" + threads + (plan.page != 0 ? "_p" + page : ""),
                       .header = "simt/top_k.cuh",
-                      .function = "simt::top_k<" + threads + ">",
+                      .function = "simt::top_k<" + threads + ", " + page + ">",
                       .args = "TopKKernel",
                       .args_bytes = sizeof(TopKKernel),
                       .threads = plan.threads});
@@ -34,6 +37,10 @@ TopKKind kind_of(TopKTransform transform) {
 }
 
 }  // namespace
+
+Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context) {
+  return problem.transform == TopKTransform::paged ? simt_when_named(problem, context) : accept;
+}
 
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
   if (problem.rows == 0) return;
@@ -53,7 +60,7 @@ void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context&
       .k = problem.k,
       .rows_per_request = std::max<std::int64_t>(problem.rows / std::max<std::int64_t>(requests, 1), 1),
       .kind = kind_of(problem.transform)};
-  const Plan plan = plan_top_k(problem.rows, cuda::device_context(context).info());
+  const Plan plan = plan_top_k(problem, cuda::device_context(context).info());
   jit::launch(jit::kernel(context, source, plan),
               {.grid = {simt_blocks(problem.rows)},
                .block = {static_cast<unsigned>(plan.threads)},
@@ -63,7 +70,7 @@ void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context&
 
 KernelSources top_k_kernels;
 std::vector<jit::Source> top_k_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
-  return {source(plan_top_k(parse_problem<TopKProblem>(problem).rows, device))};
+  return {source(plan_top_k(parse_problem<TopKProblem>(problem), device))};
 }
 
 }  // namespace fathom

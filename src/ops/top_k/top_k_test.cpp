@@ -124,6 +124,35 @@ TEST(TopK, Transforms) {
   expect(out, [&](std::int64_t r, int p) { return p + offsets.as<std::int32_t>()[r]; });
 }
 
+TEST(TopK, PagesOfOtherSizes) {
+  Random random(12);
+  const Tensor scores = random.normal(DType::f32, {2, 700});
+  const Tensor lengths = tensor_of<int>(DType::i32, {2}, {700, 90});
+  const Tensor plain = poisoned(DType::i32, {2, 100});
+  top_k({.scores = scores, .lengths = lengths, .out = plain}, test_context());
+  for (const int page : {16, 32, 64, 128}) {
+    Tensor table(DType::i32, {1, 700 / page + 1});
+    for (std::int64_t i = 0; i < table.count(); ++i)
+      table.set(i, i % 3 == 1 ? -1.0 : static_cast<double>(random.integer(0, 99)));
+    const Tensor out = poisoned(DType::i32, {2, 100});
+    TopKArgs args{.scores = scores,
+                  .lengths = lengths,
+                  .transform = TopKTransform::paged,
+                  .block_table = table,
+                  .out = out,
+                  .page = page};
+    top_k(args, test_context());
+    for (std::int64_t i = 0; i < 200; ++i) {
+      const int p = plain.as<std::int32_t>()[i];
+      const int at = p < 0 ? -1 : table.as<std::int32_t>()[p / page];
+      ASSERT_EQ(out.as<std::int32_t>()[i], at < 0 ? -1 : at * page + p % page) << i;
+    }
+    args.page = page + 1;
+    EXPECT_ERROR(InvalidArgument, "top_k: 'page' must be 16, 32, 64 or 128, got",
+                 top_k(args, test_context()));
+  }
+}
+
 TEST(TopK, RowsDoNotDependOnOneAnother) {
   Random random(8);
   const Tensor scores = random.normal(DType::f32, {40, 700});
