@@ -111,24 +111,26 @@ TEST(MqaLogitsOnDevice, AgreesWithTheReference) {
 // A paged batch in a cache whose unused pages are NaN, with table entries of -1 where no key is.
 struct PagedBatch {
   PagedBatch(std::int64_t batch_size, std::int64_t drafts, std::int64_t head_count, bool f32_cache,
-             std::int64_t seed)
+             std::int64_t seed, std::int64_t page_tokens = 64, std::int64_t head_dim = 128)
       : random(seed),
         batch(batch_size),
         next_n(drafts),
         heads(head_count),
+        page(page_tokens),
+        dim(head_dim),
+        table_pages(kColumns / page + 2),
         f32(f32_cache),
         context_lens(lengths()),
         pages(page_count()),
         cache(filled_cache(), [this](const TensorView& all) { return cache_view(all); }),
-        block_table(table(), columns(kPages)),
-        q(random.normal(f32 ? DType::f32 : DType::f8e4m3, {batch * next_n, heads * 128}, f32 ? 1 : 60),
+        block_table(table(), columns(table_pages)),
+        q(random.normal(f32 ? DType::f32 : DType::f8e4m3, {batch * next_n, heads * dim}, f32 ? 1 : 60),
           [this](const TensorView& all) {
             const std::int64_t token = all.step(0);
-            return shaped(all, {batch, next_n, heads, 128}, {next_n * token, token, 128, 1});
+            return shaped(all, {batch, next_n, heads, dim}, {next_n * token, token, dim, 1});
           }),
         weights(random.normal(DType::f32, {batch * next_n, heads})) {}
 
-  static constexpr std::int64_t kPages = 13;
   static constexpr std::int64_t kColumns = 12 * 64 + 10;
 
   Tensor lengths() {
@@ -147,18 +149,18 @@ struct PagedBatch {
   }
   std::int64_t page_count() const {
     std::int64_t count = 3;  // that nobody uses
-    for (std::int64_t b = 0; b < batch; ++b) count += (keys_of(b) + 63) / 64;
+    for (std::int64_t b = 0; b < batch; ++b) count += (keys_of(b) + page - 1) / page;
     return count;
   }
   TensorView cache_view(const TensorView& all) const {
-    if (f32) return shaped(all, {pages, 64, 128}, {all.step(0), 128, 1});
+    if (f32) return shaped(all, {pages, page, dim}, {all.step(0), dim, 1});
     return all;
   }
   Tensor filled_cache() {
     order.resize(static_cast<std::size_t>(pages));
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random.engine());
-    Tensor result(f32 ? DType::f32 : DType::u8, {pages, f32 ? 64 * 128 : kIndexKeyPageBytes});
+    Tensor result(f32 ? DType::f32 : DType::u8, {pages, page * (f32 ? dim : dim + 4)});
     std::fill_n(result.as<std::uint8_t>(), result.count() * size_of(result.view().dtype),
                 std::uint8_t{0xff});  // NaN
     std::size_t next = 0;
@@ -166,21 +168,21 @@ struct PagedBatch {
       const std::int64_t keys = keys_of(b);
       Tensor slots(DType::i64, {keys});
       for (std::int64_t j = 0; j < keys; ++j)
-        slots.set(j, static_cast<double>(order[next + static_cast<std::size_t>(j / 64)] * 64 + j % 64));
+        slots.set(j, static_cast<double>(order[next + static_cast<std::size_t>(j / page)] * page + j % page));
       if (keys > 0)
-        index_key_store({random.normal(DType::f32, {keys, 128}), slots, cache_view(result.view())},
+        index_key_store({random.normal(DType::f32, {keys, dim}), slots, cache_view(result.view())},
                         test_context());
-      next += static_cast<std::size_t>((keys + 63) / 64);
+      next += static_cast<std::size_t>((keys + page - 1) / page);
     }
     return result;
   }
   Tensor table() {
-    Tensor result(DType::i32, {batch, kPages + 2});
+    Tensor result(DType::i32, {batch, table_pages + 2});
     std::size_t next = 0;
     for (std::int64_t b = 0; b < batch; ++b) {
-      for (std::int64_t i = 0; i < kPages + 2; ++i) {
-        const bool used = i * 64 < keys_of(b);
-        result.set(b * (kPages + 2) + i, used ? static_cast<double>(order[next++]) : -1.0);
+      for (std::int64_t i = 0; i < table_pages + 2; ++i) {
+        const bool used = i * page < keys_of(b);
+        result.set(b * (table_pages + 2) + i, used ? static_cast<double>(order[next++]) : -1.0);
       }
     }
     return result;
@@ -196,7 +198,7 @@ struct PagedBatch {
   }
 
   Random random;
-  std::int64_t batch, next_n, heads;
+  std::int64_t batch, next_n, heads, page, dim, table_pages;
   bool f32;
   Twin context_lens;
   std::int64_t pages;
@@ -211,8 +213,11 @@ struct PagedBatch {
 // with every token a request of its own.
 void check_paged(const PagedBatch& p, const std::string& implementation) {
   SCOPED_TRACE(testing::Message() << implementation << " " << p.batch << " x " << p.next_n << ", " << p.heads
-                                  << " heads");
+                                  << " heads of " << p.dim << ", pages of " << p.page);
   const Context& context = device_context(implementation);
+  // Scores of one kernel; flattened is what it does with drafts.
+  const Context& ragged_context =
+      device_context(implementation == "cuda:simt" ? implementation : "sm90:wgmma");
   const Tensor nan = poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns + 2});
   const OnDevice logits(nan.view(), columns(PagedBatch::kColumns)(nan.view()));
   paged_mqa_logits(p.args(logits), context);
@@ -239,12 +244,12 @@ void check_paged(const PagedBatch& p, const std::string& implementation) {
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const std::int64_t keys = p.keys_of(b);
     const OnDevice len(tensor_of<std::int64_t>(DType::i32, {1}, {keys}));
-    const OnDevice gathered(poisoned(p.f32 ? DType::f32 : DType::f8e4m3, {keys, 128}));
+    const OnDevice gathered(poisoned(p.f32 ? DType::f32 : DType::f8e4m3, {keys, p.dim}));
     const OnDevice scales(poisoned(DType::f32, {keys}));
     const TensorView scale = p.f32 ? TensorView{} : scales.view();
     if (keys > 0)
       index_key_gather({p.cache.device(), p.block_table.device().rows(b, b + 1), len, gathered, scale},
-                       device_context());
+                       device_context("cuda:simt"));
     TensorView q = p.q.device();
     q.data = q.as<std::byte>() + b * q.step(0) * size_of(q.dtype);
     q.rank = 3;
@@ -264,7 +269,7 @@ void check_paged(const PagedBatch& p, const std::string& implementation) {
                 .first = first,
                 .last = last,
                 .logits = ragged},
-               context);
+               ragged_context);
     const Strided expected = ragged.download();
     for (std::int64_t i = 0; i < p.next_n; ++i) {
       for (std::int64_t j = 0; j < PagedBatch::kColumns; ++j) {
@@ -284,6 +289,69 @@ TEST(PagedMqaLogitsOnDevice, HasTheScoresOfTheRaggedOpWhateverTheDrafts) {
     check_paged(PagedBatch(3, 2, 8, false, 9), implementation);
     check_paged(PagedBatch(3, 2, 32, false, 11), implementation);
     if (implementation == "cuda:simt") check_paged(PagedBatch(3, 2, 20, true, 10), implementation);
+  }
+}
+
+TEST(PagedMqaLogitsOnDevice, TakesPagesAndKeysOfAnySize) {
+  for (const std::int64_t page : {16, 32, 64, 128}) {
+    for (const std::int64_t dim : {32, 64, 128}) {
+      check_paged(PagedBatch(3, 2, 8, false, page + dim, page, dim), "cuda:simt");
+      if (dim == 64) check_paged(PagedBatch(2, 1, 8, true, page, page, dim), "cuda:simt");
+    }
+  }
+}
+
+// A page -1 among those in use, lengths by row, a table row for each of logits, and a schedule of any bytes:
+// what the CPU makes of them.
+TEST(PagedMqaLogitsOnDevice, TakesWhatMeansNothingAndOtherShapes) {
+  for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
+    for (const std::int64_t page : {16, 64, 128}) {
+      if (implementation != "cuda:simt" && page != 64) continue;
+      const PagedBatch p(4, 3, 8, false, page, page);
+      const Context& context = device_context(implementation);
+      Tensor with_none(DType::i32, {p.batch * p.next_n, p.table_pages});
+      Tensor row_lens(DType::i32, {p.batch * p.next_n});
+      for (std::int64_t r = 0; r < p.batch * p.next_n; ++r) {
+        row_lens.set(r, p.context_lens.buffer()[r]);
+        for (std::int64_t i = 0; i < p.table_pages; ++i) {
+          const double entry = p.block_table.buffer()[r / p.next_n * (p.table_pages + 2) + i];
+          with_none.set(r * p.table_pages + i, r % p.next_n != 0 ? 1e9 : i % 3 == 1 ? -1 : entry);
+        }
+      }
+      const OnDevice table(with_none);
+      const OnDevice lens(row_lens);
+      Tensor bytes = poisoned(DType::i32, {20, 2});
+      for (std::int64_t i = 0; i < bytes.count(); ++i)
+        bytes.set(i, static_cast<double>(Random(i).integer(-(1LL << 31), (1LL << 31) - 1)));
+      const OnDevice schedule(bytes);
+      const Tensor nan = poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns});
+      const OnDevice clean(nan), native(nan), by_rows(nan);
+      PagedMqaLogitsArgs args = p.args(clean);
+      paged_mqa_logits(args, context);
+      args.block_table = table;
+      args.schedule = schedule;
+      args.logits = native;
+      paged_mqa_logits(args, context);
+      const Strided whole = clean.download(), got = native.download();
+      for (std::int64_t r = 0; r < p.batch * p.next_n; ++r) {
+        for (std::int64_t j = 0; j < PagedBatch::kColumns; ++j) {
+          const std::int64_t at = r * PagedBatch::kColumns + j;
+          ASSERT_EQ(got.buffer[at],
+                    j / page % 3 == 1 ? static_cast<double>(kMinusInfinity) : whole.buffer[at])
+              << r << "," << j;
+        }
+      }
+      args.logits = by_rows;
+      args.context_lens = {};
+      args.row_lens = lens;
+      if (implementation == "sm90:wgmma") {
+        EXPECT_ERROR(NoImplementation, "needs context_lens of [batch, next_n], got row_lens",
+                     paged_mqa_logits(args, context));
+      } else {
+        paged_mqa_logits(args, context);
+        expect_same_bytes(by_rows.download().view, got.view);
+      }
+    }
   }
 }
 

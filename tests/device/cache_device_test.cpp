@@ -40,15 +40,15 @@ Tensor wild_rows(Random& random, DType dtype, std::int64_t rows, std::int64_t wi
   return x;
 }
 
-auto index_pages(std::int64_t dim, bool f32) {
-  return [dim, f32](const TensorView& all) {
-    if (!f32) return shaped(all, {all.size(0), kIndexKeyPageBytes}, {all.step(0), 1});
-    return shaped(all, {all.size(0), kIndexKeyPageTokens, dim}, {all.step(0), dim + 1, 1});
+auto index_pages(std::int64_t dim, bool f32, std::int64_t page = 64) {
+  return [dim, f32, page](const TensorView& all) {
+    if (!f32) return shaped(all, {all.size(0), page * (dim + 4)}, {all.step(0), 1});
+    return shaped(all, {all.size(0), page, dim}, {all.step(0), dim + 1, 1});
   };
 }
-Tensor index_buffer(std::int64_t pages, std::int64_t dim, bool f32, std::int64_t padding) {
-  return poisoned(f32 ? DType::f32 : DType::u8,
-                  {pages, (f32 ? kIndexKeyPageTokens * (dim + 1) : kIndexKeyPageBytes) + padding});
+Tensor index_buffer(std::int64_t pages, std::int64_t dim, bool f32, std::int64_t padding,
+                    std::int64_t page = 64) {
+  return poisoned(f32 ? DType::f32 : DType::u8, {pages, page * (f32 ? dim + 1 : dim + 4) + padding});
 }
 
 TEST(IndexKeyStoreOnDevice, HasTheBytesOfTheCpu) {
@@ -65,6 +65,36 @@ TEST(IndexKeyStoreOnDevice, HasTheBytesOfTheCpu) {
       index_key_store({k.device(), slots.device(), cache.device(), ue8m0}, device_context("cuda:simt"));
       index_key_store({k.host(), slots.host(), cache.host(), ue8m0}, test_context());
       cache.expect_same();
+    }
+  }
+}
+
+TEST(IndexKeysOnDevice, HaveTheBytesOfTheCpuForAnyPage) {
+  for (const std::int64_t page : {16, 32, 64, 128}) {
+    for (const std::int64_t dim : {32, 64, 128}) {
+      for (const bool f32 : {false, true}) {
+        Random random(page + dim);
+        const bool ue8m0 = !f32 && dim == 64;
+        const Twin k(wild_rows(random, page == 16 ? DType::bf16 : DType::f32, 70, dim + 1), columns(dim));
+        const Twin slots(random_slots(random, DType::i32, 70, 5 * page));
+        const Twin cache(index_buffer(5, dim, f32, 1, page), index_pages(dim, f32, page));
+        index_key_store({k.device(), slots.device(), cache.device(), ue8m0}, device_context("cuda:simt"));
+        index_key_store({k.host(), slots.host(), cache.host(), ue8m0}, test_context());
+        cache.expect_same();
+        const Twin block_table(tensor_of<int>(DType::i32, {2, 3}, {4, -1, 0, 2, 3, 1}));
+        const std::int64_t total = 3 * page - 3 + page + 1;
+        const Twin lens(tensor_of<std::int64_t>(DType::i32, {2}, {3 * page - 3, page + 1}));
+        const Twin keys(poisoned(f32 ? DType::f32 : DType::f8e4m3, {total, dim + 1}), columns(dim));
+        const Twin scales(poisoned(DType::f32, {total}));
+        index_key_gather({cache.device(), block_table.device(), lens.device(), keys.device(),
+                          f32 ? TensorView{} : scales.device()},
+                         device_context("cuda:simt"));
+        index_key_gather(
+            {cache.host(), block_table.host(), lens.host(), keys.host(), f32 ? TensorView{} : scales.host()},
+            test_context());
+        keys.expect_same();
+        scales.expect_same();
+      }
     }
   }
 }

@@ -50,7 +50,8 @@ Tensor integers(Random& random, std::int64_t count, std::int64_t low, std::int64
   return result;
 }
 
-void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKTransform transform) {
+void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKTransform transform,
+           std::int64_t page = 64) {
   SCOPED_TRACE(testing::Message() << rows << " x " << n << ", k " << k << " " << static_cast<int>(kind) << " "
                                   << to_string(transform));
   Random random(rows + n + k);
@@ -66,10 +67,10 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
   const Twin lengths(std::move(length));
   const Twin starts(std::move(start));
   const std::int64_t requests = std::max<std::int64_t>(rows / 2, 1);
-  Tensor pages = poisoned(DType::i32, {requests, n / 64 + 3});
+  Tensor pages = poisoned(DType::i32, {requests, n / page + 3});
   for (std::int64_t i = 0; i < pages.count(); ++i)
     pages.set(i, static_cast<double>(random.integer(-1, 1 << 20)));
-  const Twin table(std::move(pages), columns(n / 64 + 2));
+  const Twin table(std::move(pages), columns(n / page + 2));
   const Twin owners(integers(random, rows, 0, requests - 1));
   const Twin offsets(integers(random, rows, 0, 1 << 20));
   const Twin out(poisoned(DType::i32, {rows, k + 3}), columns(k));
@@ -79,7 +80,8 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
                   .lengths = view(lengths),
                   .starts = view(starts),
                   .transform = transform,
-                  .out = view(out)};
+                  .out = view(out),
+                  .page = page};
     if (transform == TopKTransform::paged) {
       args.block_table = view(table);
       args.requests = view(owners);
@@ -97,6 +99,10 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
     check(3, 5000, 2048, kind, TopKTransform::plain);
     check(2, 20000, 2048, kind, TopKTransform::paged);
     check(2, 20000, 100, kind, TopKTransform::ragged);
+  }
+  for (const std::int64_t page : {16, 32, 128}) {
+    check(3, 5000, 300, Scores::normal, TopKTransform::paged, page);
+    check(3, 200, 300, Scores::normal, TopKTransform::paged, page);
   }
 }
 
