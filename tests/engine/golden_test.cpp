@@ -83,8 +83,9 @@ TEST(Golden, Fp32GreedyContinuationsTokenForToken) {
 TEST(Golden, Fp32SelectsTheReferencePositions) {
   const auto golden = golden_json("index_topk.json");
   const auto prompts = golden_prompts();
-  const auto prompt = std::find_if(prompts.begin(), prompts.end(),
-                                   [&](const GoldenPrompt& p) { return p.name == golden["prompt"]; });
+  const auto prompt = std::find_if(prompts.begin(), prompts.end(), [&](const GoldenPrompt& p) {
+    return p.name == golden["prompt"].get<std::string>();
+  });
   const auto size = static_cast<std::int64_t>(prompt->ids.size());
   ASSERT_EQ(golden["query_position"], size - 1);
   Trace trace(tiny_model(Precision::fp32), size);

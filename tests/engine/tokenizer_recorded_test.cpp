@@ -49,8 +49,9 @@ TEST(Tokenizer, SplitsLikeOniguruma) {
   const auto all = lines("split_cases.jsonl");
   ASSERT_GT(all.size(), 400u);
   for (const auto& line : all) {
-    const auto* behavior = std::find_if(std::begin(kBehaviors), std::end(kBehaviors),
-                                        [&](const auto& known) { return known.first == line[1]; });
+    const auto* behavior = std::find_if(std::begin(kBehaviors), std::end(kBehaviors), [&](const auto& known) {
+      return known.first == line[1].get<std::string>();
+    });
     std::vector<text::SplitRule> rules;
     try {
       rules.push_back({.pattern = text::Regex::compile(line[0].get<std::string>()),
