@@ -2,8 +2,6 @@
 
 #include <tbb/global_control.h>
 #include <tbb/info.h>
-#include <tbb/parallel_for.h>
-#include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <array>
@@ -17,6 +15,7 @@
 #include "core/cpu_target.hpp"
 #include "core/device_state.hpp"
 #include "core/option_names.hpp"
+#include "core/team.hpp"
 #include "fathom/core/error.hpp"
 
 namespace fathom {
@@ -120,21 +119,20 @@ struct Context::Impl {
   Impl(const ContextOptions& given, std::shared_ptr<DeviceState> state)
       : device_state(std::move(state)),
         options(given),
-        threads(given.threads > 0 ? given.threads : tbb::info::default_concurrency()),
-        arena(threads) {
+        team(given.threads > 0 ? given.threads : tbb::info::default_concurrency()) {
     // TBB makes no more workers than there are cores unless told to. The smallest control wins, so none for
     // the common case.
-    if (threads > tbb::info::default_concurrency()) {
-      parallelism.emplace(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
+    if (team.threads() > tbb::info::default_concurrency()) {
+      parallelism.emplace(tbb::global_control::max_allowed_parallelism,
+                          static_cast<std::size_t>(team.threads()));
     }
   }
 
   std::shared_ptr<DeviceState> device_state;
   ContextOptions options;
   std::atomic<CompileMode> compile_mode = options.compile_mode;
-  int threads;
   std::optional<tbb::global_control> parallelism;
-  tbb::task_arena arena;
+  Team team;
   std::mutex mutex;
   std::map<std::pair<std::string, std::string>, std::int64_t, ByNames> fallbacks;
 };
@@ -170,7 +168,7 @@ Context Context::on_stream(void* stream) const {
   return copy;
 }
 
-int Context::threads() const { return impl_->threads; }
+int Context::threads() const { return impl_->team.threads(); }
 const ContextOptions& Context::options() const { return impl_->options; }
 
 CompileMode Context::compile_mode() const { return impl_->compile_mode.load(std::memory_order_relaxed); }
@@ -183,14 +181,7 @@ bool Context::verbose(std::string_view topic) const {
 }
 
 void Context::parallel_for(std::int64_t count, std::int64_t grain, RangeBody body) const {
-  if (count <= 0) return;
-  grain = std::max<std::int64_t>(grain, 1);
-  if (impl_->threads == 1 || count <= grain) return body(0, count);
-  impl_->arena.execute([&] {
-    tbb::parallel_for(
-        tbb::blocked_range<std::int64_t>(0, count, static_cast<std::size_t>(grain)),
-        [&](const tbb::blocked_range<std::int64_t>& range) { body(range.begin(), range.end()); });
-  });
+  impl_->team.run(count, grain, body);
 }
 
 void Context::count_fallback(std::string_view op, std::string_view implementation) const {

@@ -1,5 +1,8 @@
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <thread>
+#include <vector>
 
 #include "fathom/ops/rms_norm.hpp"
 #include "ops/op_test.hpp"
@@ -49,14 +52,64 @@ TEST(Context, ForcedImplementationIsObeyedOrFails) {
   EXPECT_TRUE(std::isfinite(out[0]));
 }
 
+// Some with fewer pieces than threads, some after a pause in which the threads went away.
 TEST(Context, CoversEveryIndexOnce) {
   for (const int threads : {1, 2, 5}) {
-    std::vector<std::atomic<int>> hits(1000);
-    test_context(threads).parallel_for(1000, 7, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) ++hits[static_cast<std::size_t>(i)];
-    });
-    for (const auto& hit : hits) EXPECT_EQ(hit, 1);
+    for (const std::int64_t count : {1, 2, 3, 7, 8, 61, 1000}) {
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        std::vector<std::atomic<int>> hits(static_cast<std::size_t>(count));
+        test_context(threads).parallel_for(count, 7, [&](std::int64_t begin, std::int64_t end) {
+          EXPECT_LT(begin, end);
+          for (std::int64_t i = begin; i < end; ++i) ++hits[static_cast<std::size_t>(i)];
+        });
+        for (const auto& hit : hits) ASSERT_EQ(hit, 1);
+        if (repeat == 10) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
+    }
   }
+}
+
+TEST(Context, ParallelForTakesLargeCounts) {
+  const std::int64_t count = (std::int64_t{5} << 31) + 3;
+  std::atomic<std::int64_t> sum = 0, highest = 0;
+  test_context(2).parallel_for(count, 1 << 20, [&](std::int64_t begin, std::int64_t end) {
+    sum += end - begin;
+    std::int64_t last = highest;
+    while (last < end && !highest.compare_exchange_weak(last, end)) {
+    }
+  });
+  EXPECT_EQ(sum, count);
+  EXPECT_EQ(highest, count);
+}
+
+TEST(Context, AnExceptionReachesTheCallerAndTheThreadsGoOn) {
+  const Context& context = test_context(2);
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    EXPECT_ERROR(InvalidArgument, "piece 77",
+                 context.parallel_for(100, 1, [&](std::int64_t begin, std::int64_t end) {
+                   if (begin <= 77 && 77 < end) throw InvalidArgument("piece 77");
+                 }));
+    std::atomic<std::int64_t> sum = 0;
+    context.parallel_for(100, 1, [&](std::int64_t begin, std::int64_t end) { sum += end - begin; });
+    EXPECT_EQ(sum, 100);
+  }
+}
+
+TEST(Context, LoopsOfSeveralThreadsAndInsideOfLoops) {
+  const Context& context = test_context(2);
+  std::atomic<std::int64_t> sum = 0;
+  const auto many = [&] {
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      context.parallel_for(8, 1, [&](std::int64_t begin, std::int64_t end) {
+        context.parallel_for(end - begin, 1,
+                             [&](std::int64_t first, std::int64_t last) { sum += last - first; });
+      });
+    }
+  };
+  std::thread other(many);
+  many();
+  other.join();
+  EXPECT_EQ(sum, 2 * 200 * 8);
 }
 
 TEST(TensorView, RefusesSizesThatOverflow) {
