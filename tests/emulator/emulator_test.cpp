@@ -139,7 +139,7 @@ TEST(Emulator, WhatIsMissedIsFound) {
   expect_failure(address + "ptx::st_shared(a + 2, 1);", kWarp, "misaligned");
   expect_failure(address + "shared[4096 + threadIdx.x] = 1;", kWarp, "a write beside the shared memory");
   expect_failure(address + "ptx::mapa(a, 1);", kWarp, "a rank that the cluster does not have");
-  expect_failure(address + "ptx::cp_async_4(a, out, true);", kWarp, "before its copies");
+  expect_failure(address + "ptx::cp_async_4(a, out, true);", kWarp, "ended before its copies");
   expect_failure(address + "float d[4]; ptx::Wgmma<false, 8>::multiply(d, threadIdx.x, 0, 0);",
                  {.grid = {1}, .block = {128}, .shared_bytes = 4096}, "disagree about a product");
   expect_failure(address + "TensorMap map{}; ptx::cp_async_bulk_tensor_2d(a, &map, a, 0, 0, 0);", kWarp,
