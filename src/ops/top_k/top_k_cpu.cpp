@@ -255,7 +255,7 @@ HWY_EXPORT(TopKRows);
 
 void top_k_cpu(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
   const auto rows = HWY_DYNAMIC_DISPATCH(TopKRows);
-  constexpr std::int64_t kScoresPerTask = 1 << 14;
+  constexpr std::int64_t kScoresPerTask = 1 << 11;
   const std::int64_t work = problem.n + problem.k;
   context.parallel_for(problem.rows, kScoresPerTask / work,
                        [&](std::int64_t begin, std::int64_t end) { rows(problem, args, begin, end); });
