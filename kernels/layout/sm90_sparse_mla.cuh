@@ -1,4 +1,4 @@
-// What the host and the Hopper attention kernel agree on. Compiled by both.
+// What the host and the Hopper attention kernels agree on. Compiled by both.
 #pragma once
 #include "layout/sparse_mla.cuh"
 
@@ -7,20 +7,37 @@ namespace fathom {
 struct Sm90MlaKernel {
   SparseMlaKernel mla;
   int aligned_q, aligned_out;  // every head begins at 16 bytes
+  int blocks;                  // of a cluster, which have a token's entries
+  int part;                    // entries of each
 };
 
-/// lora 512 and rope 64; a block has one token and 64 heads and takes 64 entries at a time.
-inline constexpr int kSm90MlaHeads = 64;
+/// lora 512 and rope 64. A block has one token and 8, 16, 32 or 64 heads and takes 64 entries at a time.
 inline constexpr int kSm90MlaEntries = 64;
 inline constexpr int kSm90MlaBlocks = 9;  // of 64 columns: 128 bytes of bf16
 inline constexpr int kSm90MlaTile = kSm90MlaBlocks * 64 * 128;
 inline constexpr int kSm90MlaBuffers = 2;
 inline constexpr int kSm90MlaTopK = 2048;  // at most: the list lies in shared memory
-inline constexpr int kSm90MlaThreads = 384;
+inline constexpr int kSm90MlaPart = 256;   // of the decode class
+inline constexpr int kSm90MlaThreads = 512;
+inline constexpr int kSm90MlaProducers = 256;
 
-/// Queries, entries, the list, what the two halves tell each other, barriers.
-inline constexpr int kSm90MlaShared =
-    1024 + (1 + kSm90MlaBuffers) * kSm90MlaTile + 4 * kSm90MlaTopK + 4 * 2 * kSm90MlaHeads + 64;
-static_assert(kSm90MlaShared <= 227 * 1024);
+inline constexpr int sm90_mla_heads(long long heads) {
+  return heads <= 8 ? 8 : heads <= 16 ? 16 : heads <= 32 ? 32 : 64;
+}
+/// Partial results of a block: those of the warpgroups that go through entries of their own.
+inline constexpr int sm90_mla_parts(int heads) { return heads == 64 ? 1 : 2; }
+/// Floats from head to head of a partial result: 16 bytes more than a row, so that heads begin in different banks.
+inline constexpr int kSm90MlaRow = 512 + 4;
+static_assert(4 * kSm90MlaRow * 64 <= kSm90MlaBuffers * kSm90MlaTile && 4 * kSm90MlaRow * 32 <= kSm90MlaTile);
+
+/// Queries, entries (later partial results), the list (later weights of the parts), what warps tell each other, maxima
+/// and totals of the parts, barriers.
+inline constexpr int kSm90MlaExchange = 2 * 4 * 32;
+inline constexpr int kSm90MlaStatistics = 2 * 64;
+inline constexpr int sm90_mla_shared(int heads) {
+  return 1024 + kSm90MlaBlocks * heads * 128 + kSm90MlaBuffers * kSm90MlaTile + 4 * kSm90MlaTopK +
+         4 * (kSm90MlaExchange + kSm90MlaStatistics) + 64;
+}
+static_assert(sm90_mla_shared(64) <= 227 * 1024);
 
 }  // namespace fathom

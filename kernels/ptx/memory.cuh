@@ -18,6 +18,11 @@ __device__ __forceinline__ float4 ld_shared_cluster(u32 remote) {
                : "memory");
   return v;
 }
+__device__ __forceinline__ float ld_shared_cluster_1(u32 remote) {
+  float value;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
+  return value;
+}
 /// Stores to a block of the cluster and counts the four bytes at a barrier there; no fence is needed.
 __device__ __forceinline__ void st_async(u32 remote, float value, u32 remote_barrier) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(remote), "f"(value),
@@ -62,6 +67,11 @@ __device__ __forceinline__ int4 ld_shared_int4(u32 address) {
 __device__ __forceinline__ void st_shared_int4(u32 address, int4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
+}
+
+/// Brings the 128 bytes around an address of global memory into the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 
 /// Copies 16 (4) bytes to shared memory in the background, or zeros where `live` is false.

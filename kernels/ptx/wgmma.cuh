@@ -128,13 +128,31 @@ FATHOM_WGMMA(24, 192, "%96", "%97", "%98")
 FATHOM_WGMMA(32, 256, "%128", "%129", "%130")
 
 
-/// D[64, 256] += A[64, 16] * B[16, 256], bf16, with B as wgmma_transposed_low() has it.
-struct WgmmaTransposed256 {
-  static __device__ __forceinline__ void multiply(float (&d)[128], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FATHOM_L32 "}, %128, %129, 1, 1, 1, 0, 1;"
-                 : FATHOM_D32
+/// D[64, 128] += A[64, 16] * B[16, 128], bf16, with B as wgmma_transposed_low() has it.
+struct WgmmaTransposed128 {
+  static __device__ __forceinline__ void multiply(float (&d)[64], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FATHOM_L16 "}, %64, %65, 1, 1, 1, 0, 1;"
+                 : FATHOM_D16
                  : "l"(a), "l"(b));
   }
 };
+
+/// D[64, N] += A[64, 16] * B[N, 16]^T, bf16, with A as wgmma_transposed_low() has it: k is its first axis in memory.
+template <int kN>
+struct WgmmaTransposedA;
+
+#define FATHOM_WGMMA_TRANSPOSED_A(count, n, a_operand, b_operand)                                                 \
+  template <>                                                                                                    \
+  struct WgmmaTransposedA<n> {                                                                                   \
+    static __device__ __forceinline__ void multiply(float (&d)[4 * count], u64 a, u64 b) {                       \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" FATHOM_L##count "}, " a_operand  \
+                   ", " b_operand ", 1, 1, 1, 1, 0;"                                                             \
+                   : FATHOM_D##count                                                                             \
+                   : "l"(a), "l"(b));                                                                            \
+    }                                                                                                            \
+  };
+FATHOM_WGMMA_TRANSPOSED_A(1, 8, "%4", "%5")
+FATHOM_WGMMA_TRANSPOSED_A(2, 16, "%8", "%9")
+FATHOM_WGMMA_TRANSPOSED_A(4, 32, "%16", "%17")
 
 }  // namespace fathom::ptx

@@ -143,8 +143,12 @@ void multiply(Block& block, Product& product) {
   const u32 depth = product.fp8 ? 32 : 16;
   const auto columns = static_cast<u32>(product.columns);
   static float a[32 * 64], b[32 * 256], d[64 * 256];
-  read_operand(Operand(block, product.a), product.fp8, 64, a);
-  if (product.transposed) {
+  if (product.transposed == 'a') {
+    read_transposed(Operand(block, product.a), 64, a);
+  } else {
+    read_operand(Operand(block, product.a), product.fp8, 64, a);
+  }
+  if (product.transposed == 'b') {
     read_transposed(Operand(block, product.b), columns, b);
   } else {
     read_operand(Operand(block, product.b), product.fp8, columns, b);
@@ -266,7 +270,7 @@ void bulk_commit() { ++self().stores.commits; }
 void bulk_wait_read() { drain(self().stores, 0); }
 
 void wgmma(bool fp8, int columns, float* d, unsigned long long a, unsigned long long b, bool add,
-           bool transposed) {
+           char transposed) {
   Thread& thread = self();
   Warpgroup& group = thread.home->warpgroups[static_cast<std::size_t>(thread.linear / 128)];
   const u32 index = thread.products++ - group.first;

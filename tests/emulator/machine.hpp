@@ -56,7 +56,7 @@ void bulk_wait_read();
 
 // Products of a warpgroup.
 void wgmma(bool fp8, int columns, float* d, unsigned long long a, unsigned long long b, bool add,
-           bool transposed);
+           char transposed);
 void wgmma_commit();
 void wgmma_wait(int pending);
 

@@ -68,7 +68,8 @@ struct NamedBarrier {
 };
 
 struct Product {
-  bool fp8, add, transposed;
+  bool fp8, add;
+  char transposed;  // 'a' or 'b' if that operand is, else 0
   int columns;
   u64 a, b;
   u32 group;

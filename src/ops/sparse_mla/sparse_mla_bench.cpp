@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <random>
 
 #include "bench.hpp"
@@ -6,36 +7,43 @@
 
 namespace fathom {
 
-// Every token reads top_k random slots of a cache of 4 * top_k, ascending. The problem's flops are those of
-// both products.
+// Every token reads top_k random slots of 4 * top_k, ascending: of one request, or on a device, whose caches
+// would hold that, of up to 128 requests with such caches of their own. The problem's flops are those of both
+// products.
 BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<SparseMlaProblem>(text);
-  const std::int64_t slots = 4 * p.top_k;
+  const std::int64_t each = 4 * p.top_k;
+  const bool on_device = context.device().kind != DeviceKind::host;
+  const std::int64_t requests = on_device && p.tokens <= 512 ? std::clamp<std::int64_t>(p.tokens, 1, 128) : 1;
+  const std::int64_t slots = requests * each;
   const std::int64_t dim = p.lora + p.rope_dim;
   const std::int64_t width = p.cache == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope_dim) : dim;
   const auto q = bench_normal(p.q, {p.tokens, p.heads, dim});
   const auto cache = bench_buffer(slots * width * size_of(p.cache));
   {
-    const auto entries = bench_normal(DType::f32, {slots, dim});
-    const TensorView all = entries->host_view(DType::f32, {slots, dim});
+    const auto entries = bench_normal(DType::f32, {each, dim});
+    const TensorView all = entries->host_view(DType::f32, {each, dim});
     TensorView latent = all, rope = all;
     latent.shape[1] = p.lora;
     rope.shape[1] = p.rope_dim;
     rope.data = all.as<float>() + p.lora;
-    const Buffer slot(slots * 4);
-    for (std::int64_t i = 0; i < slots; ++i)
+    const Buffer slot(each * 4);
+    const Buffer request(each * width * size_of(p.cache));
+    for (std::int64_t i = 0; i < each; ++i)
       reinterpret_cast<std::int32_t*>(slot.data())[i] = static_cast<std::int32_t>(i);
     mla_cache_store({.latent = latent,
                      .rope = rope,
-                     .slots = slot.view(DType::i32, {slots}),
-                     .cache = cache->host_view(p.cache, {slots, width})},
+                     .slots = slot.view(DType::i32, {each}),
+                     .cache = request.view(p.cache, {each, width})},
                     Context({.threads = context.threads()}));
+    cache->repeat({request.data(), static_cast<std::size_t>(each * width * size_of(p.cache))});
   }
   const auto indices = bench_buffer(p.tokens * p.top_k * 4);
   std::mt19937 engine(1);
   for (std::int64_t i = 0; i < p.tokens * p.top_k; ++i)
     reinterpret_cast<std::int32_t*>(indices->data())[i] =
-        static_cast<std::int32_t>(4 * (i % p.top_k) + static_cast<std::int64_t>(engine() % 4));
+        static_cast<std::int32_t>(i / p.top_k * requests / p.tokens * each + 4 * (i % p.top_k) +
+                                  static_cast<std::int64_t>(engine() % 4));
   const auto out = bench_buffer(p.tokens * p.heads * p.lora * size_of(p.out));
   return {
       .problem = problem_string(p),
@@ -46,7 +54,8 @@ BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
                     .cache = cache->view(p.cache, {slots, width}),
                     .indices = indices->view(DType::i32, {p.tokens, p.top_k}),
                     .softmax_scale = 0.072f,
-                    .out = out->view(p.out, {p.tokens, p.heads, p.lora})},
+                    .out = out->view(p.out, {p.tokens, p.heads, p.lora}),
+                    .decode = p.decode},
                    context);
       }};
 }

@@ -1,17 +1,23 @@
+#include <fmt/format.h>
+
 #include "cuda/device_context.hpp"
 #include "layout/sm90_sparse_mla.cuh"
 #include "ops/simt_kernel.hpp"
 #include "ops/sm90.hpp"
+#include "ops/sm90_gemm.hpp"
 #include "ops/sm90_mqa.hpp"
 #include "ops/sparse_mla/sparse_mla_impl.hpp"
 
 namespace fathom {
 namespace {
 
-jit::Source source(const OneForm&) {
-  return simt_source({.name = "sparse_mla.sm90",
+struct Form {
+  std::int32_t heads;  // of a block
+};
+jit::Source source(const Form& form) {
+  return simt_source({.name = fmt::format("sparse_mla.sm90_h{}", form.heads),
                       .header = "sm90/sparse_mla.cuh",
-                      .function = "sm90_sparse_mla",
+                      .function = fmt::format("sm90_sparse_mla<{}>", form.heads),
                       .args = "Sm90MlaKernel",
                       .args_bytes = sizeof(Sm90MlaKernel),
                       .threads = kSm90MlaThreads,
@@ -42,21 +48,29 @@ Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& 
 
 void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0) return;
+  // Lists that fit one part have no use for a cluster, and the same sums without.
+  const int part = in_decode_class(problem.decode, context) ? kSm90MlaPart : kSm90MlaTopK;
+  const int blocks = std::max(1, static_cast<int>(ceil_div(problem.top_k, part)));
   const Sm90MlaKernel kernel{.mla = sparse_mla_kernel(problem, args),
                              .aligned_q = suits_bulk_copies(args.q),
-                             .aligned_out = suits_bulk_copies(args.out)};
-  const auto parts = static_cast<unsigned>((problem.heads + kSm90MlaHeads - 1) / kSm90MlaHeads);
-  launch_simt(source,
-              {.grid = {static_cast<unsigned>(problem.tokens), parts},
+                             .aligned_out = suits_bulk_copies(args.out),
+                             .blocks = blocks,
+                             .part = part};
+  const int heads = sm90_mla_heads(problem.heads);
+  const std::int64_t groups = ceil_div(problem.heads, heads);
+  const auto cluster = static_cast<unsigned>(blocks);
+  jit::launch(jit::kernel(context, source, Form{heads}),
+              {.grid = {static_cast<unsigned>(problem.tokens * groups) * cluster},
                .block = {kSm90MlaThreads},
-               .shared_bytes = kSm90MlaShared},
+               .cluster = {cluster},
+               .shared_bytes = sm90_mla_shared(heads)},
               context, kernel);
 }
 
 std::vector<jit::Source> sparse_mla_sm90_kernels(const SparseMlaProblem& problem,
                                                  const cuda::DeviceInfo& device) {
   if (verdict(problem, device)) return {};
-  return {source({})};
+  return {source({sm90_mla_heads(problem.heads)})};
 }
 
 }  // namespace fathom

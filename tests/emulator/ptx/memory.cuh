@@ -11,6 +11,7 @@ inline T& shared_value(u32 address) {
 
 inline u32 mapa(u32 address, u32 rank) { return emulator::mapa(address, rank); }
 inline float4 ld_shared_cluster(u32 remote) { return shared_value<float4>(remote); }
+inline float ld_shared_cluster_1(u32 remote) { return shared_value<float>(remote); }
 inline void st_async(u32 remote, float value, u32 remote_barrier) {
   emulator::store_async(remote, __float_as_uint(value), remote_barrier);
 }
@@ -24,6 +25,8 @@ inline void st_shared_4(u32 address, float4 v) { shared_value<float4>(address) =
 inline void st_shared(u32 address, float value) { shared_value<float>(address) = value; }
 inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
 inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
+
+inline void prefetch_l2(const void*) {}
 
 inline void cp_async_16(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 16, live); }
 inline void cp_async_4(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 4, live); }

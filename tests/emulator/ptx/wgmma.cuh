@@ -21,11 +21,15 @@ inline u32 wgmma_transposed_low(u32 address, u32 block) { return (address & 0x3F
 template <bool kFp8, int kN>
 struct Wgmma {
   static void multiply(float (&d)[kN / 2], u64 a, u64 b, int add) {
-    emulator::wgmma(kFp8, kN, d, a, b, add != 0, false);
+    emulator::wgmma(kFp8, kN, d, a, b, add != 0, 0);
   }
 };
-struct WgmmaTransposed256 {
-  static void multiply(float (&d)[128], u64 a, u64 b) { emulator::wgmma(false, 256, d, a, b, true, true); }
+struct WgmmaTransposed128 {
+  static void multiply(float (&d)[64], u64 a, u64 b) { emulator::wgmma(false, 128, d, a, b, true, 'b'); }
+};
+template <int kN>
+struct WgmmaTransposedA {
+  static void multiply(float (&d)[kN / 2], u64 a, u64 b) { emulator::wgmma(false, kN, d, a, b, true, 'a'); }
 };
 
 }  // namespace fathom::ptx
