@@ -42,7 +42,8 @@ __device__ __forceinline__ void dsa_row(const DsaMetadataKernel& args, long long
   const long long position = length > 0 ? length - 1 : 0;
   const long long page = length > 0 ? dsa_page(args, b, position / args.page_tokens) : -1;
   args.positions[row] = static_cast<int>(position);
-  args.slots[row] = page < 0 ? -1 : static_cast<int>(page * args.page_tokens + position % args.page_tokens);
+  const long long slot = page * args.page_tokens + position % args.page_tokens;
+  args.slots[row] = page < 0 || slot >= 1ll << 31 ? -1 : static_cast<int>(slot);
   args.requests[row] = static_cast<int>(b);
   args.seqlens_expanded[row] = static_cast<int>(length);
   args.topk_lens[row] = static_cast<int>(length < args.index_topk ? length : args.index_topk);

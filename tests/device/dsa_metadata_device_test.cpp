@@ -90,6 +90,11 @@ TEST(DsaMetadataOnDevice, DropsWhatDoesNotFit) {
   EXPECT_EQ(at(got.slots, 3), -1);
   EXPECT_EQ(at(got.requests, 3), 1);
   EXPECT_EQ(at(got.cache_seqlens, 1), 14);
+
+  step.page_table.set(2 * static_cast<std::int64_t>(step.request_ids[0]) + 1, 1 << 25);
+  device.page_table.upload(step.page_table);
+  device.run(device_context("cuda:simt"));
+  EXPECT_EQ(at(dsa_metadata_in(p, device.out.download().view).slots, 1), -1) << "64 << 25 is no i32";
 }
 
 }  // namespace

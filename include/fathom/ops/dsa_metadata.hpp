@@ -47,7 +47,7 @@ struct DsaMetadataProblem {
 
   /// The paged scores' view of the rows: requests of next_n rows, or, packed, every row a request of its own.
   std::int64_t next_n() const { return packed || batch == 0 ? 1 : rows / batch; }
-  std::int64_t paged_batch() const { return batch == 0 ? 0 : rows / next_n(); }
+  std::int64_t paged_batch() const { return packed && batch > 0 ? rows : batch; }
 };
 
 /// i32, contiguous. A row sees positions 0 .. its own of its request, so its length is its position + 1.
@@ -99,9 +99,9 @@ struct DsaMetadataArgs {
 /// with other lengths gives the metadata of those it is replayed with.
 ///
 /// Throws InvalidArgument if a shape or dtype differs or, on the host, new tokens do not fit `rows` or the
-/// page table, a request is none of the table's, or a page in use is negative; nothing is written then. On a
-/// device, where none of this is looked at, rows that do not fit are dropped, and a token without a page has
-/// slot -1.
+/// page table, a request is none of the table's, a new token has no page, or a slot or a sum is 2^31 or more;
+/// nothing is written then. On a device, where none of this is looked at, rows that do not fit are dropped,
+/// and a token without a page, or with one whose slots are too large, has slot -1.
 void dsa_metadata(const DsaMetadataArgs& args, const Context& context);
 
 /// Elements of one i32 buffer that holds all outputs of a problem, and the outputs in it.

@@ -1,6 +1,8 @@
 // dsa_metadata: checks, and how the outputs lie in one buffer.
 #include "fathom/ops/dsa_metadata.hpp"
 
+#include <algorithm>
+
 #include "ops/cache_layout.hpp"
 #include "ops/dispatch.hpp"
 #include "ops/dsa_metadata/dsa_metadata_impl.hpp"
@@ -18,6 +20,8 @@ constexpr Impl kImplementations[] = {
 
 constexpr ForwardMode kModes[] = {ForwardMode::extend, ForwardMode::decode, ForwardMode::target_verify,
                                   ForwardMode::draft_extend, ForwardMode::idle};
+
+constexpr std::int64_t kMostCounted = std::int64_t{1} << 31;  // in i32 outputs
 
 // What no entry of a list of outputs may look like is written once: shape, dtype, contiguity.
 void check_output(const Expect& expect, std::string_view name, const TensorView& view,
@@ -57,7 +61,8 @@ void check_outputs(const Expect& expect, const DsaMetadataProblem& p, const DsaM
 }
 
 void check_lengths(const Expect& expect, const DsaMetadataProblem& p, const DsaMetadataArgs& args) {
-  std::int64_t rows = 0;
+  const std::int64_t pages = kMostCounted / p.page_tokens;  // whose slots are i32
+  std::int64_t rows = 0, keys = 0, chosen = 0;
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const auto place = [b](std::int64_t value) {
       return std::to_string(value) + " at [" + std::to_string(b) + "]";
@@ -81,9 +86,14 @@ void check_lengths(const Expect& expect, const DsaMetadataProblem& p, const DsaM
           std::to_string(p.max_pages) + " pages of " + std::to_string(p.page_tokens));
     }
     for (std::int64_t page = prefix / p.page_tokens; page * p.page_tokens < prefix + extend; ++page) {
-      if (const std::int32_t number = int_at(args.page_table, sequence, page); number < 0)
-        expect.fail("page_table", "hold the pages of the new tokens", place(number));
+      if (const std::int32_t number = int_at(args.page_table, sequence, page); number < 0 || number >= pages)
+        expect.fail("page_table", "hold pages from 0 to " + std::to_string(pages - 1) + " for the new tokens",
+                    place(number));
     }
+    keys += prefix + extend;
+    for (std::int64_t i = 1; i <= extend; ++i) chosen += std::min(prefix + i, p.index_topk);
+    if (keys >= kMostCounted || chosen >= kMostCounted)
+      expect.fail("prefix_lens", "have sums below 2^31", std::to_string(std::max(keys, chosen)));
   }
 }
 
@@ -105,6 +115,7 @@ DsaMetadataProblem validate(const DsaMetadataArgs& args, Device device) {
       .tables = out.block_table.given() || out.row_block_table.given(),
   };
   expect.at_least("page_tokens", problem.page_tokens, 1);
+  expect.that(problem.page_tokens < kMostCounted, "page_tokens", "be below 2^31", problem.page_tokens);
   expect.at_least("index_topk", problem.index_topk, 1);
   if (problem.packed) expect.tensor("extend_lens", args.extend_lens, {DType::i32}, {problem.batch});
   if (args.request_ids.given()) {

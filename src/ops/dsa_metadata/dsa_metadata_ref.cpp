@@ -78,7 +78,7 @@ class Writer {
   void pages(const TensorView& table, std::int64_t row, std::int64_t sequence, std::int64_t length) const {
     const std::int64_t used = (length + p_.page_tokens - 1) / p_.page_tokens;
     for (std::int64_t i = 0; i < p_.max_pages; ++i)
-      put(table, row * p_.max_pages + i, i < used ? int_at(args_.page_table, sequence, i) : -1);
+      put(table, row * p_.max_pages + i, i < used ? std::max(int_at(args_.page_table, sequence, i), -1) : -1);
   }
 
   const DsaMetadataProblem& p_;

@@ -183,8 +183,20 @@ TEST(DsaMetadata, RejectsBadArguments) {
   expect_error("'request_ids' must be rows of the page table, below 4, got 4 at [1]", good);
   set(step.request_ids, 0, 1);
   set(step.page_table, 5, -1);
-  expect_error("'page_table' must hold the pages of the new tokens, got -1 at [1]", good);
+  expect_error("'page_table' must hold pages from 0 to 33554431 for the new tokens, got -1 at [1]", good);
+  set(step.page_table, 5, 1 << 25);
+  expect_error("'page_table' must hold pages from 0 to 33554431 for the new tokens, got 33554432 at [1]",
+               good);
   DsaMetadataArgs args = good;
+  args.page_tokens = std::int64_t{1} << 62;
+  expect_error("'page_tokens' must be below 2^31, got", args);
+  args.page_tokens = 1 << 30;
+  set(step.page_table, 0, 2);
+  expect_error("'page_table' must hold pages from 0 to 1 for the new tokens, got 2 at [1]", args);
+  set(step.page_table, 0, 1);
+  set(step.prefix_lens, (1 << 30) - 1, (1 << 30) - 1);
+  expect_error("'prefix_lens' must have sums below 2^31, got 2147483648", args);
+  args = good;
   args.mode = ForwardMode::extend;
   expect_error("'cu_seqlens_q' must have shape [3], got [5]", args);
   args.mode = ForwardMode::decode;

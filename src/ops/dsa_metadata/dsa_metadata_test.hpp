@@ -84,6 +84,7 @@ inline std::vector<DsaMetadataProblem> dsa_metadata_problems() {
                                            of(ForwardMode::decode, 1, 1, false),
                                            of(ForwardMode::decode, 300, 300, false),
                                            of(ForwardMode::target_verify, 3, 24, false),
+                                           of(ForwardMode::target_verify, 3, 0, false),
                                            of(ForwardMode::target_verify, 70, 280, false),
                                            of(ForwardMode::draft_extend, 5, 20, false),
                                            of(ForwardMode::draft_extend, 5, 20, true),
