@@ -137,8 +137,8 @@ Team::~Team() { shared_->stop.store(true); }
 
 void Team::invite(int count) {
   for (int i = 0; i < count; ++i) {
-    shared_->helpers.fetch_add(1);
     arena_.enqueue([shared = shared_] { shared->help(); });
+    shared_->helpers.fetch_add(1);  // not before: enqueue may throw
   }
 }
 
@@ -162,9 +162,10 @@ void Team::run(std::int64_t count, std::int64_t grain, RangeBody body) {
   s.body = &body;
   s.grain = grain;
   s.most_inside.store(static_cast<std::uint64_t>(parts - 1), std::memory_order_relaxed);
+  // Before the loop is open: nobody may be inside when this throws.
+  invite(static_cast<int>(parts) - 1 - s.helpers.load(std::memory_order_relaxed));
   const std::uint64_t loop = (s.state.load(std::memory_order_relaxed) >> 32) + 1;
   s.state.store(loop << 32 | Shared::kOpen, std::memory_order_release);
-  invite(static_cast<int>(parts) - 1 - s.helpers.load(std::memory_order_relaxed));
   s.work(0);
   s.state.fetch_and(~Shared::kOpen);
   wait_until([&] { return (s.state.load(std::memory_order_acquire) & Shared::kInside) == 0; }, true);
