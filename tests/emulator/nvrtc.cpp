@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include <regex>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cuda/driver_types.hpp"
@@ -73,7 +75,7 @@ std::string own_library() {
   return fs::canonical(info.dli_fname).string();
 }
 
-/// Runs a command, its output into `log`. Whether it succeeded.
+/// Runs a command, its output into the file `log`. Whether it succeeded.
 bool run(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> words;
   for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
@@ -91,14 +93,20 @@ bool run(const std::vector<std::string>& command, const fs::path& log) {
   variables.push_back(nullptr);
   const int error = posix_spawnp(&child, words[0], &actions, nullptr, words.data(), variables.data());
   posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) throw std::system_error(error, std::generic_category(), command[0]);
   int status = 1;
-  return error == 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 bool compile(cuda::NvrtcProgramObject& program) {
   std::string folder = (fs::temp_directory_path() / "fathom-emulator-XXXXXX").string();
-  if (mkdtemp(folder.data()) == nullptr) return false;
+  if (mkdtemp(folder.data()) == nullptr) throw std::system_error(errno, std::generic_category(), folder);
   const fs::path place = folder;
+  const auto remove = [](const fs::path* made) {
+    std::error_code ignored;
+    if (std::getenv("FATHOM_EMULATOR_KEEP") == nullptr) fs::remove_all(*made, ignored);
+  };
+  const std::unique_ptr<const fs::path, decltype(remove)> removed(&place, remove);  // whatever happens
   const fs::path here = FATHOM_EMULATOR_DIR;
   for (const auto& [name, text] : program.headers) {
     if (fs::exists(here / name)) continue;  // a twin of ours
@@ -125,7 +133,6 @@ bool compile(cuda::NvrtcProgramObject& program) {
   const bool compiled = run(command, place / "log");
   program.log = read(place / "log");
   if (compiled) program.object = read(place / "kernel.so");
-  if (std::getenv("FATHOM_EMULATOR_KEEP") == nullptr) fs::remove_all(place);
   return compiled;
 }
 
