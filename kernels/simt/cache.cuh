@@ -4,6 +4,7 @@
 #include "layout/cache.cuh"
 #include "simt/group_quant.cuh"
 #include "simt/rows.cuh"
+#include "simt/scan.cuh"
 
 namespace fathom::simt {
 
@@ -159,7 +160,7 @@ __device__ inline void mla_cache_store(const MlaCacheStoreKernel& args) {
 
 /// One block. Requests are taken 256 at a time; each tells the workers that start in it.
 __device__ inline void paged_mqa_schedule(const PagedMqaScheduleKernel& args) {
-  __shared__ long long scan[kRowThreads];
+  __shared__ long long sums[kRowThreads / 32];
   const auto splits_of = [&](long long b) {
     int keys = 0;
     for (long long i = 0; i < args.next_n; ++i) {
@@ -180,22 +181,15 @@ __device__ inline void paged_mqa_schedule(const PagedMqaScheduleKernel& args) {
   for (long long first = 0; first < args.batch; first += kRowThreads) {
     const long long b = first + threadIdx.x;
     const long long splits = b < args.batch ? splits_of(b) : 0;
-    scan[threadIdx.x] = splits;
-    __syncthreads();
-    for (int distance = 1; distance < kRowThreads; distance *= 2) {
-      const long long before = threadIdx.x >= distance ? scan[threadIdx.x - distance] : 0;
-      __syncthreads();
-      scan[threadIdx.x] += before;
-      __syncthreads();
-    }
-    const long long end = base + scan[threadIdx.x];
+    long long all;
+    const long long end = base + inclusive_sum<kRowThreads>(splits, sums, all);
     const long long begin = end - splits;
-    base += scan[kRowThreads - 1];
+    base += all;
     // The first worker that starts at `begin` or later.
     long long worker = begin <= more * (each + 1) ? (begin + each) / (each + 1)
                                                   : more + (begin - more * (each + 1) + each - 1) / each;
     for (; splits > 0 && worker <= args.workers && start_of(worker) < end; ++worker) put(worker, b, start_of(worker) - begin);
-    __syncthreads();  // scan is written again
+    __syncthreads();  // sums are written again
   }
   for (long long worker = threadIdx.x; worker <= args.workers; worker += kRowThreads) {
     if (start_of(worker) >= total) put(worker, args.batch, 0);

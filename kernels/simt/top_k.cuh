@@ -5,6 +5,7 @@
 #pragma once
 #include "layout/top_k.cuh"
 #include "simt/cache.cuh"
+#include "simt/scan.cuh"
 
 namespace fathom::simt {
 
@@ -34,11 +35,7 @@ struct TopK {
   /// The sum of the values of the threads before this one.
   __device__ static int scan(int value, int& total) {
     __shared__ int sums[kWarps];
-    int sum = value;
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      const int before = __shfl_up_sync(0xffffffffu, sum, lanes);
-      if (lane_id() >= lanes) sum += before;
-    }
+    const int sum = warp_inclusive_sum(value, lane_id());
     __syncthreads();  // everybody has read sums
     if (lane_id() == 31) sums[warp()] = sum;
     __syncthreads();

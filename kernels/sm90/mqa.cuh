@@ -12,6 +12,7 @@
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
+#include "simt/scan.cuh"
 
 namespace fathom {
 
@@ -103,24 +104,15 @@ struct Sm90Mqa {
     const int thread = static_cast<int>(threadIdx.x);
     int total = 0;
     for (int first = 0; first < args.requests; first += kSm90MqaThreads) {
-      int sum = 0;
+      int count = 0;
       if (first + thread < args.requests) {
         const Window range = tiles_of(first + thread);
-        sum = range.last - range.first;
+        count = range.last - range.first;
       }
-      const int mine = sum;
-      for (int lanes = 1; lanes < 32; lanes *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, lanes);
-        if (thread % 32 >= lanes) sum += other;
-      }
-      if (thread % 32 == 31) sums[thread / 32] = sum;
-      __syncthreads();
-      int offset = total;
-      for (int w = 0; w < kSm90MqaThreads / 32; ++w) {
-        offset += w < thread / 32 ? sums[w] : 0;
-        total += sums[w];
-      }
-      if (first + thread < args.requests) before[first + thread] = offset + sum - mine;
+      int all;
+      const int through = simt::inclusive_sum<kSm90MqaThreads>(count, sums, all);
+      if (first + thread < args.requests) before[first + thread] = total + through - count;
+      total += all;
       __syncthreads();
     }
     if (thread == 0) before[args.requests] = total;
