@@ -24,9 +24,6 @@
 // in the source: see nvrtc.cpp.
 #define __shared__ static thread_local
 
-namespace fathom {
-namespace emulator = ::fathom::emulator;
-}
 using fathom::emulator::fathom_emulator_self;
 
 #define threadIdx (fathom_emulator_self->thread)

@@ -322,8 +322,8 @@ unsigned mapa(unsigned address, unsigned rank) {
 }
 
 void bar(int name, unsigned threads, bool waits) {
-  NamedBarrier& barrier = self().home->bars[name];
   if (name < 0 || name > 15 || threads % 32 != 0) fail("a named barrier of wrong arguments");
+  NamedBarrier& barrier = self().home->bars[name];
   if (barrier.arrived > 0 && barrier.expected != threads) fail("threads disagree how many share a barrier");
   barrier.expected = threads;
   if (++barrier.arrived == threads) {

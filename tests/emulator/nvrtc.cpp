@@ -123,8 +123,10 @@ bool compile(cuda::NvrtcProgramObject& program) {
                                    "-fno-strict-aliasing",
                                    "-fwrapv",
                                    "-ffp-contract=off",
-                                   "-fvisibility=hidden",
-                                   "-fno-gnu-unique"};
+                                   "-fvisibility=hidden"};
+#ifndef __clang__  // knows neither the option nor such symbols, which keep a library from being unloaded
+  command.emplace_back("-fno-gnu-unique");
+#endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     command.insert(command.end(), {"-mavx2", "-mfma"});
   command.insert(command.end(),

@@ -21,7 +21,7 @@ constexpr Impl kImplementations[] = {
 constexpr ForwardMode kModes[] = {ForwardMode::extend, ForwardMode::decode, ForwardMode::target_verify,
                                   ForwardMode::draft_extend, ForwardMode::idle};
 
-constexpr std::int64_t kMostCounted = std::int64_t{1} << 31;  // in i32 outputs
+constexpr std::int64_t kPastI32 = std::int64_t{1} << 31;
 
 // What no entry of a list of outputs may look like is written once: shape, dtype, contiguity.
 void check_output(const Expect& expect, std::string_view name, const TensorView& view,
@@ -61,7 +61,7 @@ void check_outputs(const Expect& expect, const DsaMetadataProblem& p, const DsaM
 }
 
 void check_lengths(const Expect& expect, const DsaMetadataProblem& p, const DsaMetadataArgs& args) {
-  const std::int64_t pages = kMostCounted / p.page_tokens;  // whose slots are i32
+  const std::int64_t pages = kPastI32 / p.page_tokens;  // whose slots are i32
   std::int64_t rows = 0, keys = 0, chosen = 0;
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const auto place = [b](std::int64_t value) {
@@ -92,7 +92,7 @@ void check_lengths(const Expect& expect, const DsaMetadataProblem& p, const DsaM
     }
     keys += prefix + extend;
     for (std::int64_t i = 1; i <= extend; ++i) chosen += std::min(prefix + i, p.index_topk);
-    if (keys >= kMostCounted || chosen >= kMostCounted)
+    if (keys >= kPastI32 || chosen >= kPastI32)
       expect.fail("prefix_lens", "have sums below 2^31", std::to_string(std::max(keys, chosen)));
   }
 }
@@ -115,7 +115,7 @@ DsaMetadataProblem validate(const DsaMetadataArgs& args, Device device) {
       .tables = out.block_table.given() || out.row_block_table.given(),
   };
   expect.at_least("page_tokens", problem.page_tokens, 1);
-  expect.that(problem.page_tokens < kMostCounted, "page_tokens", "be below 2^31", problem.page_tokens);
+  expect.that(problem.page_tokens < kPastI32, "page_tokens", "be below 2^31", problem.page_tokens);
   expect.at_least("index_topk", problem.index_topk, 1);
   if (problem.packed) expect.tensor("extend_lens", args.extend_lens, {DType::i32}, {problem.batch});
   if (args.request_ids.given()) {
