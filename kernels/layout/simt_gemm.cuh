@@ -25,6 +25,13 @@ struct SimtGemmArgs {
   int accumulate;  // adds to what out holds
 };
 
+/// The same for every group of a batch; `gemm` describes the first. Elements from one group to the next.
+struct SimtBatchedGemmArgs {
+  SimtGemmArgs gemm;
+  long long groups;
+  long long a_group, b_group, out_group, b_scale_group;
+};
+
 /// Rows of many groups, each with weights of its own. `gemm` describes the rows of all groups (of the first block
 /// in the masked layout), without b and its scales.
 struct SimtGroupedArgs {

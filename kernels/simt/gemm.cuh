@@ -65,7 +65,7 @@ struct EveryRow {
 };
 
 /// `stores(row)` says whether a row of the tile is wanted.
-template <class Element, class Rows = EveryRow>
+template <class Element, class Rows = EveryRow, class Weights = Element>
 __device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, long long row, long long column,
                              Rows stores = {}) {
   const int x = static_cast<int>(threadIdx.x) % kSide;
@@ -78,7 +78,7 @@ __device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, lon
     for (long long k = begin; k < end; k += kDepth) {
       __syncthreads();  // everybody has read the tiles before
       load<Element>(shared.a, args.a, args.a_row, row, args.m, k, end);
-      load<Element>(shared.b, args.b, args.b_row, column, args.n, k, end);
+      load<Weights>(shared.b, args.b, args.b_row, column, args.n, k, end);
       __syncthreads();
       // Beyond the end both are zero: that adds +0, which changes no sum.
 #pragma unroll 4
@@ -115,15 +115,21 @@ __device__ void compute_tile(const SimtGemmArgs& args, SharedMemory& shared, lon
   }
 }
 
-/// Tiles are numbered along m first, so that blocks which run together share rows of b.
-template <class Element>
-__device__ void gemm(const SimtGemmArgs& args) {
-  __shared__ SharedMemory shared;
+/// compute(row, column) of this block's tiles. They are numbered along m first, so that blocks which run together share
+/// rows of b.
+template <class Compute>
+__device__ __forceinline__ void for_each_tile(const SimtGemmArgs& args, Compute compute) {
   const long long rows = (args.m + kSimtTile - 1) / kSimtTile;
   const long long tiles = rows * ((args.n + kSimtTile - 1) / kSimtTile);
   for (long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    compute_tile<Element>(args, shared, tile % rows * kSimtTile, tile / rows * kSimtTile);
+    compute(tile % rows * kSimtTile, tile / rows * kSimtTile);
   }
+}
+
+template <class Element>
+__device__ void gemm(const SimtGemmArgs& args) {
+  __shared__ SharedMemory shared;
+  for_each_tile(args, [&](long long row, long long column) { compute_tile<Element>(args, shared, row, column); });
 }
 
 }  // namespace fathom::simt

@@ -24,8 +24,9 @@ constexpr std::array kEnvironment{
     EnvironmentVariable{"FATHOM_DEVICE", "cpu", "where ops run: cpu, cuda or cuda:N"},
     EnvironmentVariable{"FATHOM_THREADS", "0", "threads a context uses; 0: one per core"},
     EnvironmentVariable{"FATHOM_STRICT", "0", "1: refuse to run a slow fallback implementation"},
-    EnvironmentVariable{"FATHOM_FORCE_IMPL", "",
-                        "run this implementation or fail, e.g. fp8_gemm_nt=ref:any; see `fathom info`"},
+    EnvironmentVariable{
+        "FATHOM_FORCE_IMPL", "",
+        "run these implementations or fail, a comma list, e.g. fp8_gemm_nt=ref:any; see `fathom info`"},
     EnvironmentVariable{"FATHOM_VERBOSE", "", "comma list of dispatch, jit, time"},
     EnvironmentVariable{"FATHOM_LINEAR_ALGORITHM", "auto",
                         "algorithm of linear_bf16_fp32: auto, native, cublaslt, cpu"},

@@ -5,6 +5,8 @@
 
 namespace fathom {
 
+/// Takes the first of a comma list off it.
+std::string_view next_of_list(std::string_view& list);
 /// Throws InvalidArgument if FATHOM_FORCE_IMPL names an op or implementation that nobody has.
 void check_forced_implementation(std::string_view text);
 /// Throws InvalidArgument, listing what there is, unless `name` is an algorithm of linear_bf16_fp32. Defined

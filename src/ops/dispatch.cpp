@@ -5,9 +5,10 @@
 
 namespace fathom {
 
-namespace detail {
-bool forced(const Context& context, std::string_view op, std::string& name) {
-  const std::string_view text = context.options().force_implementation;
+namespace {
+
+// Whether one entry of the list speaks of this op.
+bool speaks_of(std::string_view text, std::string_view op, std::string& name) {
   const auto equals = text.find('=');
   if (equals != std::string_view::npos) {
     name = text.substr(equals + 1);
@@ -20,6 +21,17 @@ bool forced(const Context& context, std::string_view op, std::string& name) {
     for (const std::string_view implementation : info->implementations) {
       if (implementation == name) return true;
     }
+  }
+  return false;
+}
+
+}  // namespace
+
+namespace detail {
+bool forced(const Context& context, std::string_view op, std::string& name) {
+  std::string_view list = context.options().force_implementation;
+  while (!list.empty()) {
+    if (speaks_of(next_of_list(list), op, name)) return true;
   }
   return false;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fathom/ops/rms_norm.hpp"
+#include "ops/dispatch.hpp"
 #include "ops/op_test.hpp"
 
 namespace fathom {
@@ -50,6 +51,16 @@ TEST(Context, ForcedImplementationIsObeyedOrFails) {
   const Context context(ContextOptions{.threads = 1, .force_implementation = "rms_norm=ref:any"});
   rms_norm({.x = x, .weight = weight, .out = out}, context);
   EXPECT_TRUE(std::isfinite(out[0]));
+  // A list: the first entry that speaks of an op.
+  const Context list(
+      ContextOptions{.threads = 1, .force_implementation = "rms_norm=ref:any,layer_norm=cpu:simd,ref:any"});
+  std::string name;
+  EXPECT_TRUE(detail::forced(list, "layer_norm", name));
+  EXPECT_EQ(name, "cpu:simd");
+  EXPECT_TRUE(detail::forced(list, "rope", name));
+  EXPECT_EQ(name, "ref:any");
+  EXPECT_ERROR(InvalidArgument, "nothing is named 'cpu:nonsense'",
+               Context(ContextOptions{.force_implementation = "ref:any,cpu:nonsense"}));
 }
 
 // Some with fewer pieces than threads, some after a pause in which the threads went away.

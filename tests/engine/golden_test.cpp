@@ -91,30 +91,30 @@ TEST(Golden, Fp32SelectsTheReferencePositions) {
   Trace trace(tiny_model(Precision::fp32), size);
   trace.extend(std::span(prompt->ids).first(prompt->ids.size() - 1));
   std::size_t layers = 0;
-  const LayerObserver observer{.on_selection = [&](std::int64_t layer, std::int64_t, const TensorView& scores,
-                                                   const TensorView& selected) {
-    SCOPED_TRACE("layer " + std::to_string(layer));
-    const auto& reference = golden["layers"][static_cast<std::size_t>(layer)];
-    std::map<std::int32_t, std::int32_t> position_of;  // slot -> position
-    const auto pages = trace.cache().pages(trace.sequence());
-    for (std::int64_t p = 0; p < size; ++p)
-      position_of[pages[static_cast<std::size_t>(p / 64)] * 64 + static_cast<std::int32_t>(p % 64)] =
-          static_cast<std::int32_t>(p);
-    std::set<std::int32_t> got;
-    for (std::int64_t i = 0; i < selected.count(); ++i)
-      got.insert(position_of.at(selected.as<std::int32_t>()[i]));
-    const std::set<std::int32_t> expected = reference["positions"];
-    EXPECT_EQ(got.size(), 256u);
-    const double edge = reference["lowest_selected_score"];
-    EXPECT_NEAR(*std::max_element(scores.as<float>(), scores.as<float>() + size),
-                static_cast<double>(reference["highest_score"]), 1e-4);
-    for (std::int32_t p = 0; p < static_cast<std::int32_t>(size); ++p) {
-      if (got.count(p) == expected.count(p)) continue;
-      EXPECT_NEAR(static_cast<double>(scores.as<float>()[p]), edge, 1e-5 * std::abs(edge))
-          << "position " << p;
-    }
-    ++layers;
-  }};
+  const LayerObserver observer{
+      .on_selection = [&](std::int64_t layer, const TensorView& scores, const TensorView& selected) {
+        SCOPED_TRACE("layer " + std::to_string(layer));
+        const auto& reference = golden["layers"][static_cast<std::size_t>(layer)];
+        std::map<std::int32_t, std::int32_t> position_of;  // slot -> position
+        const auto pages = trace.cache().pages(trace.sequence());
+        for (std::int64_t p = 0; p < size; ++p)
+          position_of[pages[static_cast<std::size_t>(p / 64)] * 64 + static_cast<std::int32_t>(p % 64)] =
+              static_cast<std::int32_t>(p);
+        std::set<std::int32_t> got;
+        for (std::int64_t i = 0; i < selected.count(); ++i)
+          got.insert(position_of.at(selected.as<std::int32_t>()[i]));
+        const std::set<std::int32_t> expected = reference["positions"];
+        EXPECT_EQ(got.size(), 256u);
+        const double edge = reference["lowest_selected_score"];
+        EXPECT_NEAR(*std::max_element(scores.as<float>(), scores.as<float>() + size),
+                    static_cast<double>(reference["highest_score"]), 1e-4);
+        for (std::int32_t p = 0; p < static_cast<std::int32_t>(size); ++p) {
+          if (got.count(p) == expected.count(p)) continue;
+          EXPECT_NEAR(static_cast<double>(scores.as<float>()[p]), edge, 1e-5 * std::abs(edge))
+              << "position " << p;
+        }
+        ++layers;
+      }};
   trace.runner().observe(&observer);
   trace.extend(std::span(prompt->ids).last(1));
   EXPECT_EQ(layers, 4u);

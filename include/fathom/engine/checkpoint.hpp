@@ -11,14 +11,9 @@
 
 #include "fathom/core/tensor.hpp"
 #include "fathom/engine/config.hpp"
+#include "fathom/ops/weight.hpp"
 
 namespace fathom {
-
-/// A matrix as the checkpoint stores it.
-struct Weight {
-  TensorView values;  ///< [n, k] f8e4m3, bf16 or f32
-  TensorView scale;   ///< [ceil(n/128), ceil(k/128)] f32, given if values are f8e4m3: weight = value * scale
-};
 
 struct CheckpointOptions {
   /// Open what there is although shards are missing or the index names tensors that their shard lacks;

@@ -14,12 +14,9 @@ namespace fathom {
 struct LayerObserver {
   /// The residual stream [rows, hidden] behind a layer.
   std::function<void(std::int64_t layer, const TensorView& x)> on_hidden;
-  /// The slots [rows, k] that rows [first, first + rows) attend to, and the scores [rows, keys] they come
-  /// from: of the keys of all requests laid end to end in mode extend, else of the row's own request. Not
-  /// given if every row sees all.
-  std::function<void(std::int64_t layer, std::int64_t first, const TensorView& scores,
-                     const TensorView& selected)>
-      on_selection;
+  /// The slots [rows, k] that rows attend to, and the scores [rows, keys] they come from: of the keys of all
+  /// requests laid end to end in mode extend, else of the row's own request. Not given if every row sees all.
+  std::function<void(std::int64_t layer, const TensorView& scores, const TensorView& selected)> on_selection;
 };
 
 /// What does not change from step to step.
@@ -56,16 +53,11 @@ class DecoderLayer {
   void store(const TensorView& x);
 
  private:
-  void attention(const TensorView& x, const TensorView& visible);
-  void store_latent(Activation& in);
-  void store_index_key(Activation& in);
-  TensorView select(Activation& in, Activation& q_latent);
-  TensorView score_and_choose(const TensorView& q, const TensorView& gate);
+  void attention(const TensorView& x, const TensorView& visible, const TensorView& out);
   // `in` by value: what is prepared inside goes with the arena scope inside.
   void mlp(const MlpWeights& w, Activation in, const TensorView& x);
   void moe(const MoeWeights& w, Activation& in, const TensorView& x);
   Activation normed(const TensorView& x, const TensorView& weight);
-  void rotate(const TensorView& heads, std::int64_t offset, bool half_split);
 
   const LayerConstants& constants_;
   const ModelConfig& config_;

@@ -19,7 +19,7 @@ class Loader {
     LayerWeights w;
     w.input_norm = vector(name + "input_layernorm.weight", config_.hidden_size);
     w.attention = attention(name + "self_attn.");
-    w.indexer = indexer(name + "self_attn.indexer.");
+    add_indexer(name + "self_attn.indexer.", w.attention);
     w.post_attention_norm = vector(name + "post_attention_layernorm.weight", config_.hidden_size);
     w.is_moe = config_.is_moe_layer(index);
     if (w.is_moe) {
@@ -69,9 +69,9 @@ class Loader {
     return original;
   }
 
-  AttentionWeights attention(const std::string& name) {
+  DsaAttentionWeights attention(const std::string& name) {
     const std::int64_t heads = config_.num_attention_heads;
-    AttentionWeights w;
+    DsaAttentionWeights w;
     w.q_a = file_.weight(name + "q_a_proj.weight", config_.q_lora_rank, config_.hidden_size);
     w.q_a_norm = vector(name + "q_a_layernorm.weight", config_.q_lora_rank);
     w.q_b = file_.weight(name + "q_b_proj.weight", heads * config_.qk_head_dim(), config_.q_lora_rank);
@@ -86,7 +86,7 @@ class Loader {
   /// The absorbed form of kv_b. FP8 stays FP8 where the scale's blocks end with the parts of a head: then
   /// only the transposed part is a copy. Otherwise both parts become bf16 or f32. The file's pages are read
   /// again only for what stays in it.
-  void absorb(const std::string& name, AttentionWeights& w) {
+  void absorb(const std::string& name, DsaAttentionWeights& w) {
     const std::int64_t heads = config_.num_attention_heads;
     const std::int64_t nope = config_.qk_nope_head_dim;
     const std::int64_t value = config_.v_head_dim;
@@ -125,17 +125,15 @@ class Loader {
     return derived_.emplace_back(a * b * c * size_of(dtype)).view(dtype, {a, b, c});
   }
 
-  IndexerWeights indexer(const std::string& name) const {
+  void add_indexer(const std::string& name, DsaAttentionWeights& w) const {
     const std::int64_t heads = config_.index_n_heads;
     const std::int64_t dim = config_.index_head_dim;
-    IndexerWeights w;
-    w.q_b = file_.weight(name + "wq_b.weight", heads * dim, config_.q_lora_rank);
-    w.k = file_.weight(name + "wk.weight", dim, config_.hidden_size);
-    w.k_norm = vector(name + "k_norm.weight", dim);
-    w.k_norm_bias = vector(name + "k_norm.bias", dim);
+    w.index_q = file_.weight(name + "wq_b.weight", heads * dim, config_.q_lora_rank);
+    w.index_k = file_.weight(name + "wk.weight", dim, config_.hidden_size);
+    w.index_k_norm = vector(name + "k_norm.weight", dim);
+    w.index_k_norm_bias = vector(name + "k_norm.bias", dim);
     w.head_gate =
         file_.tensor(name + "weights_proj.weight", {DType::bf16, DType::f32}, {heads, config_.hidden_size});
-    return w;
   }
 
   MlpWeights mlp(const std::string& name, std::int64_t intermediate) const {

@@ -7,27 +7,9 @@
 #include "fathom/core/context.hpp"
 #include "fathom/engine/checkpoint.hpp"
 #include "fathom/engine/model.hpp"
+#include "fathom/ops/dsa_attention.hpp"
 
 namespace fathom {
-
-struct AttentionWeights {
-  Weight q_a;            // [q_lora, hidden]
-  TensorView q_a_norm;   // [q_lora]
-  Weight q_b;            // [heads * (nope + rope), q_lora]
-  Weight kv_a;           // [lora + rope, hidden]
-  TensorView kv_a_norm;  // [lora]
-  Weight w_uk;           // [heads, lora, nope], of kv_b, transposed: takes a query into the latent space
-  Weight w_uv;           // [heads, value, lora], of kv_b: takes a sum of latents out of it
-  Weight o;              // [hidden, heads * value]
-};
-
-struct IndexerWeights {
-  Weight q_b;              // [index_heads * index_dim, q_lora]
-  Weight k;                // [index_dim, hidden]
-  TensorView k_norm;       // [index_dim]
-  TensorView k_norm_bias;  // [index_dim]
-  TensorView head_gate;    // [index_heads, hidden]
-};
 
 struct MlpWeights {
   Weight gate;     // [intermediate, hidden]
@@ -52,8 +34,7 @@ struct MoeWeights {
 
 struct LayerWeights {
   TensorView input_norm;  // [hidden]
-  AttentionWeights attention;
-  IndexerWeights indexer;
+  DsaAttentionWeights attention;
   TensorView post_attention_norm;  // [hidden]
   bool is_moe = false;
   MlpWeights mlp;  // one of these two

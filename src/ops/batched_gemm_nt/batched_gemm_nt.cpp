@@ -9,8 +9,9 @@ namespace {
 
 using Impl = Implementation<BatchedGemmNtProblem, BatchedGemmNtArgs>;
 
-// Best first. The reference is last and takes every valid problem.
+// Best first for each device. The reference takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"cuda:simt", batched_gemm_nt_simt_can_run, batched_gemm_nt_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, batched_gemm_nt_cpu},
     {"ref:any", always, batched_gemm_nt_ref, /*fallback=*/true},
 };

@@ -1,0 +1,201 @@
+// A layer's attention on a device: near the host's, the same bytes in every mode, and in graphs that were
+// recorded with other lengths.
+#include <map>
+#include <memory>
+
+#include "fathom/cuda/device.hpp"
+#include "fathom/ops/batched_gemm_nt.hpp"
+#include "ops/dsa_attention/dsa_attention_test.hpp"
+#include "twin.hpp"
+
+namespace fathom {
+namespace {
+
+// The general kernels; those for Hopper have tests of their own.
+const std::string kChain = "dsa_attention=cuda:chain,cuda:simt";
+
+// A layer and its caches on the device. Tensors are copied when they are first asked for.
+class DeviceLayer {
+ public:
+  explicit DeviceLayer(const DsaLayer& layer)
+      : layer_(layer), kv_host_(layer.kv_cache()), index_host_(layer.index_cache()) {}
+
+  TensorView place(const Tensor& tensor) const {
+    auto& copy = copies_[&tensor];
+    if (!copy) copy = std::make_unique<OnDevice>(tensor);
+    return copy->view();
+  }
+  // What a step needs, the workspace and the output included; `run` may be repeated and recorded.
+  class Step {
+   public:
+    Step(const DeviceLayer& layer, const DsaInput& input)
+        : layer_(layer),
+          input_(input),
+          ints_host_(input.ints(layer.layer_)),
+          x_(input.x),
+          ints_(ints_host_),
+          out_(poisoned(layer.layer_.p.out, {input.metadata.rows, layer.layer_.p.hidden})),
+          metadata_(dsa_metadata_in(input.metadata, ints_)),
+          weights_(layer.layer_.weights([&](const Tensor& t) { return layer.place(t); })),
+          workspace_(device_context(), dsa_attention_workspace(dsa_attention_problem(args()))) {}
+    void run(const Context& context) const {
+      DsaAttentionArgs with = args();
+      with.workspace = workspace_.view(DType::u8, {workspace_.size()});
+      dsa_attention(with, context);
+    }
+    Strided result() const {
+      cuda::fill(device_context(), workspace_.data(), 0xff, workspace_.size());
+      run(device_context(kChain));
+      return out_.download();
+    }
+    // The metadata and the rows of another step of the same shape.
+    void update(const DsaInput& other) const {
+      ints_.upload(other.ints(layer_.layer_));
+      x_.upload(other.x);
+    }
+    const OnDevice& out() const { return out_; }
+
+   private:
+    DsaAttentionArgs args() const {
+      const auto there = [&](const Tensor& t) { return &t == &input_.x ? x_.view() : layer_.place(t); };
+      DsaAttentionArgs args = input_.args(layer_.layer_, weights_, metadata_, there);
+      args.kv_cache = layer_.place(layer_.kv_host_);
+      args.index_cache = layer_.place(layer_.index_host_);
+      args.out = out_;
+      return args;
+    }
+
+    const DeviceLayer& layer_;
+    const DsaInput& input_;
+    Tensor ints_host_;
+    OnDevice x_, ints_, out_;
+    DsaMetadata metadata_;
+    DsaAttentionWeights weights_;
+    cuda::DeviceBuffer workspace_;
+  };
+
+  Strided step(ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
+               const DsaStepOptions& options = {}) {
+    const DsaInput input(layer_, mode, shares, options);
+    return Step(*this, input).result();
+  }
+
+ private:
+  const DsaLayer& layer_;
+  Tensor kv_host_, index_host_;
+  mutable std::map<const Tensor*, std::unique_ptr<OnDevice>> copies_;
+};
+
+std::vector<DsaAttentionProblem> formats() {
+  DsaAttentionProblem bf16 = small_layer();
+  bf16.weight = bf16.absorbed = bf16.kv = DType::bf16;
+  bf16.ue8m0 = true;
+  return {small_layer(), bf16};
+}
+
+// Odd sizes, groups apart, a token alone.
+TEST(BatchedGemmOnDevice, AgreesWithTheHost) {
+  for (const DType w : {DType::f8e4m3, DType::bf16}) {
+    for (const auto& [tokens, groups, n, k] :
+         {std::tuple{1, 3, 130, 70}, {70, 2, 65, 128}, {5, 1100, 3, 5}, {0, 2, 4, 4}}) {
+      const Seed seed;
+      Random random(seed.value);
+      const auto blocks = [](std::int64_t size) { return (size + 127) / 128; };
+      const Tensor x = random.normal(DType::bf16, {tokens, groups, k});
+      const Tensor weights = random.normal(w, {groups, n, k});
+      const Tensor scale = random.uniform(DType::f32, {groups, blocks(n), blocks(k)}, 0.5, 2);
+      const Tensor out = poisoned(DType::f32, {tokens * groups, n + 3});
+      const auto shaped_out = [&, g = groups, t = tokens, n = n](const TensorView& all) {
+        return shaped(all, {t, g, n}, {g * (n + 3), n + 3, 1});
+      };
+      const OnDevice x_there(x), weights_there(weights), scale_there(scale);
+      const OnDevice out_there(out.view(), shaped_out(out));
+      const TensorView scales = w == DType::f8e4m3 ? scale.view() : TensorView{};
+      batched_gemm_nt({.x = x, .w = weights, .out = shaped_out(out), .w_scale = scales}, test_context());
+      const auto run = [&](std::int64_t first, std::int64_t last) {
+        batched_gemm_nt({.x = x_there.view().rows(first, last),
+                         .w = weights_there,
+                         .out = out_there.view().rows(first, last),
+                         .w_scale = scales.given() ? scale_there.view() : TensorView{}},
+                        device_context("cuda:simt"));
+      };
+      run(0, tokens);
+      const Strided got = out_there.download();
+      if (tokens > 0) {
+        expect_close(got.view, shaped_out(out), {.relative = 1e-5, .absolute = 1e-3});
+        run(tokens - 1, tokens);
+        expect_same_bytes(out_there.download().buffer, got.buffer);
+      }
+    }
+  }
+}
+
+TEST(DsaAttentionOnDevice, AgreesWithTheHost) {
+  for (const DsaAttentionProblem& p : formats()) {
+    SCOPED_TRACE(problem_string(p));
+    const DsaLayer layer(
+        p, 1);  // a choice that hangs on the last bit would differ: the host's test has this layer too
+    DsaRun host(layer, test_context());
+    DeviceLayer device(layer);
+    const auto compare = [&](ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
+                             const DsaStepOptions& options = {}) {
+      const Strided got = device.step(mode, shares, options);
+      EXPECT_LT(calc_diff(got.view, host.step(mode, shares, options)), 1e-3) << to_string(mode);
+    };
+    compare(ForwardMode::extend, {{0, 0, 30}, {2, 0, 10}, {1, 0, 24}});
+    compare(ForwardMode::extend, {{0, 30, 9}, {1, 24, 2}}, {.padding_rows = 1, .score_bytes = 3000});
+    compare(ForwardMode::decode, {{0, 39, 1}, {1, 26, 1}, {2, 10, 1}});
+    compare(ForwardMode::target_verify, {{0, 40, 4}, {2, 11, 4}});
+    compare(ForwardMode::draft_extend, {{0, 44, 1}, {1, 27, 3}}, {.packed = true, .padding_rows = 2});
+  }
+}
+
+// Within a class of products (extend, or the others) a row has the same bytes in every mode and batch.
+TEST(DsaAttentionOnDevice, ModesAndBatchesChangeNothing) {
+  for (const DsaAttentionProblem& p : formats()) {
+    SCOPED_TRACE(problem_string(p));
+    const Seed seed;
+    const DsaLayer layer(p, seed.value);
+    DeviceLayer device(layer);
+    const Strided whole = device.step(ForwardMode::extend, {{0, 0, 40}});
+    expect_same_bytes(device.step(ForwardMode::extend, {{1, 0, 26}, {0, 33, 7}}).view.rows(26, 33),
+                      whole.view.rows(33, 40));
+    const Strided native = device.step(ForwardMode::target_verify, {{0, 40, 4}, {1, 26, 4}});
+    expect_same_bytes(device.step(ForwardMode::draft_extend, {{0, 40, 4}, {1, 26, 4}}, {.packed = true}).view,
+                      native.view);
+    expect_same_bytes(device.step(ForwardMode::decode, {{0, 43, 1}}).view, native.view.rows(3, 4));
+    const Strided padded = device.step(ForwardMode::decode, {{2, -1, 1}, {1, 29, 1}, {0, 43, 1}});
+    expect_same_bytes(padded.view.rows(1, 2), native.view.rows(7, 8));
+    expect_same_bytes(padded.view.rows(2, 3), native.view.rows(3, 4));
+    const Strided idle = device.step(ForwardMode::idle, {}, {.padding_rows = 1});
+    for (std::int64_t i = 0; i < p.hidden; ++i) {
+      EXPECT_EQ(at(padded.view, 0, i), 0.0f);
+      EXPECT_EQ(at(idle.view, 0, i), 0.0f);
+    }
+  }
+}
+
+// Recorded with nothing but padding, replayed with real lengths.
+TEST(DsaAttentionOnDevice, FollowsTheLengthsInAGraph) {
+  const DsaLayer layer(small_layer(), 2);
+  DeviceLayer device(layer), eager(layer);
+  for (DeviceLayer* each : {&device, &eager}) (void)each->step(ForwardMode::extend, {{0, 0, 40}, {1, 0, 20}});
+  const DsaStepOptions bound{.max_seqlen_k = 100};
+  const DsaInput recorded(layer, ForwardMode::target_verify, {{0, -1, 2}, {1, -2, 2}}, bound);
+  const DeviceLayer::Step step(device, recorded);
+  const cuda::Stream stream(device_context(kChain));
+  const Context context = device_context(kChain).on_stream(stream.handle());
+  step.run(context);  // compiled before the capture
+  stream.synchronize();
+  const cuda::Graph graph = cuda::Graph::capture(context, [&] { step.run(context); });
+  for (const auto& [first, second] : {std::pair(40, 20), {42, 22}, {43, -1}, {41, 24}}) {
+    const std::vector<DsaShareOfTest> shares{{0, first, 2}, {1, second, 2}};
+    step.update(DsaInput(layer, ForwardMode::target_verify, shares, bound));
+    graph.launch(context);
+    stream.synchronize();
+    expect_same_bytes(step.out().download().view, eager.step(ForwardMode::target_verify, shares, bound).view);
+  }
+}
+
+}  // namespace
+}  // namespace fathom
