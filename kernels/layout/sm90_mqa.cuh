@@ -6,10 +6,12 @@
 namespace fathom {
 
 /// A request is next_n query tokens that see keys of one sequence: paged calls have them, a ragged call is cut into
-/// them. Its keys come in tiles of 64: a page of the cache, or 64 neighbouring rows of k.
+/// them. Its keys come in tiles of 64: a page of the cache, half of one or several, or 64 neighbouring rows of k. In
+/// shared memory a key and a head of a query have 128 bytes, zeros after a shorter one's, and a token has as
+/// many heads as a matrix instruction takes, zeros after the last.
 struct Sm90MqaKernel {
-  TensorMap keys;  // [pages, 64, 128] or [keys, 128], boxes of 64 keys, 128-byte swizzle
-  TensorMap q;     // [requests, next_n, heads, 128] or [tokens, heads, 128], boxes of one token, 128-byte swizzle
+  TensorMap keys;  // [pages, page, dim] or [keys, dim], boxes of up to 64 keys, 128-byte swizzle
+  TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token, 128-byte swizzle
   PagedMqaLogitsKernel paged;
   MqaLogitsKernel ragged;
   int requests, next_n;

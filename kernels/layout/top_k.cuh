@@ -29,6 +29,16 @@ inline constexpr int kTopKLongestRow = 1 << 18;
 inline constexpr int kTopKSample = 4096;
 inline constexpr int kTopKBins = 2048;
 
+/// What the threads of a block tell one another: before the rest of the dynamic shared memory where blocks of a cluster
+/// share a row.
+struct alignas(16) TopKScratch {
+  int tally[4];  // the first: candidates found in this block, also those for which there was no room
+  int sums[32];
+  unsigned ones, zeros;
+  int digit, above_digit, in_digit;
+  int last_equal;  // the last position that is chosen of those with the k-th largest score
+};
+
 /// Dynamic shared memory of a kernel for rows of up to n scores.
 inline constexpr long long top_k_shared_bytes(long long n) {
   const long long bits = n < kTopKLongestRow ? n : kTopKLongestRow;

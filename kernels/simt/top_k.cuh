@@ -19,8 +19,8 @@ __device__ __forceinline__ float top_k_score(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
-/// kPage: tokens of a page; 0 unless the transform is paged.
-template <int kThreads, int kPage>
+/// kPage: tokens of a page; 0 unless the transform is paged. kDynamic: all shared memory is dynamic, from a scratch on.
+template <int kThreads, int kPage, bool kDynamic = false>
 struct TopK {
   static constexpr int kWarps = kThreads / 32;
 
@@ -32,9 +32,20 @@ struct TopK {
 
   __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
 
+  __device__ static TopKScratch& scratch() {
+    extern __shared__ int4 top_k_memory[];
+    return *reinterpret_cast<TopKScratch*>(top_k_memory);
+  }
+
   /// The sum of the values of the threads before this one.
   __device__ static int scan(int value, int& total) {
-    __shared__ int sums[kWarps];
+    int* sums;
+    if constexpr (kDynamic) {
+      sums = scratch().sums;
+    } else {
+      __shared__ int fixed[kWarps];
+      sums = fixed;
+    }
     const int sum = warp_inclusive_sum(value, lane_id());
     __syncthreads();  // everybody has read sums
     if (lane_id() == 31) sums[warp()] = sum;
@@ -52,8 +63,18 @@ struct TopK {
   /// differ; equal keys and a last key by itself end the search.
   template <class KeyAt>
   __device__ Threshold select(long long count, int rank, KeyAt key_at) {
-    __shared__ unsigned ones, zeros;
-    __shared__ int digit, above_digit, in_digit;
+    if constexpr (kDynamic) {
+      TopKScratch& in = scratch();
+      return select(count, rank, key_at, in.ones, in.zeros, in.digit, in.above_digit, in.in_digit);
+    } else {
+      __shared__ unsigned ones, zeros;
+      __shared__ int digit, above_digit, in_digit;
+      return select(count, rank, key_at, ones, zeros, digit, above_digit, in_digit);
+    }
+  }
+  template <class KeyAt>
+  __device__ Threshold select(long long count, int rank, KeyAt key_at, unsigned& ones, unsigned& zeros, int& digit,
+                              int& above_digit, int& in_digit) {
     if (threadIdx.x == 0) ones = zeros = 0;
     __syncthreads();
     unsigned set = 0, clear = 0;
@@ -212,19 +233,25 @@ struct TopK {
     return key == 0 ? __uint_as_float(0xff800000u) : top_k_score(key);
   }
 
-  __device__ void run(long long row) {
-    const Writer write{args, row};
-    const int k = static_cast<int>(args.k);
+  /// The length of a row's range, which ends with the row, and where it starts.
+  __device__ long long range(long long row, long long& start) const {
     long long length = integer_at(args.lengths, row);
-    const long long start = args.starts.data != nullptr ? integer_at(args.starts, row) : 0;
+    start = args.starts.data != nullptr ? integer_at(args.starts, row) : 0;
     if (args.scores == nullptr) {
-      length = length < k ? length : k;
+      length = length < args.k ? length : args.k;
     } else if (start < 0 || start > args.n) {
       length = 0;
     } else if (length > args.n - start) {
       length = args.n - start;
     }
-    length = length > 0 ? length : 0;
+    return length > 0 ? length : 0;
+  }
+
+  __device__ void run(long long row) {
+    const Writer write{args, row};
+    const int k = static_cast<int>(args.k);
+    long long start;
+    const long long length = range(row, start);
     if (length <= k) {
       for (int i = static_cast<int>(threadIdx.x); i < k; i += kThreads) {
         if (i < length) {

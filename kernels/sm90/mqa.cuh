@@ -1,5 +1,5 @@
 // The indexer's scores on Hopper's tensor cores: logits[row, j] = scale[j] * sum_h weight[row, h] * max(0, q[row, h] . k[j])
-// for FP8 queries and keys of 128 elements.
+// for FP8 queries and keys of up to 128 elements.
 //
 // Keys are the 64-row operand of the matrix instruction, the heads of one or two query tokens its columns: a warpgroup
 // multiplies a tile of 64 keys with every token of its request, so a key is fetched once whatever their number, and
@@ -16,13 +16,18 @@
 
 namespace fathom {
 
-template <int kHeads, bool kRagged>
+/// kHeads: the heads, rounded up to columns of a matrix instruction. kPage: keys of a page; 64 in a ragged call.
+template <int kHeads, bool kRagged, int kDim, int kPage>
 struct Sm90Mqa {
+  static constexpr int kPartKeys = kPage < kMqaKeys ? kPage : kMqaKeys;  // of a tile that lie on one page
+  static constexpr int kParts = kMqaKeys / kPartKeys;
+  static constexpr int kSteps = kDim / 32;  // along a key
+
   struct Tile {
     int request;
     int tile;     // of the sequence
     int segment;  // of this block's run: the number of its request
-    int there;    // 0: a page that is none of the cache's
+    int there;    // a bit for each part: 0 for a page that is none of the cache's
   };
 
   const Sm90MqaKernel& args;
@@ -94,7 +99,10 @@ struct Sm90Mqa {
       first = min(first, seen.first / kMqaKeys);
       last = max(last, (seen.last + kMqaKeys - 1) / kMqaKeys);
     }
-    if (!kRagged) last = static_cast<int>(min(static_cast<long long>(last), args.paged.block_table.pages));
+    if (!kRagged) {
+      const long long most = (args.paged.block_table.pages * kPage + kMqaKeys - 1) / kMqaKeys;
+      last = static_cast<int>(min(static_cast<long long>(last), most));
+    }
     return first < last ? Window{first, last} : Window{0, 0};
   }
 
@@ -131,12 +139,24 @@ struct Sm90Mqa {
     return low;
   }
 
+  /// A warp.
   __device__ void load_queries(int request, int segment) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     const int stage = segment % args.q_stages;
     const MqaQueries& q = query_args();
+    const bool whole = q.heads == kHeads;  // or there are heads of zeros, whose weights are not to be read
     const int tokens = kRagged ? static_cast<int>(min(static_cast<long long>(args.next_n), q.rows - static_cast<long long>(request) * args.next_n))
                                : args.next_n;
-    ptx::mbarrier_arrive_expect_tx(q_full(stage), static_cast<u32>(tokens * kHeads * (128 + 4)));
+    if (!whole) {
+      for (int i = lane; i < tokens * kHeads; i += 32) {
+        const int head = i % kHeads;
+        const long long row = static_cast<long long>(request) * args.next_n + i / kHeads;
+        weights[stage * rows + i] = head < q.heads ? q.weights[row * q.weights_row + head] : 0.0f;
+      }
+      __syncwarp();
+    }
+    if (lane != 0) return;
+    ptx::mbarrier_arrive_expect_tx(q_full(stage), static_cast<u32>(tokens * kHeads * (128 + (whole ? 4 : 0))));
     for (int i = 0; i < tokens; ++i) {
       const u32 to = queries + stage * sm90_mqa_q_bytes(rows) + i * kHeads * 128;
       const int row = request * args.next_n + i;
@@ -145,11 +165,13 @@ struct Sm90Mqa {
       } else {
         ptx::cp_async_bulk_tensor_4d(to, &args.q, q_full(stage), 0, 0, i, request, ptx::kEvictNormal);
       }
-      ptx::cp_async_bulk(ptx::shared_address(weights + stage * rows + i * kHeads), q.weights + row * q.weights_row,
-                         kHeads * 4, q_full(stage));
+      if (whole) {
+        ptx::cp_async_bulk(ptx::shared_address(weights + stage * rows + i * kHeads), q.weights + row * q.weights_row,
+                           kHeads * 4, q_full(stage));
+      }
     }
   }
-  __device__ void load_keys(int stage, const Tile& tile, int page) const {
+  __device__ void load_keys(int stage, const Tile& tile, const int (&pages)[kParts]) const {
     tiles[stage] = tile;
     if (!tile.there) {
       ptx::mbarrier_arrive(full(stage));
@@ -160,10 +182,16 @@ struct Sm90Mqa {
       ptx::mbarrier_arrive_expect_tx(full(stage), kSm90MqaTile);
       ptx::cp_async_bulk_tensor_2d(to, &args.keys, full(stage), 0, tile.tile * kMqaKeys, ptx::kEvictNormal);
     } else {
-      ptx::mbarrier_arrive_expect_tx(full(stage), kSm90MqaTile + 4 * kMqaKeys);
-      ptx::cp_async_bulk_tensor_3d(to, &args.keys, full(stage), 0, 0, page, ptx::kEvictFirst);
-      const u8* from = static_cast<const u8*>(args.paged.cache.data) + page * args.paged.cache.page + kSm90MqaTile;
-      ptx::cp_async_bulk(ptx::shared_address(scales + stage * kMqaKeys), from, 4 * kMqaKeys, full(stage));
+      ptx::mbarrier_arrive_expect_tx(full(stage), static_cast<u32>(__popc(tile.there) * kPartKeys * (128 + 4)));
+      const int entry = kPage > kMqaKeys ? tile.tile * kMqaKeys % kPage : 0;
+      for (int part = 0; part < kParts; ++part) {
+        if (!(tile.there >> part & 1)) continue;
+        ptx::cp_async_bulk_tensor_3d(to + part * kPartKeys * 128, &args.keys, full(stage), 0, entry, pages[part],
+                                     ptx::kEvictFirst);
+        const u8* page = static_cast<const u8*>(args.paged.cache.data) + pages[part] * args.paged.cache.page;
+        ptx::cp_async_bulk(ptx::shared_address(scales + stage * kMqaKeys + part * kPartKeys),
+                           page + kPage * kDim + 4 * entry, 4 * kPartKeys, full(stage));
+      }
     }
   }
 
@@ -182,24 +210,33 @@ struct Sm90Mqa {
         for (int i = max(done - kSm90MqaGroups, 0); i < done; ++i) {
           if (i + args.stages >= at - begin) ptx::mbarrier_wait(empty(i % args.stages), i / args.stages & 1);
         }
-        load_queries(request, segment);
       }
+      __syncwarp();
+      load_queries(request, segment);
       const int stop = min(end, before[request + 1]);
       const int first = kRagged ? tiles_of(request).first : 0;
       for (; at < stop; at += 32) {
         const int tile = first + at - before[request];
-        int page = -1;
-        if (!kRagged && at + lane < stop) {
+        int pages[kParts];
+        for (int part = 0; part < kParts; ++part) {
+          pages[part] = -1;
+          if (kRagged || at + lane >= stop) continue;
           const BlockTable& table = args.paged.block_table;
-          page = table.data[request * table.row + (tile + lane) * table.step];
-          if (page >= args.paged.cache.pages) page = -1;
+          const long long index = (static_cast<long long>(tile + lane) * kMqaKeys + part * kPartKeys) / kPage;
+          if (index < table.pages) pages[part] = table.data[request * table.row + index * table.step];
+          if (pages[part] >= args.paged.cache.pages) pages[part] = -1;
         }
         const int count = min(32, stop - at);
         for (int i = 0; i < count; ++i) {
-          const int one = __shfl_sync(~0u, page, i);
+          int of_tile[kParts];
+          int there = kRagged;
+          for (int part = 0; part < kParts; ++part) {
+            of_tile[part] = __shfl_sync(~0u, pages[part], i);
+            there |= (of_tile[part] >= 0) << part;
+          }
           if (lane == 0) {
             if (round > 0) ptx::mbarrier_wait(empty(stage), (round - 1) & 1);
-            load_keys(stage, {request, tile + i, segment, kRagged || one >= 0}, one);
+            load_keys(stage, {request, tile + i, segment, there}, of_tile);
           }
           if (++stage == args.stages) {
             stage = 0;
@@ -259,9 +296,9 @@ struct Sm90Mqa {
     if (takes) take_turn(group);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 0; k < kSteps; ++k) {
       ptx::Wgmma<true, kN>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
-      if (k % 2 == 1) ptx::wgmma_commit_group();
+      if (k == (kSteps - 1) / 2 || k == kSteps - 1) ptx::wgmma_commit_group();
     }
     ptx::wgmma_wait_group<1>();
     if (passes) pass_turn(group);  // half way, so that the next products are there when these are done
@@ -290,10 +327,11 @@ struct Sm90Mqa {
         if (which == 2 * t + h) value = 0.5f * sum[h] * scale[h];
       }
     }
-    const int j = tile.tile * kMqaKeys + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4 + 8 * (which % 2);
+    const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4 + 8 * (which % 2);
+    const int j = tile.tile * kMqaKeys + key;
     const long long row = static_cast<long long>(tile.request) * args.next_n + mine;
     if (stores && j < columns() && row < query_args().rows) {
-      logits(row)[j] = tile.there && j >= seen.first && j < seen.last ? value : __uint_as_float(0xff800000u);
+      logits(row)[j] = (tile.there >> key / kPartKeys & 1) && j >= seen.first && j < seen.last ? value : __uint_as_float(0xff800000u);
     }
   }
 
@@ -366,10 +404,10 @@ struct Sm90Mqa {
   }
 };
 
-template <int kHeads, bool kRagged>
+template <int kHeads, bool kRagged, int kDim, int kPage>
 __device__ void sm90_mqa(const Sm90MqaKernel& args) {
   extern __shared__ u8 shared[];
-  Sm90Mqa<kHeads, kRagged>(args, shared).run();
+  Sm90Mqa<kHeads, kRagged, kDim, kPage>(args, shared).run();
 }
 
 }  // namespace fathom

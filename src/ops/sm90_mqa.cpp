@@ -12,7 +12,7 @@
 namespace fathom {
 namespace {
 
-// The map of u8 data with these sizes, innermost first: boxes of `rows` rows of 128 bytes.
+// The map of u8 data with these sizes, innermost first: boxes of `rows` rows of 128 bytes, zeros outside.
 TensorMap encode(const TensorView& tensor, std::initializer_list<std::int64_t> sizes,
                  std::initializer_list<std::int64_t> strides, std::int64_t rows, const Context& context) {
   cuda::TensorMapSpec spec{.data = tensor.data,
@@ -32,24 +32,47 @@ TensorMap encode(const TensorView& tensor, std::initializer_list<std::int64_t> s
 
 }  // namespace
 
+namespace {
+// Those that the matrix instructions have, also for two tokens at a time up to 64.
+std::int64_t padded(std::int64_t heads) {
+  constexpr std::int64_t kSizes[] = {8, 16, 32, 48, 64, 96, 128};
+  return *std::ranges::lower_bound(kSizes, std::min<std::int64_t>(heads, 128));
+}
+}  // namespace
+
+Sm90MqaPlan sm90_mqa_plan(const Sm90MqaShape& shape) {
+  return {static_cast<std::int32_t>(padded(shape.heads)), shape.ragged,
+          static_cast<std::int32_t>(shape.head_dim),
+          shape.ragged ? 64 : static_cast<std::int32_t>(shape.page)};
+}
+
+bool suits_sm90_mqa(const TensorView& q, const TensorView& weights, const TensorView& keys) {
+  const std::int64_t heads = q.size(q.rank - 2);
+  return suits_bulk_copies(q) && suits_bulk_copies(keys) &&
+         (padded(heads) != heads || suits_bulk_copies(weights));
+}
+
 std::int64_t sm90_mqa_tokens(std::int64_t heads) { return std::clamp<std::int64_t>(256 / heads, 1, 8); }
 
 jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
-  return {fmt::format("{}.sm90_h{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads),
+  const bool usual = plan.head_dim == 128 && plan.page == 64;
+  return {fmt::format("{}.sm90_h{}{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads,
+                      usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
           fmt::format("#include \"sm90/mqa.cuh\"\n"
                       "extern \"C\" __global__ void __launch_bounds__(fathom::kSm90MqaThreads, 1)\n"
                       "fathom_kernel(const __grid_constant__ fathom::Sm90MqaKernel args) {{\n"
                       "  static_assert(sizeof(fathom::Sm90MqaKernel) == {});\n"
-                      "  fathom::sm90_mqa<{}, {}>(args);\n}}\n",
-                      sizeof(Sm90MqaKernel), plan.heads, plan.ragged != 0)};
+                      "  fathom::sm90_mqa<{}, {}, {}, {}>(args);\n}}\n",
+                      sizeof(Sm90MqaKernel), plan.heads, plan.ragged != 0, plan.head_dim, plan.page)};
 }
 
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
   constexpr int kMost = 15;  // more than what is under way in the memory's latency
   for (const int q_stages : {2, 1}) {
     for (int stages = kMost; stages >= 2 * kSm90MqaGroups; stages -= kSm90MqaGroups) {
-      const int bytes = sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
-                                              static_cast<int>(shape.next_n * shape.heads), stages, q_stages);
+      const int bytes =
+          sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
+                                static_cast<int>(shape.next_n * padded(shape.heads)), stages, q_stages);
       if (bytes + kSm90MqaStaticBytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
     }
   }
@@ -59,10 +82,9 @@ Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo&
 Verdict sm90_mqa_verdict(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
   if (Verdict other = needs_sm90(device)) return other;
   if (!shape.f8) return decline("needs q of f8e4m3, got f32");
-  if (shape.head_dim != 128) return decline("needs a head_dim of 128, got " + std::to_string(shape.head_dim));
-  const auto known = {8, 16, 32, 64, 128};
-  if (std::ranges::find(known, shape.heads) == known.end())
-    return decline("needs 8, 16, 32, 64 or 128 heads, got " + std::to_string(shape.heads));
+  if (shape.head_dim != 32 && shape.head_dim != 64 && shape.head_dim != 128)
+    return decline("needs a head_dim of 32, 64 or 128, got " + std::to_string(shape.head_dim));
+  if (shape.heads > 128) return decline("needs up to 128 heads, got " + std::to_string(shape.heads));
   if (!shape.aligned)
     return decline("needs q, weights and keys at multiples of 16 bytes with such strides, got others");
   if (shape.requests > kSm90MqaRequests) {
@@ -80,8 +102,8 @@ Verdict sm90_mqa_verdict(const Sm90MqaShape& shape, const cuda::DeviceInfo& devi
 
 void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorView& keys, const TensorView& q,
                   const Context& context) {
-  const jit::Kernel& kernel = jit::kernel(context, sm90_mqa_source,
-                                          Sm90MqaPlan{static_cast<std::int32_t>(shape.heads), shape.ragged});
+  const Sm90MqaPlan plan = sm90_mqa_plan(shape);
+  const jit::Kernel& kernel = jit::kernel(context, sm90_mqa_source, plan);
   if (context.compile_mode() == CompileMode::compile_only) return;
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
   const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
@@ -91,12 +113,13 @@ void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorVi
   args.stages = stages.stages;
   args.q_stages = stages.q_stages;
   if (shape.ragged) {
-    args.keys = encode(keys, {128, keys.size(0)}, {keys.step(0)}, kMqaKeys, context);
-    args.q = encode(q, {128, shape.heads, q.size(0)}, {q.step(1), q.step(0)}, shape.heads, context);
+    args.keys = encode(keys, {shape.head_dim, keys.size(0)}, {keys.step(0)}, kMqaKeys, context);
+    args.q = encode(q, {shape.head_dim, shape.heads, q.size(0)}, {q.step(1), q.step(0)}, plan.heads, context);
   } else {
-    args.keys = encode(keys, {128, kMqaKeys, keys.size(0)}, {128, keys.step(0)}, kMqaKeys, context);
-    args.q = encode(q, {128, shape.heads, shape.next_n, shape.requests}, {q.step(2), q.step(1), q.step(0)},
-                    shape.heads, context);
+    args.keys = encode(keys, {shape.head_dim, shape.page, keys.size(0)}, {shape.head_dim, keys.step(0)},
+                       std::min<std::int64_t>(shape.page, kMqaKeys), context);
+    args.q = encode(q, {shape.head_dim, shape.heads, shape.next_n, shape.requests},
+                    {q.step(2), q.step(1), q.step(0)}, plan.heads, context);
   }
   jit::launch(kernel,
               {.grid = {static_cast<unsigned>(device.num_sms)},

@@ -20,7 +20,7 @@ std::string reason(const Sm90MqaShape& shape, std::string_view arch = "sm_90a") 
 }
 
 TEST(Sm90Mqa, TakesWhatFitsAndSaysWhyNot) {
-  for (const std::int64_t heads : {8, 16, 32, 64, 128}) {
+  for (const std::int64_t heads : {1, 8, 16, 20, 32, 64, 100, 128}) {
     for (const std::int64_t next_n : {1, 2, 3, 5, 8}) {
       EXPECT_EQ(reason({.heads = heads, .requests = 4096, .next_n = next_n}), "") << heads << " " << next_n;
     }
@@ -29,8 +29,9 @@ TEST(Sm90Mqa, TakesWhatFitsAndSaysWhyNot) {
   }
   EXPECT_EQ(reason({}, "sm_80"), "needs compute capability 9.0, got 8.0");
   EXPECT_EQ(reason({.f8 = false}), "needs q of f8e4m3, got f32");
-  EXPECT_EQ(reason({.head_dim = 64}), "needs a head_dim of 128, got 64");
-  EXPECT_EQ(reason({.heads = 20}), "needs 8, 16, 32, 64 or 128 heads, got 20");
+  EXPECT_EQ(reason({.head_dim = 64, .page = 16}), "");
+  EXPECT_EQ(reason({.head_dim = 96}), "needs a head_dim of 32, 64 or 128, got 96");
+  EXPECT_EQ(reason({.heads = 129}), "needs up to 128 heads, got 129");
   EXPECT_EQ(reason({.aligned = false}),
             "needs q, weights and keys at multiples of 16 bytes with such strides, got others");
   EXPECT_EQ(reason({.requests = 4097}), "needs up to 4096 requests, got 4097");
@@ -82,8 +83,11 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
   std::vector<jit::Source> sources;
   for (const std::int64_t heads : kHeads) {
     for (const int ragged : {0, 1})
-      sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged}));
+      sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged, 128, 64}));
   }
+  for (const Sm90MqaPlan& plan :
+       {Sm90MqaPlan{48, 0, 32, 16}, Sm90MqaPlan{64, 0, 64, 128}, Sm90MqaPlan{64, 1, 32, 64}})
+    sources.push_back(sm90_mqa_source(plan));
   const std::string general[] = {"mqa_logits:q=f32",
                                  "paged_mqa_logits:q=f32",
                                  "paged_mqa_logits:page=16,head_dim=32",
@@ -94,7 +98,8 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
                                  "top_k:rows=1",
                                  "top_k:rows=1000",
                                  "top_k:rows=1,transform=paged",
-                                 "top_k:rows=1000,transform=paged,page=16"};
+                                 "top_k:rows=1000,transform=paged,page=16",
+                                 "top_k:rows=64,n=65536"};
   for (jit::Source& source : kernel_sources(general, usual_device("sm_90a")))
     sources.push_back(std::move(source));
   jit::nvrtc();

@@ -104,6 +104,8 @@ TEST(MqaLogitsOnDevice, AgreesWithTheReference) {
     check_ragged(9, 130, 8, 64, dtype);
     check_ragged(3, 300, 128, 32, dtype);
     check_ragged(2, 64, 70, 100, dtype);
+    check_ragged(7, 300, 20, 64, dtype);
+    check_ragged(7, 300, 1, 32, dtype);
     check_ragged(40, 1000, 16, 128, dtype);
   }
 }
@@ -296,6 +298,7 @@ TEST(PagedMqaLogitsOnDevice, TakesPagesAndKeysOfAnySize) {
   for (const std::int64_t page : {16, 32, 64, 128}) {
     for (const std::int64_t dim : {32, 64, 128}) {
       check_paged(PagedBatch(3, 2, 8, false, page + dim, page, dim), "cuda:simt");
+      check_paged(PagedBatch(3, 3, page == 32 ? 20 : 16, false, page + dim, page, dim), "sm90:wgmma");
       if (dim == 64) check_paged(PagedBatch(2, 1, 8, true, page, page, dim), "cuda:simt");
     }
   }
@@ -306,7 +309,6 @@ TEST(PagedMqaLogitsOnDevice, TakesPagesAndKeysOfAnySize) {
 TEST(PagedMqaLogitsOnDevice, TakesWhatMeansNothingAndOtherShapes) {
   for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
     for (const std::int64_t page : {16, 64, 128}) {
-      if (implementation != "cuda:simt" && page != 64) continue;
       const PagedBatch p(4, 3, 8, false, page, page);
       const Context& context = device_context(implementation);
       Tensor with_none(DType::i32, {p.batch * p.next_n, p.table_pages});
@@ -357,7 +359,7 @@ TEST(PagedMqaLogitsOnDevice, TakesWhatMeansNothingAndOtherShapes) {
 
 // More short requests than a block has room for at a time; alone or together, a row has the same bytes.
 TEST(PagedMqaLogitsOnDevice, TakesManyShortRequests) {
-  for (const std::string& implementation : cuda_implementations("paged_mqa_logits")) {
+  for (const std::string implementation : {"sm90:wgmma", "cuda:simt"}) {
     const PagedBatch p(1500, 2, 16, false, 21);
     const Context& context = device_context(implementation);
     const OnDevice together(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));

@@ -73,14 +73,13 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
   const Twin table(std::move(pages), columns(n / page + 2));
   const Twin owners(integers(random, rows, 0, requests - 1));
   const Twin offsets(integers(random, rows, 0, 1 << 20));
-  const Twin out(poisoned(DType::i32, {rows, k + 3}), columns(k));
-  const auto run = [&](bool device, const Context& context) {
+  const auto run = [&](bool device, const TensorView& out, const Context& context) {
     const auto view = [device](const Twin& twin) { return device ? twin.device() : twin.host(); };
     TopKArgs args{.scores = view(scores),
                   .lengths = view(lengths),
                   .starts = view(starts),
                   .transform = transform,
-                  .out = view(out),
+                  .out = out,
                   .page = page};
     if (transform == TopKTransform::paged) {
       args.block_table = view(table);
@@ -89,9 +88,16 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
     if (transform == TopKTransform::ragged) args.offsets = view(offsets);
     top_k(args, context);
   };
-  run(true, device_context("cuda:simt"));
-  run(false, test_context());
-  out.expect_same();
+  const Tensor expected = poisoned(DType::i32, {rows, k + 3});
+  run(false, columns(k)(expected), test_context());
+  for (const std::string& implementation : cuda_implementations("top_k")) {
+    SCOPED_TRACE(implementation);
+    if (implementation == "sm90:cluster" && k > 3072) continue;
+    const Tensor nan = poisoned(DType::i32, {rows, k + 3});
+    const OnDevice out(nan.view(), columns(k)(nan.view()));
+    run(true, out, device_context(implementation));
+    expect_same_bytes(out.download().buffer.view(), expected.view());
+  }
 }
 
 TEST(TopKOnDevice, IsExactForAnyScores) {
@@ -116,7 +122,8 @@ TEST(TopKOnDevice, IsExactForAnySizes) {
                                    {1, 300000, 2048},
                                    {1, 30000, 5000},
                                    {200, 9000, 512},
-                                   {140, 40000, 33}}) {
+                                   {140, 40000, 33},
+                                   {3, 50001, 2048}}) {
     check(rows, n, k, Scores::normal, TopKTransform::plain);
     check(rows, n, k, Scores::late, TopKTransform::paged);
   }
@@ -149,23 +156,25 @@ TEST(TopKOnDevice, IsTheSameOnTwoHundredRunsAndInAGraph) {
   const std::int64_t rows = 4;
   const Twin scores(scores_of(Scores::few_values, rows, 30000, random));
   const Twin lengths(integers(random, rows, 25000, 30000));
-  const Twin out(poisoned(DType::i32, {rows, 2048}));
-  const cuda::Stream stream(device_context());
-  const Context context = device_context().on_stream(stream.handle());
-  const auto run = [&] {
-    top_k({.scores = scores.device(), .lengths = lengths.device(), .out = out.device()}, context);
-  };
-  run();
-  top_k({.scores = scores.host(), .lengths = lengths.host(), .out = out.host()}, test_context());
-  stream.synchronize();
-  out.expect_same();
-  const cuda::Graph graph = cuda::Graph::capture(context, run);
   const OnDevice nothing(poisoned(DType::i32, {rows, 2048}));
-  for (int i = 0; i < 200 && !HasFailure(); ++i) {
-    cuda::copy_on_device(context, out.device().data, nothing.view().data, rows * 2048 * 4);
-    graph.launch(context);
+  for (const std::string& implementation : cuda_implementations("top_k")) {
+    const Twin out(poisoned(DType::i32, {rows, 2048}));
+    const cuda::Stream stream(device_context());
+    const Context context = device_context(implementation).on_stream(stream.handle());
+    const auto run = [&] {
+      top_k({.scores = scores.device(), .lengths = lengths.device(), .out = out.device()}, context);
+    };
+    run();
+    top_k({.scores = scores.host(), .lengths = lengths.host(), .out = out.host()}, test_context());
     stream.synchronize();
     out.expect_same();
+    const cuda::Graph graph = cuda::Graph::capture(context, run);
+    for (int i = 0; i < 200 && !HasFailure(); ++i) {
+      cuda::copy_on_device(context, out.device().data, nothing.view().data, rows * 2048 * 4);
+      graph.launch(context);
+      stream.synchronize();
+      out.expect_same();
+    }
   }
 }
 

@@ -17,7 +17,9 @@ constexpr Impl kImplementations[] = {
     {"ref:any", always, mqa_logits_ref, /*fallback=*/true},
 };
 
-MqaLogitsProblem validate(const MqaLogitsArgs& args, Device device) {
+}  // namespace
+
+MqaLogitsProblem mqa_logits_validate(const MqaLogitsArgs& args, Device device) {
   const Expect expect{MqaLogitsProblem::op, device};
   expect.rank("q", args.q, 3);
   expect.rank("k", args.k, 2);
@@ -40,19 +42,16 @@ MqaLogitsProblem validate(const MqaLogitsArgs& args, Device device) {
   expect.tensor("first", args.first, {DType::i32}, {problem.tokens});
   expect.tensor("last", args.last, {DType::i32}, {problem.tokens});
   expect.tensor("logits", args.logits, {DType::f32}, {problem.tokens, problem.keys});
-  problem.aligned = on_host(device) || (suits_bulk_copies(args.q) && suits_bulk_copies(args.weights) &&
-                                        suits_bulk_copies(args.k));
+  problem.aligned = on_host(device) || suits_sm90_mqa(args.q, args.weights, args.k);
   return problem;
 }
-
-}  // namespace
 
 extern const OpInfo mqa_logits_info;
 const OpInfo mqa_logits_info =
     make_op_info("indexer scores over a ragged batch", MqaLogitsProblem{}, kImplementations);
 
 void mqa_logits(const MqaLogitsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate, args, context);
+  dispatch(kImplementations, mqa_logits_validate, args, context);
 }
 
 }  // namespace fathom

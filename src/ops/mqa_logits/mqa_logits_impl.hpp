@@ -8,6 +8,8 @@
 #include "ops/dispatch.hpp"
 
 namespace fathom {
+/// Throws as the op does; the problem otherwise.
+MqaLogitsProblem mqa_logits_validate(const MqaLogitsArgs& args, Device device);
 void mqa_logits_ref(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context);
 void mqa_logits_cpu(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context);
 void mqa_logits_simt(const MqaLogitsProblem& problem, const MqaLogitsArgs& args, const Context& context);

@@ -36,7 +36,7 @@ void mqa_logits_sm90(const MqaLogitsProblem& problem, const MqaLogitsArgs& args,
 std::vector<jit::Source> mqa_logits_sm90_kernels(const MqaLogitsProblem& problem,
                                                  const cuda::DeviceInfo& device) {
   if (sm90_mqa_verdict(shape_of(problem), device)) return {};
-  return {sm90_mqa_source({static_cast<std::int32_t>(problem.heads), 1})};
+  return {sm90_mqa_source(sm90_mqa_plan(shape_of(problem)))};
 }
 
 }  // namespace fathom

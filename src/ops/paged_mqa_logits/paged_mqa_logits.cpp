@@ -68,7 +68,9 @@ void expect_schedule(const Expect& expect, const PagedMqaLogitsProblem& problem,
   }
 }
 
-PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args, Device device) {
+}  // namespace
+
+PagedMqaLogitsProblem paged_mqa_logits_validate(const PagedMqaLogitsArgs& args, Device device) {
   const Expect expect{PagedMqaLogitsProblem::op, device};
   expect.rank("q", args.q, 4);
   expect.rank("logits", args.logits, 2);
@@ -95,12 +97,9 @@ PagedMqaLogitsProblem validate(const PagedMqaLogitsArgs& args, Device device) {
   expect.tensor("logits", args.logits, {DType::f32}, {rows, -1});
   if (on_host(device)) expect_lengths(expect, problem, args);
   if (args.schedule.given()) expect_schedule(expect, problem, args);
-  problem.aligned = on_host(device) || (suits_bulk_copies(args.q) && suits_bulk_copies(args.weights) &&
-                                        suits_bulk_copies(args.cache));
+  problem.aligned = on_host(device) || suits_sm90_mqa(args.q, args.weights, args.cache);
   return problem;
 }
-
-}  // namespace
 
 std::pair<PagedMqaLogitsProblem, PagedMqaLogitsArgs> paged_mqa_draft(const PagedMqaLogitsProblem& problem,
                                                                      const PagedMqaLogitsArgs& args,
@@ -141,7 +140,7 @@ const OpInfo paged_mqa_logits_info =
     make_op_info("indexer scores over the paged cache", PagedMqaLogitsProblem{}, kImplementations);
 
 void paged_mqa_logits(const PagedMqaLogitsArgs& args, const Context& context) {
-  dispatch(kImplementations, validate, args, context);
+  dispatch(kImplementations, paged_mqa_logits_validate, args, context);
 }
 
 }  // namespace fathom

@@ -44,6 +44,8 @@ void paged_mqa_logits_flattened(const PagedMqaLogitsProblem& problem, const Page
 /// Declines where there are no lengths of [batch, next_n].
 Verdict paged_mqa_logits_native(const PagedMqaLogitsProblem& problem, const Context& context);
 
+/// Throws as the op does; the problem otherwise.
+PagedMqaLogitsProblem paged_mqa_logits_validate(const PagedMqaLogitsArgs& args, Device device);
 void paged_mqa_logits_ref(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                           const Context& context);
 void paged_mqa_logits_cpu(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,

@@ -13,6 +13,7 @@ Sm90MqaShape shape_of(const PagedMqaLogitsProblem& problem) {
           .aligned = problem.aligned,
           .heads = problem.heads,
           .head_dim = problem.head_dim,
+          .page = problem.page,
           .requests = problem.batch,
           .next_n = problem.next_n,
           .columns = problem.max_len};
@@ -45,7 +46,7 @@ void paged_mqa_logits_sm90(const PagedMqaLogitsProblem& problem, const PagedMqaL
 std::vector<jit::Source> paged_mqa_logits_sm90_kernels(const PagedMqaLogitsProblem& problem,
                                                        const cuda::DeviceInfo& device) {
   if (sm90_mqa_verdict(shape_of(problem), device)) return {};
-  return {sm90_mqa_source({static_cast<std::int32_t>(problem.heads), 0})};
+  return {sm90_mqa_source(sm90_mqa_plan(shape_of(problem)))};
 }
 
 }  // namespace fathom

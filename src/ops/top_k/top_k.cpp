@@ -10,6 +10,7 @@ namespace {
 using Impl = Implementation<TopKProblem, TopKArgs>;
 
 constexpr Impl kImplementations[] = {
+    {"sm90:cluster", top_k_sm90_can_run, top_k_sm90, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:simt", top_k_simt_can_run, top_k_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, top_k_cpu},
     {"ref:any", always, top_k_ref, /*fallback=*/true},
@@ -71,7 +72,9 @@ void expect_rows(const Expect& expect, const TopKProblem& problem, const TopKArg
   }
 }
 
-TopKProblem validate(const TopKArgs& args, Device device) {
+}  // namespace
+
+TopKProblem top_k_validate(const TopKArgs& args, Device device) {
   const Expect expect{TopKProblem::op, device};
   expect.rank("out", args.out, 2);
   const TopKProblem problem{.rows = args.out.size(0),
@@ -88,8 +91,6 @@ TopKProblem validate(const TopKArgs& args, Device device) {
   if (on_host(device)) expect_rows(expect, problem, args);
   return problem;
 }
-
-}  // namespace
 
 std::string_view to_string(TopKTransform transform) {
   switch (transform) {
@@ -127,7 +128,7 @@ const OpInfo top_k_info =
     make_op_info("positions of the k largest scores of every row", TopKProblem{}, kImplementations);
 
 void top_k(const TopKArgs& args, const Context& context) {
-  dispatch(kImplementations, validate, args, context);
+  dispatch(kImplementations, top_k_validate, args, context);
 }
 
 }  // namespace fathom

@@ -1,11 +1,22 @@
 // The implementations of top_k.
 #pragma once
+#include <vector>
+
+#include "cuda/driver.hpp"
 #include "fathom/ops/top_k.hpp"
+#include "jit/jit.hpp"
+#include "layout/top_k.cuh"
 #include "ops/dispatch.hpp"
 
 namespace fathom {
+/// Throws as the op does; the problem otherwise.
+TopKProblem top_k_validate(const TopKArgs& args, Device device);
 void top_k_ref(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 void top_k_cpu(const TopKProblem& problem, const TopKArgs& args, const Context& context);
+Verdict top_k_sm90_can_run(const TopKProblem& problem, const Context& context);
+void top_k_sm90(const TopKProblem& problem, const TopKArgs& args, const Context& context);
+/// None if it declines the problem.
+std::vector<jit::Source> top_k_sm90_kernels(const TopKProblem& problem, const cuda::DeviceInfo& device);
 /// Plain and ragged: always. Pages have not run on a device in this form.
 Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context);
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context);
@@ -26,6 +37,9 @@ class TopKWriter {
   std::int64_t page_ = 64;
   std::int64_t offset_ = 0;
 };
+
+/// A call as the kernels take it.
+TopKKernel top_k_kernel(const TopKProblem& problem, const TopKArgs& args);
 
 /// Scores as unsigned integers in the order of the contract: -0 equals 0, NaN is lowest.
 inline std::uint32_t top_k_key(float score) {

@@ -38,28 +38,31 @@ TopKKind kind_of(TopKTransform transform) {
 
 }  // namespace
 
+TopKKernel top_k_kernel(const TopKProblem& problem, const TopKArgs& args) {
+  const std::int64_t requests = args.block_table.given() ? args.block_table.size(0) : 0;
+  return {.scores = args.scores.as<const float>(),
+          .scores_row = args.scores.step(0),
+          .lengths = simt_integers(args.lengths),
+          .starts = simt_integers(args.starts),
+          .requests = simt_integers(args.requests),
+          .offsets = simt_integers(args.offsets),
+          .block_table = block_table_view(args.block_table),
+          .out = args.out.as<int>(),
+          .out_row = args.out.step(0),
+          .rows = problem.rows,
+          .n = problem.n,
+          .k = problem.k,
+          .rows_per_request = std::max<std::int64_t>(problem.rows / std::max<std::int64_t>(requests, 1), 1),
+          .kind = kind_of(problem.transform)};
+}
+
 Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context) {
   return problem.transform == TopKTransform::paged ? simt_when_named(problem, context) : accept;
 }
 
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
   if (problem.rows == 0) return;
-  const std::int64_t requests = args.block_table.given() ? args.block_table.size(0) : 0;
-  const TopKKernel kernel{
-      .scores = args.scores.as<const float>(),
-      .scores_row = args.scores.step(0),
-      .lengths = simt_integers(args.lengths),
-      .starts = simt_integers(args.starts),
-      .requests = simt_integers(args.requests),
-      .offsets = simt_integers(args.offsets),
-      .block_table = block_table_view(args.block_table),
-      .out = args.out.as<int>(),
-      .out_row = args.out.step(0),
-      .rows = problem.rows,
-      .n = problem.n,
-      .k = problem.k,
-      .rows_per_request = std::max<std::int64_t>(problem.rows / std::max<std::int64_t>(requests, 1), 1),
-      .kind = kind_of(problem.transform)};
+  const TopKKernel kernel = top_k_kernel(problem, args);
   const Plan plan = plan_top_k(problem, cuda::device_context(context).info());
   jit::launch(jit::kernel(context, source, plan),
               {.grid = {simt_blocks(problem.rows)},
@@ -70,7 +73,10 @@ void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context&
 
 KernelSources top_k_kernels;
 std::vector<jit::Source> top_k_kernels(std::string_view problem, const cuda::DeviceInfo& device) {
-  return {source(plan_top_k(parse_problem<TopKProblem>(problem), device))};
+  const auto parsed = parse_problem<TopKProblem>(problem);
+  std::vector<jit::Source> sources = top_k_sm90_kernels(parsed, device);
+  sources.push_back(source(plan_top_k(parsed, device)));
+  return sources;
 }
 
 }  // namespace fathom
