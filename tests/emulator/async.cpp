@@ -204,6 +204,7 @@ void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) 
     fail("a bulk copy of other than whole 16 bytes");
   Block& block = *self().home;
   start([&block, to, from, bytes, barrier] {
+    if (block.live == 0) fail("a bulk copy lands in a block that has ended");
     std::memcpy(bytes_of(block, to, bytes), from, bytes);
     complete_bytes(block, barrier, bytes);
   });

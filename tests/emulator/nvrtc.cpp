@@ -75,6 +75,11 @@ std::string own_library() {
   return fs::canonical(info.dli_fname).string();
 }
 
+std::vector<std::string> vector_options() {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return {};
+  return {"-mavx2", "-mfma"};
+}
+
 /// Runs a command, its output into the file `log`. Whether it succeeded.
 bool run(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> words;
@@ -127,8 +132,7 @@ bool compile(cuda::NvrtcProgramObject& program) {
 #ifndef __clang__  // knows neither the option nor such symbols, which keep a library from being unloaded
   command.emplace_back("-fno-gnu-unique");
 #endif
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    command.insert(command.end(), {"-mavx2", "-mfma"});
+  for (const std::string& option : vector_options()) command.push_back(option);
   command.insert(command.end(),
                  {"-I" + here.string(), "-I" + place.string(), "-include", (here / "cuda.hpp").string(),
                   (place / "kernel.cpp").string(), own_library(), "-o", (place / "kernel.so").string()});
@@ -150,6 +154,8 @@ int version_of_this() {
   for (const auto& entry : fs::directory_iterator(here / "ptx"))
     twins[entry.path().filename().string()] = read(entry.path());
   for (const auto& [name, text] : twins) add(name + text);
+  add(FATHOM_EMULATOR_CXX __VERSION__);
+  for (const std::string& option : vector_options()) add(option);
   return static_cast<int>(hash >> 2);
 }
 

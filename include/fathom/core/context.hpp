@@ -99,8 +99,8 @@ class Context {
   CompileMode compile_mode() const;
   void set_compile_mode(CompileMode mode);
 
-  /// Runs body(begin, end) over [0, count) on this context's threads, in pieces of at least `grain`.
-  /// Never called with an empty range. Exceptions reach the caller.
+  /// Runs body(begin, end) over [0, count) on this context's threads, in pieces of about `grain` and more,
+  /// none empty. Exceptions reach the caller. A body must not wait for another thread that uses this context.
   void parallel_for(std::int64_t count, std::int64_t grain, RangeBody body) const;
 
   /// Counts an implementation that ran although a better one declined.
