@@ -49,6 +49,9 @@ inline constexpr int kPermuteThreads = 256;   // of the blocks that copy
 inline constexpr int kPermuteMostSlots = 2048;  // placed by every copying block for itself
 /// Running counts of every group for each of `warps` warps, and where groups begin.
 inline long long place_shared_bytes(int warps, int groups) { return 4ll * (warps * static_cast<long long>(groups) + groups + 1); }
+inline constexpr int kCountThreads = 512;  // of the blocks that place slots by counting, a slot each
+/// Two or three numbers of every group, and the end of the last one.
+inline long long count_shared_bytes(int numbers, long long groups) { return 4 * (numbers * groups + 1); }
 
 struct MoeCombineKernelArgs {
   const void* y;

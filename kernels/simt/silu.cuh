@@ -62,10 +62,11 @@ __device__ __forceinline__ void load_gate_up(float (&gate)[kQuantEach], float (&
   }
 }
 
-/// One group of one row, by a team. All lanes of the warp take part; those of a team without a group have n = 0.
-template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, bool kVector>
+/// One group of one row, by a team: load(gate, up) gets the 16 gates and ups of a lane, from output `at` on. All lanes of
+/// the warp take part; those of a team without a group have n = 0.
+template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, class Load>
 __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArgs& args, const T* row, long long at,
-                                                     int n, unsigned (&codes)[kQuantEach / 4]) {
+                                                     int n, unsigned (&codes)[kQuantEach / 4], const Load& load) {
   const auto exact = [&](int i) {
     const GateUpPlace place = gate_up_place<kSwizzled>(at + i, args.dim);
     return exact_product<kClamp>(to_float(row[place.gate]), to_float(row[place.up]), args.limit);
@@ -74,7 +75,7 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
   float least_gate = 0, most_up = 0;
   {
     float gate[kQuantEach], up[kQuantEach];
-    load_gate_up<T, kSwizzled, kVector>(gate, up, row, at, args.dim, n);
+    load(gate, up);
 #pragma unroll
     for (int i = 0; i < kQuantEach; ++i) {
       if (kClamp) {
@@ -193,8 +194,10 @@ __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
       const long long column = place.rest * 128 + lane * kQuantEach;
       const T* gate_up = static_cast<const T*>(args.gate_up) + matrix * args.gate_up_matrix + row * args.gate_up_row;
       unsigned codes[kQuantEach / 4];
-      const GroupScale group =
-          activate_group<T, kSwizzled, kClamp, kUe8m0, kVector>(args, gate_up, column, n, codes);
+      const GroupScale group = activate_group<T, kSwizzled, kClamp, kUe8m0>(
+          args, gate_up, column, n, codes, [&](auto& gate, auto& up) {
+            load_gate_up<T, kSwizzled, kVector>(gate, up, gate_up, column, args.dim, n);
+          });
       auto* q = static_cast<unsigned char*>(args.q) + matrix * args.q_matrix + row * args.q_row;
       store_codes<kVector>(q + column, codes, n);
       if (active && lane == 0) write_scale(args.scale, matrix, row, place.rest, group.scale);

@@ -122,17 +122,30 @@ std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
 
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
-std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, double rows) {
+std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected,
+                                              int sms) {
   constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
   for (const auto& [tokens, stages] : kTiles) {
-    if (1.5 * rows > tokens) continue;
-    return Sm90GroupedKernel{
+    if (1.5 * expected.rows > tokens) continue;
+    const Sm90GroupedKernel kernel{
         .swapped = 1, .fp8 = shape.fp8, .tile_m = tokens, .tile_n = 128, .stages = stages, .cluster_n = 1};
+    // What the last round reads while most of the device has nothing to do.
+    const auto rounds = [&](int weights) {
+      const double tiles = expected.groups * static_cast<double>(ceil_div(shape.n, weights));
+      return std::ceil(tiles / sms) * weights;
+    };
+    return shape.narrow && rounds(64) < 0.9 * rounds(128) ? narrow_sm90_grouped(kernel) : kernel;
   }
   return std::nullopt;
 }
 
 }  // namespace
+
+Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped) {
+  swapped.tile_n = 64;
+  swapped.stages = swapped.tile_m <= 16 ? 12 : 10;
+  return swapped;
+}
 
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
   const bool swapped = kernel.swapped != 0;
@@ -150,7 +163,7 @@ GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   const auto blocks = static_cast<double>(ceil_div(shape.k, block_elements(shape.fp8)));
   const Expectation expected = expectation(shape);
-  if (const auto swapped = plan_swapped(shape, expected.rows)) return *swapped;
+  if (const auto swapped = plan_swapped(shape, expected, device.num_sms)) return *swapped;
   const double bytes = expected.groups * static_cast<double>(shape.n * shape.k * (shape.fp8 ? 1 : 2));
   const std::span<const Tile> tiles =
       shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
@@ -200,8 +213,11 @@ jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
 
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape.fp8))};
-  if (device.sm() == 90 && shape.k > 0)
-    sources.push_back(sm90_grouped_source(plan_sm90_grouped(shape, device)));
+  if (device.sm() != 90 || shape.k == 0) return sources;
+  const Sm90GroupedKernel plan = plan_sm90_grouped(shape, device);
+  sources.push_back(sm90_grouped_source(plan));
+  // Whether tiles are narrow depends on how many groups have rows.
+  if (shape.fp8 && plan.swapped != 0) sources.push_back(sm90_grouped_source(narrow_sm90_grouped(plan)));
   return sources;
 }
 
@@ -229,9 +245,10 @@ Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const 
     return decline("needs at most 1024 groups, got " + std::to_string(shape.groups));
   // Wrong offsets may give every group all rows, and even then tiles are counted.
   const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 8)) *
-                       static_cast<double>(ceil_div(shape.n, 128));
+                       static_cast<double>(ceil_div(shape.n, shape.narrow ? 64 : 128));
   if (tiles > static_cast<double>(kMostCounted)) {
-    return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 128, got {}", tiles));
+    return decline(
+        fmt::format("needs fewer than 2^31 tiles of 8 by {}, got {}", shape.narrow ? 64 : 128, tiles));
   }
   return accept;
 }
@@ -275,7 +292,8 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
               {.grid = {cluster * walkers},
                .block = {static_cast<unsigned>(config.threads())},
                .cluster = {cluster},
-               .shared_bytes = config.shared_bytes()},
+               .shared_bytes = config.shared_bytes(),
+               .pdl = context.options().dependent_launch},
               context, args);
 }
 

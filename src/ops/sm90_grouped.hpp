@@ -15,7 +15,8 @@ struct Sm90GroupedShape {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t expected_m =
-      0;  // rows of a group, where the caller knows; 0: as if all groups were full and alike
+      0;                // rows of a group, where the caller knows; 0: as if all groups were full and alike
+  bool narrow = false;  // few rows: tiles of 64 weights where they share out better than those of 128
 };
 
 /// Of an MGroupedFp8GemmNtProblem or an MGroupedBf16GemmNtProblem.
@@ -43,10 +44,12 @@ struct Sm90GroupedKernel {
 
 /// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
+/// A swapped kernel with tiles of 64 weights in place of 128.
+Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped);
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
 
-/// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned one.
+/// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned ones.
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
 
 /// Whether TMA can address rows of a and b, and b and b_scale are stacks.

@@ -170,8 +170,8 @@ TEST(Bench, ListsOfProblemsCoverEveryOp) {
     EXPECT_NE(("\n" + run.out).find("\n" + std::string(op->name) + ":"), std::string::npos)
         << "bench/problems/smoke.txt has no " << op->name;
   }
-  for (const char* file :
-       {"decode.txt", "prefill.txt", "dense_hopper.txt", "grouped_hopper.txt", "index_hopper.txt"})
+  for (const char* file : {"decode.txt", "prefill.txt", "dense_hopper.txt", "grouped_hopper.txt",
+                           "index_hopper.txt", "moe_hopper.txt"})
     expect_done(fathom({"bench", kProblems + file, "--list"}));
 }
 

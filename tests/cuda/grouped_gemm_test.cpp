@@ -111,6 +111,23 @@ TEST(Sm90Grouped, FewRowsSwapTheOperands) {
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).swapped, 0) << "as if all blocks were full";
 }
 
+// By name: tiles of 64 weights where fewer rounds of 128 would leave most of the device idle at the end.
+TEST(Sm90Grouped, TilesAreNarrowWhereThatSharesThemOutBetter) {
+  const auto width = [](std::int64_t groups, std::int64_t rows, std::int64_t n, std::int64_t expected) {
+    return plan_sm90_grouped(
+               {.groups = groups, .rows = rows, .n = n, .k = 7168, .expected_m = expected, .narrow = true},
+               usual_device("sm_90a"))
+        .tile_n;
+  };
+  EXPECT_EQ(width(257, 9, 4096, 1), 64) << "9 groups: 288 tiles in 3 rounds, or 576 in 5 of half the time";
+  EXPECT_EQ(width(256, 8, 4096, 1), 128) << "8 groups: 256 tiles fill two rounds";
+  EXPECT_EQ(width(257, 9, 7168, 1), 128) << "504 tiles nearly fill four";
+  EXPECT_EQ(width(6, 120, 4096, 20), 64) << "192 tiles";
+  EXPECT_EQ(width(257, 9 * 64, 4096, 2), 128);
+  EXPECT_EQ(width(32, 32 * 1024, 4096, 1024), grouped_plan(false, 32, 32 * 1024, 4096, 7168, 1024).tile_n);
+  EXPECT_EQ(grouped_plan(false, 257, 9, 4096, 7168, 1).tile_n, 128) << "unless asked for";
+}
+
 TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
   const Sm90GroupedKernel kernel = grouped_plan(false, 4, 27136, 4096, 7168, 0);
   EXPECT_GE(kernel.tile_m * kernel.tile_n, 128 * 192);
@@ -132,6 +149,9 @@ TEST(Sm90Grouped, EveryPlanFitsAndIsNamed) {
               const auto [place, fresh] = texts.emplace(source.name, source.text);
               EXPECT_TRUE(fresh || place->second == source.text) << source.name;
               EXPECT_LE(sm90_grouped_config(plan).shared_bytes(),
+                        usual_device("sm_90a").shared_bytes_per_block);
+              if (plan.swapped == 0) continue;
+              EXPECT_LE(sm90_grouped_config(narrow_sm90_grouped(plan)).shared_bytes(),
                         usual_device("sm_90a").shared_bytes_per_block);
             }
           }
@@ -156,6 +176,9 @@ TEST(Sm90Grouped, ProblemsOfTheModelFindEveryKernel) {
             sm90_grouped_source(grouped_plan(masked, 256, masked ? 4096 : 256 * rows, n, k, rows)).name;
         EXPECT_TRUE(listed.contains(name)) << name << " for " << rows;
       }
+      const Sm90GroupedKernel few = plan_sm90_grouped(
+          {.groups = 256, .rows = rows, .n = n, .k = k, .narrow = true}, usual_device("sm_90a"));
+      EXPECT_TRUE(listed.contains(sm90_grouped_source(few).name)) << rows << " of all groups";
     }
   }
 }
@@ -185,11 +208,24 @@ TEST_F(Sm90GroupedOnFake, LaunchesWhatThePlanSays) {
   EXPECT_EQ(fake_.launched.grid_x, 132u);
   EXPECT_EQ(fake_.launched.block_x, 384u);
   EXPECT_EQ(fake_.launch_attributes.size(), 0u);
+  ContextOptions early;
+  early.dependent_launch = true;
+  early.cache_dir = scratch_ / "cache";
+  m_grouped_fp8_gemm_nt(args(32, 4096, 4096, 7168), cuda::make_context(fake_.table(), 0, early));
+  ASSERT_EQ(fake_.launch_attributes.size(), 1u);
+  EXPECT_EQ(fake_.launch_attributes[0].id, cuda::kLaunchProgrammaticStreamSerialization);
   m_grouped_fp8_gemm_nt(args(1, 20, 100, 256), on_fake);
   EXPECT_EQ(fake_.launched.grid_x, 1u) << "no more blocks than tiles";
   m_grouped_fp8_gemm_nt(args(3, 0, 100, 256), on_fake);
   m_grouped_fp8_gemm_nt(args(3, 5, 0, 256), on_fake);
-  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2) << "nothing to do";
+  EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 3) << "nothing to do";
+}
+
+TEST_F(Sm90GroupedOnFake, NarrowTilesAreMoreBlocks) {
+  jit::nvrtc();
+  m_grouped_fp8_gemm_nt(args(1, 20, 128, 256), context("sm90:narrow"));
+  EXPECT_EQ(fake_.launched.grid_x, 2u);
+  EXPECT_EQ(fake_.launched.block_x, 256u);
 }
 
 TEST_F(Sm90GroupedOnFake, SaysWhyItDeclines) {

@@ -10,6 +10,7 @@
 
 #include "cuda/device_context.hpp"
 #include "fake_driver.hpp"
+#include "fathom/engine/problems.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_forward.hpp"
 #include "fathom/ops/moe_permute.hpp"
@@ -65,6 +66,36 @@ TEST_F(MoeOnFake, TheActivationIsOneLaunchAndReadsNoCount) {
                              context_);
             }),
             0);
+}
+
+TEST_F(MoeOnFake, FormsThatNoDeviceRanAreChosenByName) {
+  const auto kernel_of = [&](const std::string& force, const std::function<void(const Context&)>& body) {
+    ContextOptions options;
+    options.cache_dir = scratch_ / "cache";
+    options.force_implementation = force;
+    const Context context = cuda::make_context(fake_.table(), 0, options);
+    EXPECT_EQ(launches([&] { body(context); }), 1);
+    return fake_.launched;
+  };
+  const auto activate = [&](const Context& context) {
+    silu_mul_quant({.gate_up = view(DType::bf16, {4096, 8192}),
+                    .q = view(DType::f8e4m3, {4096, 4096}),
+                    .scale = view(DType::f32, {4096, 32})},
+                   context);
+  };
+  EXPECT_EQ(kernel_of("", activate).grid_x, 4096u * 32 / 16);
+  EXPECT_EQ(kernel_of("cuda:ahead", activate).grid_x, 6u * 132);
+  const auto permute = [&](const Context& context) {
+    moe_permute({.ids = view(DType::i32, {1, 8}),
+                 .x = view(DType::f8e4m3, {1, 7168}),
+                 .groups = 256,
+                 .out = view(DType::f8e4m3, {8, 7168}),
+                 .slot_to_row = view(DType::i32, {1, 8}),
+                 .offsets = view(DType::i32, {257})},
+                context);
+  };
+  EXPECT_EQ(kernel_of("", permute).grid_x, 2u);
+  EXPECT_EQ(kernel_of("cuda:ahead,cuda:count", permute).grid_x, 1u) << "a thread for every word";
 }
 
 TEST_F(MoeOnFake, PermutationIsOneLaunchForFewSlotsAndTwoForMany) {
@@ -132,6 +163,7 @@ TEST(MoeKernels, EveryOptionCompilesWithoutSpills) {
   const std::vector<std::string> problems{
       "silu_mul_quant:experts=4,gate_up=f32,scale_format=ue8m0,scale_layout=packed_ue8m0,swizzled=1,clamp=1",
       "silu_mul_quant:dim=2048,gate_up=bf16,swizzled=1",
+      "silu_mul_quant:experts=4,dim=2048,gate_up=bf16,scale_format=ue8m0,swizzled=1,clamp=1",
       "quantize_groups:k=7168,rule=indexer",
       "quantize_groups:k=7168,rule=kv_cache,scale_format=ue8m0",
       "moe_route:scoring=softmax",
@@ -155,6 +187,22 @@ TEST(MoeKernels, OfTheWholeAreThoseOfItsParts) {
   }
   EXPECT_TRUE(
       std::ranges::any_of(names, [](const std::string& name) { return name.find("grouped") != name.npos; }));
+}
+
+// As does the pack of the model, from few tokens to a long chunk.
+TEST(MoeKernels, OfTheModelAreThoseOfItsMixtures) {
+  std::vector<std::string> problems;
+  for (const std::string& text : deepseek_v32_problems()) {
+    if (text.starts_with("moe_") || text.starts_with("silu_")) problems.push_back(text);
+  }
+  std::set<std::string> names;
+  for (const jit::Source& source : kernel_sources(problems, usual_device("sm_90a")))
+    names.insert(source.name);
+  for (const char* part : {"moe_permute.simt_16", "moe_permute.simt_place1024", "moe_permute.simt_copy16",
+                           "moe_permute.count_16", "moe_permute.count_place", "moe_permute.count_copy16",
+                           "silu_mul_quant.ahead_bf16_f32", "silu_mul_quant.ahead_bf16_f32_masked"}) {
+    EXPECT_TRUE(names.contains(part)) << part;
+  }
 }
 
 // The products are planned for as many rows of an expert as the call expects.

@@ -285,14 +285,17 @@ TEST(SiluMulQuantOnDevice, CountsAreKeptInRange) {
   const Tensor wrong = tensor_of<int>(DType::i32, {3}, {-7, 1000000, 2});
   problem.masked_m.set(0, 0);
   problem.masked_m.set(2, 2);
-  const OnDevice gate_up(problem.gate_up);
-  const OnDevice q(problem.q);
-  const OnDevice scale(problem.scale);
-  const OnDevice masked_m(wrong);
-  problem.run(gate_up, q, scale, masked_m, device_context());
   problem.run_on_host();
-  expect_same_buffers(q, problem.q);
-  expect_same_buffers(scale, problem.scale);
+  const SiluCase poisoned_case(problem.p, random.normal(DType::bf16, {15, 512}), 0);
+  for (const std::string& implementation : cuda_implementations("silu_mul_quant")) {
+    const OnDevice gate_up(problem.gate_up);
+    const OnDevice q(poisoned_case.q);
+    const OnDevice scale(poisoned_case.scale);
+    const OnDevice masked_m(wrong);
+    problem.run(gate_up, q, scale, masked_m, device_context(implementation));
+    expect_same_buffers(q, problem.q);
+    expect_same_buffers(scale, problem.scale);
+  }
 }
 
 // One launch; a graph replayed 200 times follows the counts on the device and always gives the same bytes.
@@ -443,9 +446,9 @@ struct Permutation {
   bool skewed = false;  // nearly all slots to one group
 };
 
-void check_permute(const Permutation& p) {
-  SCOPED_TRACE(std::to_string(p.tokens) + " tokens, " + std::to_string(p.groups) + " groups, masked " +
-               std::to_string(p.masked) + ", alignment " + std::to_string(p.alignment));
+void check_permute(const Permutation& p, const std::string& implementation) {
+  SCOPED_TRACE(implementation + ", " + std::to_string(p.tokens) + " tokens, " + std::to_string(p.groups) +
+               " groups, masked " + std::to_string(p.masked) + ", alignment " + std::to_string(p.alignment));
   const Seed seed;
   Random random(seed.value);
   const std::int64_t scales_wide = (p.dim + 127) / 128;
@@ -486,7 +489,7 @@ void check_permute(const Permutation& p) {
                       .masked_m = d_masked_m};
   if (!p.masked) args.row_to_group = d_row_to_group;
   if (!p.masked) args.offsets = d_offsets;
-  moe_permute(args, device_context());
+  moe_permute(args, device_context(implementation));
   args = {.ids = ids,
           .x = x.view,
           .x_scale = x_columns.view,
@@ -505,6 +508,11 @@ void check_permute(const Permutation& p) {
   expect_same_bytes(d_row_to_group.download().view, row_to_group);
   expect_same_bytes(d_offsets.download().view, offsets);
   expect_same_bytes(d_masked_m.download().view, masked_m);
+}
+
+void check_permute(const Permutation& p) {
+  for (const std::string& implementation : cuda_implementations("moe_permute"))
+    check_permute(p, implementation);
 }
 
 TEST(MoePermuteOnDevice, PutsEveryRowWhereTheHostDoes) {
@@ -531,20 +539,23 @@ TEST(MoePermuteOnDevice, PutsEveryRowWhereTheHostDoes) {
 TEST(MoePermuteOnDevice, WritesNoRowThatDoesNotExist) {
   const Tensor ids = tensor_of<int>(DType::i32, {4, 2}, {0, 7, 1, -5, 0, 0, 2, 1});
   const Tensor x = tensor_of<int>(DType::f32, {4, 1}, {1, 2, 3, 4});
-  const OnDevice d_ids(ids), d_x(x), out(poisoned(DType::f32, {4, 1})), slots(poisoned(DType::i32, {4, 2})),
-      offsets(poisoned(DType::i32, {4})), counts(poisoned(DType::i32, {3}));
-  moe_permute({.ids = d_ids,
-               .x = d_x,
-               .groups = 3,
-               .out = out,
-               .slot_to_row = slots,
-               .offsets = offsets,
-               .masked_m = counts},
-              device_context());
-  expect_same_bytes(slots.download().view, tensor_of<int>(DType::i32, {4, 2}, {0, -1, 3, -1, 1, 2, -1, -1}));
-  expect_same_bytes(offsets.download().view, tensor_of<int>(DType::i32, {4}, {0, 3, 4, 4}));
-  expect_same_bytes(counts.download().view, tensor_of<int>(DType::i32, {3}, {3, 1, 0}));
-  expect_same_bytes(out.download().view, tensor_of<float>(DType::f32, {4, 1}, {1, 3, 3, 2}));
+  for (const std::string& implementation : cuda_implementations("moe_permute")) {
+    const OnDevice d_ids(ids), d_x(x), out(poisoned(DType::f32, {4, 1})), slots(poisoned(DType::i32, {4, 2})),
+        offsets(poisoned(DType::i32, {4})), counts(poisoned(DType::i32, {3}));
+    moe_permute({.ids = d_ids,
+                 .x = d_x,
+                 .groups = 3,
+                 .out = out,
+                 .slot_to_row = slots,
+                 .offsets = offsets,
+                 .masked_m = counts},
+                device_context(implementation));
+    expect_same_bytes(slots.download().view,
+                      tensor_of<int>(DType::i32, {4, 2}, {0, -1, 3, -1, 1, 2, -1, -1}));
+    expect_same_bytes(offsets.download().view, tensor_of<int>(DType::i32, {4}, {0, 3, 4, 4}));
+    expect_same_bytes(counts.download().view, tensor_of<int>(DType::i32, {3}, {3, 1, 0}));
+    expect_same_bytes(out.download().view, tensor_of<float>(DType::f32, {4, 1}, {1, 3, 3, 2}));
+  }
 }
 
 TEST(MoeCombineOnDevice, GivesTheBytesOfTheHost) {
@@ -589,6 +600,7 @@ TEST(MoeCombineOnDevice, GivesTheBytesOfTheHost) {
 
 // By name: the op declines otherwise until these tests have passed.
 const std::string kMoeForward = "moe_forward=cuda:chain";
+const std::string kFasterMoeForward = "cuda:chain,cuda:ahead,cuda:count,m_grouped_fp8_gemm_nt=sm90:narrow";
 
 // A mixture of experts whose tensors are on the device.
 struct DeviceMoe {
@@ -627,6 +639,7 @@ struct DeviceMoe {
                         .inner = p.inner,
                         .accumulate = p.accumulate,
                         .decode = p.decode,
+                        .common = p.common,
                         .layout = layout};
     if (p.shared > 0) {
       args.shared = {.gate_up = shared_gate_up,
@@ -636,11 +649,12 @@ struct DeviceMoe {
     }
     moe_forward(args, context);
   }
-  Strided result(GroupLayout layout, std::int64_t begin = 0, std::int64_t end = -1) const {
+  Strided result(GroupLayout layout, std::int64_t begin = 0, std::int64_t end = -1,
+                 const std::string& implementations = kMoeForward) const {
     if (end < 0) end = p.tokens;
     const OnDevice out(poisoned(p.out, {end - begin, p.hidden}));
     poison();
-    run(out, device_context(kMoeForward), layout, begin, end);
+    run(out, device_context(implementations), layout, begin, end);
     return out.download();
   }
 
@@ -678,6 +692,24 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
         expect_same_bytes(device.result(layout, tokens - 1, tokens).view,
                           expected.view.rows(tokens - 1, tokens));
       }
+    }
+  }
+}
+
+// Every form of its steps gives the same bytes, also with the shared expert as one of the experts.
+TEST(MoeForwardOnDevice, FormsOfTheStepsGiveTheSameBytes) {
+  for (const std::int64_t tokens : {1, 9, 40}) {
+    SCOPED_TRACE(tokens);
+    const Seed seed;
+    MoeCase host(
+        {.tokens = tokens, .top_k = 3, .experts = 12, .hidden = 256, .intermediate = 128, .shared = 128},
+        seed.value);
+    const Strided expected = DeviceMoe(host).result(GroupLayout::offsets);
+    const MoeCase together = with_shared_expert(host);
+    const DeviceMoe device(together);
+    for (const GroupLayout layout : kGroupLayouts) {
+      expect_same_bytes(device.result(layout).view, expected.view);
+      expect_same_bytes(device.result(layout, 0, -1, kFasterMoeForward).view, expected.view);
     }
   }
 }

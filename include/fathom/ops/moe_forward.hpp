@@ -22,6 +22,7 @@ struct MoeForwardProblem {
   DType out = DType::bf16;
   bool accumulate = false;
   bool decode = false;
+  bool common = false;
 
   template <class V>
   void fields(V& visit) {
@@ -37,6 +38,7 @@ struct MoeForwardProblem {
     visit("out", out);
     visit("accumulate", accumulate);
     visit("decode", decode);
+    visit("common", common);
   }
   bool operator==(const MoeForwardProblem&) const = default;
 };
@@ -61,6 +63,7 @@ struct MoeForwardArgs {
   DType inner = DType::bf16;                  // of the products between the steps
   bool accumulate = false;
   bool decode = false;                  // the class of the shared expert's products: see fp8_gemm_nt
+  bool common = false;                  // every token's last id is the last expert; only plans ask
   std::optional<GroupLayout> layout{};  // none: moe_forward_layout() of the tokens
 };
 
@@ -86,8 +89,9 @@ struct MoeForwardArgs {
 /// InvalidArgument if a shape, dtype or the workspace's size is wrong or, on the host, an id is no expert's;
 /// nothing is written then.
 ///
-/// A shared expert as wide as the others may instead be one of `experts`, with an id of its own in a last
-/// column whose weight is 1: the grouped products then take it along.
+/// A shared expert as wide as the others may instead be the last of the experts, whose id stands in the last
+/// column of ids with the weight 1: the grouped products then take it along, without launches of its own.
+/// With inner and out of one dtype, and without `decode`, the bytes are the same.
 void moe_forward(const MoeForwardArgs& args, const Context& context);
 
 /// Bytes of the workspace of a problem.

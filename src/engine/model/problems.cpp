@@ -114,14 +114,20 @@ void add_experts(const ModelConfig& config, std::vector<std::string>& problems) 
 void add_mixtures(const ModelConfig& config, std::vector<std::string>& problems) {
   if (config.n_routed_experts == 0 || config.num_hidden_layers <= config.first_k_dense_replace) return;
   for (const std::int64_t tokens : kRows) {
-    problems.push_back(
-        problem_string(MoeForwardProblem{.tokens = tokens,
-                                         .top_k = config.num_experts_per_tok,
-                                         .experts = config.n_routed_experts,
-                                         .hidden = config.hidden_size,
-                                         .intermediate = config.moe_intermediate_size,
-                                         .shared = config.n_shared_experts * config.moe_intermediate_size,
-                                         .layout = moe_forward_layout(tokens)}));
+    MoeForwardProblem problem{.tokens = tokens,
+                              .top_k = config.num_experts_per_tok,
+                              .experts = config.n_routed_experts,
+                              .hidden = config.hidden_size,
+                              .intermediate = config.moe_intermediate_size,
+                              .shared = config.n_shared_experts * config.moe_intermediate_size,
+                              .layout = moe_forward_layout(tokens)};
+    problems.push_back(problem_string(problem));
+    if (config.n_shared_experts != 1) continue;
+    problem.shared = 0;  // the shared expert as one of the others
+    problem.common = true;
+    ++problem.top_k;
+    ++problem.experts;
+    problems.push_back(problem_string(problem));
   }
 }
 
@@ -203,6 +209,9 @@ std::vector<std::string> deepseek_v32_problems() {
   config.first_k_dense_replace = 3;
   config.n_routed_experts = 256;
   config.n_shared_experts = 1;
+  config.num_experts_per_tok = 8;
+  config.n_group = 8;
+  config.topk_group = 4;
   config.moe_intermediate_size = 2048;
   config.quantization_config = QuantizationConfig{};
   // What a fusion of q_a with kv_a, and a split over devices, make of these.

@@ -51,7 +51,8 @@ MoeForwardProblem validate(const MoeForwardArgs& args, Device device) {
                                   .inner = args.inner,
                                   .out = args.out.dtype,
                                   .accumulate = args.accumulate,
-                                  .decode = args.decode};
+                                  .decode = args.decode,
+                                  .common = args.common};
   const auto [tokens, top_k, experts, hidden, width] =
       std::tuple(problem.tokens, problem.top_k, problem.experts, problem.hidden, problem.intermediate);
   expect.at_least("hidden", hidden, 1);
@@ -100,7 +101,8 @@ MoeForwardParts::MoeForwardParts(const MoeForwardProblem& p) {
              ? moe_permute_rows(p.tokens, p.top_k, p.experts, kContiguousAlignment)
              : slots;
   all_rows = masked ? p.experts * rows : rows;
-  expected_m = (slots + p.experts - 1) / p.experts;
+  const std::int64_t others = std::max<std::int64_t>(1, p.experts - (p.common ? 1 : 0));
+  expected_m = (slots - (p.common ? p.tokens : 0) + others - 1) / others;
   bytes = 0;
   const auto take = [this](std::int64_t size) {
     const std::int64_t begin = bytes;

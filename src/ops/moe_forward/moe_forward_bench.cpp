@@ -27,13 +27,16 @@ BenchCase moe_forward_bench(std::string_view text, const Context& context) {
   const auto out = bench_normal(p.out, {p.tokens, p.hidden});
   const auto workspace = bench_buffer(moe_forward_workspace(p));
   std::mt19937 engine(1);
-  std::vector<std::int32_t> order(static_cast<std::size_t>(p.experts));
+  const std::int64_t common = p.common ? 1 : 0;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(p.experts - common));
   std::iota(order.begin(), order.end(), 0);
-  std::vector<bool> hit(order.size());
+  std::vector<bool> hit(static_cast<std::size_t>(p.experts));
   auto* id = reinterpret_cast<std::int32_t*>(ids->data());
   for (std::int64_t i = 0; i < p.tokens * p.top_k; ++i) {
-    if (i % p.top_k == 0) std::shuffle(order.begin(), order.end(), engine);
-    id[i] = order[static_cast<std::size_t>(i % p.top_k)];
+    const std::int64_t slot = i % p.top_k;
+    if (slot == 0) std::shuffle(order.begin(), order.end(), engine);
+    id[i] = slot < p.top_k - common ? order[static_cast<std::size_t>(slot)]
+                                    : static_cast<std::int32_t>(p.experts - 1);
     hit[static_cast<std::size_t>(id[i])] = true;
   }
   const auto experts = static_cast<double>(std::ranges::count(hit, true));
@@ -88,6 +91,7 @@ BenchCase moe_forward_bench(std::string_view text, const Context& context) {
                          .inner = p.inner,
                          .accumulate = p.accumulate,
                          .decode = p.decode,
+                         .common = p.common,
                          .layout = p.layout},
                         context);
           }};

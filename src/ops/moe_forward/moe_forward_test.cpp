@@ -108,6 +108,22 @@ TEST(MoeForward, EmptyAndOverfullExperts) {
   }
 }
 
+// The shared expert as the last of the experts, last among a token's: the same bytes.
+TEST(MoeForward, ASharedExpertMayBeOneOfTheExperts) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    MoeForwardProblem apart = small(9);
+    apart.shared = apart.intermediate;
+    apart.inner = apart.out = dtype;
+    MoeCase problem(apart, 8);
+    MoeCase together = with_shared_expert(problem);
+    EXPECT_EQ(together.p.experts, 7);
+    const Tensor expected = problem.run(test_context());
+    expect_same_bytes(together.run(test_context()), expected);
+    together.p.layout = GroupLayout::masked;
+    expect_same_bytes(together.run(test_context()), expected);
+  }
+}
+
 TEST(MoeForward, WorkspaceGrowsWithWhatItHolds) {
   const auto bytes = [](const MoeForwardProblem& p) { return moe_forward_workspace(p); };
   EXPECT_EQ(bytes(small(3)) % 256, 0);

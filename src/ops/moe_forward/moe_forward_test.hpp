@@ -75,6 +75,7 @@ struct MoeCase {
                           .inner = p.inner,
                           .accumulate = p.accumulate,
                           .decode = p.decode,
+                          .common = p.common,
                           .layout = p.layout};
     if (p.shared > 0) {
       result.shared = {.gate_up = shared_gate_up,
@@ -154,5 +155,39 @@ struct MoeCase {
     }
   }
 };
+
+/// The same mixture, with the shared expert (as wide as the others) as the last of them.
+inline MoeCase with_shared_expert(const MoeCase& apart) {
+  MoeForwardProblem p = apart.p;
+  p.shared = 0;
+  p.common = true;
+  ++p.experts;
+  ++p.top_k;
+  MoeCase together(p, 1);
+  const auto copy = [](const Tensor& from, const Tensor& to, std::int64_t at) {
+    const std::int64_t size = size_of(from.view().dtype);
+    std::memcpy(to.as<std::byte>() + at * size, from.as<std::byte>(),
+                static_cast<std::size_t>(from.count() * size));
+  };
+  copy(apart.x, together.x, 0);
+  for (const auto& [routed, shared, all] :
+       {std::tuple(&apart.gate_up, &apart.shared_gate_up, &together.gate_up),
+        {&apart.down, &apart.shared_down, &together.down},
+        {&apart.gate_up_scale, &apart.shared_gate_up_scale, &together.gate_up_scale},
+        {&apart.down_scale, &apart.shared_down_scale, &together.down_scale}}) {
+    copy(*routed, *all, 0);
+    copy(*shared, *all, routed->count());
+  }
+  for (std::int64_t t = 0; t < p.tokens; ++t) {
+    const std::int64_t last = (t + 1) * p.top_k - 1;
+    together.ids.set(last, static_cast<double>(p.experts - 1));
+    together.weights.set(last, 1);
+    for (std::int64_t s = 0; s < apart.p.top_k; ++s) {
+      together.ids.set(t * p.top_k + s, apart.ids[t * apart.p.top_k + s]);
+      together.weights.set(t * p.top_k + s, apart.weights[t * apart.p.top_k + s]);
+    }
+  }
+  return together;
+}
 
 }  // namespace fathom

@@ -1,6 +1,7 @@
 // The implementations of silu_mul_quant.
 #pragma once
 #include "fathom/ops/silu_mul_quant.hpp"
+#include "ops/dispatch.hpp"
 
 namespace fathom {
 void silu_mul_quant_ref(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
@@ -9,4 +10,7 @@ void silu_mul_quant_cpu(const SiluMulQuantProblem& problem, const SiluMulQuantAr
                         const Context& context);
 void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
                          const Context& context);
+void silu_mul_quant_ahead(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
+                          const Context& context);
+Verdict silu_mul_quant_ahead_can_run(const SiluMulQuantProblem& problem, const Context& context);
 }  // namespace fathom
