@@ -24,13 +24,19 @@ struct NormKernel {
   float epsilon;
 };
 
-struct RopeKernel {
-  SimtRows x;
+/// Elements [offset, offset + 2 * half) of a row, by the angles of its position.
+struct SimtRotation {
   SimtIntegers positions;
   const float* cos_sin;
   long long cos_sin_row, max_positions;
-  long long tokens, heads, half, offset;
+  long long half, offset;
   int interleaved;
+};
+
+struct RopeKernel {
+  SimtRows x;
+  SimtRotation rotation;
+  long long tokens, heads;
 };
 
 struct HadamardKernel {

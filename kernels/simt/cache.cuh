@@ -28,26 +28,43 @@ __device__ __forceinline__ long long page_at(const BlockTable& table, long long 
   return page >= 0 && page < pages ? page : -1;
 }
 
+/// The scale of values that a warp has, kEach a lane; they become what codes are taken of.
+template <int kRule, bool kUe8m0, int kEach>
+__device__ __forceinline__ float scale_values(float (&x)[kEach]) {
+  float amax = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) amax = fmaxf(amax, fabsf(x[i]));  // NaN does not count
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, lanes));
+  const GroupScale group = group_scale<kRule, kUe8m0>(amax);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) x[i] = scaled<kRule, kUe8m0>(x[i], group);
+  return group.scale;
+}
+/// Writes the codes of the first `count` values of a lane.
+template <int kEach>
+__device__ __forceinline__ void put_codes(unsigned char* to, const float (&x)[kEach], int count = kEach) {
+  if constexpr (kEach == 4) {
+    if (count == kEach) {
+      store_word(to, float_to_f8e4m3x2(x[0], x[1]) | float_to_f8e4m3x2(x[2], x[3]) << 16);
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    if (i < count) to[i] = static_cast<unsigned char>(float_to_f8e4m3x2(x[i], 0.0f));
+  }
+}
+
 /// A warp quantises 128 values, four a lane, or 64 or 32 to `to` and returns the scale.
 template <int kRule, bool kUe8m0, int kValues = 128>
 __device__ float quantize_group(const void* data, int bf16, long long first, unsigned char* to) {
   constexpr int kEach = kValues / 32;
-  float x[4] = {};
-  float amax = 0;
-  for (int i = 0; i < kEach; ++i) {
-    x[i] = load_element(data, bf16, first + kEach * lane_id() + i);
-    amax = fmaxf(amax, fabsf(x[i]));  // NaN does not count
-  }
-  for (int lanes = 16; lanes > 0; lanes /= 2) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, lanes));
-  const GroupScale group = group_scale<kRule, kUe8m0>(amax);
-  for (int i = 0; i < kEach; ++i) x[i] = kRule == kIndexer && !kUe8m0 ? x[i] / group.factor : x[i] * group.factor;
-  if constexpr (kEach == 4) {
-    store_word(to + 4 * lane_id(), float_to_f8e4m3x2(x[0], x[1]) | float_to_f8e4m3x2(x[2], x[3]) << 16);
-  } else {
-    const unsigned codes = float_to_f8e4m3x2(x[0], x[1]);
-    for (int i = 0; i < kEach; ++i) to[kEach * lane_id() + i] = static_cast<unsigned char>(codes >> 8 * i);
-  }
-  return group.scale;
+  float x[kEach];
+  for (int i = 0; i < kEach; ++i) x[i] = load_element(data, bf16, first + kEach * lane_id() + i);
+  const float scale = scale_values<kRule, kUe8m0>(x);
+  put_codes(to + kEach * lane_id(), x);
+  return scale;
 }
 
 /// A warp stores one key. kDim is of u8 caches.
@@ -117,6 +134,17 @@ __device__ inline void index_key_gather(const IndexKeyGatherKernel& args) {
       }
     });
   }
+}
+
+/// Element `index` as f32 (4 bytes), bf16 (2) at any address.
+__device__ __forceinline__ void put_in_cache(unsigned char* to, int element, long long index, float value) {
+  if (element == 4) {
+    store_word(to + 4 * index, __float_as_uint(value));
+    return;
+  }
+  const unsigned short bits = float_to_bf16(value);
+  to[2 * index] = static_cast<unsigned char>(bits);
+  to[2 * index + 1] = static_cast<unsigned char>(bits >> 8);
 }
 
 /// Elements [begin, end) of a row as f32 (4 bytes), bf16 (2) at any address.

@@ -21,24 +21,41 @@ __device__ __forceinline__ void for_each_warp_task(long long tasks, Body body) {
 }
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % 32); }
 
+/// The cosines of a token, and `half` further on its sines; null if its position is not in the table.
+__device__ __forceinline__ const float* angles_of(const SimtRotation& rotation, long long token) {
+  const long long position = integer_at(rotation.positions, token);
+  if (position < 0 || position >= rotation.max_positions) return nullptr;
+  return rotation.cos_sin + position * rotation.cos_sin_row;
+}
+
+/// Calls put(at, value) for the rotated values of a row, where get(at) gives what they were. Threads of `threads` take
+/// pairs in turn; both values of a pair are read before they are put.
+template <class Get, class Put>
+__device__ __forceinline__ void rotate_pairs(const SimtRotation& rotation, const float* cos, int thread, int threads,
+                                             Get get, Put put) {
+  const float* sin = cos + rotation.half;
+  for (long long i = thread; i < rotation.half; i += threads) {
+    const long long first = rotation.offset + (rotation.interleaved ? 2 * i : i);
+    const long long second = rotation.interleaved ? first + 1 : first + rotation.half;
+    const float a = get(first);
+    const float b = get(second);
+    put(first, a * cos[i] - b * sin[i]);
+    put(second, b * cos[i] + a * sin[i]);
+  }
+}
+
 /// Blocks (x, head): a warp rotates one head of one token. A position that is not in the table leaves its token as it
 /// is.
 __device__ inline void rope(const RopeKernel& args) {
   for_each_warp_task(args.tokens, [&](long long token) {
-    const long long position = integer_at(args.positions, token);
-    if (position < 0 || position >= args.max_positions) return;
-    const float* cos = args.cos_sin + position * args.cos_sin_row;
-    const float* sin = cos + args.half;
+    const float* cos = angles_of(args.rotation, token);
+    if (cos == nullptr) return;
     for (long long head = blockIdx.y; head < args.heads; head += gridDim.y) {
-      const long long begin = token * args.x.row + head * args.x.head + args.offset;
-      for (long long i = lane_id(); i < args.half; i += 32) {
-        const long long first = begin + (args.interleaved ? 2 * i : i);
-        const long long second = args.interleaved ? first + 1 : first + args.half;
-        const float a = load_element(args.x.data, args.x.bf16, first);
-        const float b = load_element(args.x.data, args.x.bf16, second);
-        store_element(args.x.data, args.x.bf16, first, a * cos[i] - b * sin[i]);
-        store_element(args.x.data, args.x.bf16, second, b * cos[i] + a * sin[i]);
-      }
+      const long long begin = token * args.x.row + head * args.x.head;
+      rotate_pairs(
+          args.rotation, cos, lane_id(), 32,
+          [&](long long i) { return load_element(args.x.data, args.x.bf16, begin + i); },
+          [&](long long i, float value) { store_element(args.x.data, args.x.bf16, begin + i, value); });
     }
   });
 }

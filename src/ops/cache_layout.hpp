@@ -46,6 +46,17 @@ inline void expect_pages(const Expect& expect, const TensorView& block_table, st
   }
 }
 
+/// A latent cache of entries of `lora` and `rope_dim` values.
+inline void expect_mla_cache(const Expect& expect, const TensorView& cache, std::int64_t lora,
+                             std::int64_t rope_dim) {
+  expect.dtype("cache", cache, {DType::f32, DType::bf16, DType::u8});
+  const bool quantised = cache.dtype == DType::u8;
+  expect.that(!quantised || lora % 128 == 0, "latent", "have a multiple of 128 columns with a u8 cache",
+              lora);
+  expect.tensor("cache", cache, {DType::f32, DType::bf16, DType::u8},
+                {-1, quantised ? mla_cache_entry_bytes(lora, rope_dim) : lora + rope_dim});
+}
+
 inline bool is_page_size(std::int64_t tokens) {
   return tokens == 16 || tokens == 32 || tokens == 64 || tokens == 128;
 }

@@ -65,5 +65,16 @@ inline SimtRows simt_rows(const TensorView& tensor) {
 inline SimtIntegers simt_integers(const TensorView& tensor) {
   return {.data = tensor.data, .step = tensor.step(0), .wide = tensor.dtype == DType::i64};
 }
+/// positions and cos_sin of an op that rotates.
+inline SimtRotation simt_rotation(const TensorView& positions, const TensorView& cos_sin, std::int64_t offset,
+                                  bool interleaved) {
+  return {.positions = simt_integers(positions),
+          .cos_sin = cos_sin.as<const float>(),
+          .cos_sin_row = cos_sin.step(0),
+          .max_positions = cos_sin.size(0),
+          .half = cos_sin.size(1) / 2,
+          .offset = offset,
+          .interleaved = interleaved};
+}
 
 }  // namespace fathom

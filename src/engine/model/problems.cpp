@@ -10,9 +10,12 @@
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/fp8_linear.hpp"
 #include "fathom/ops/head_gate.hpp"
+#include "fathom/ops/index_key_prepare.hpp"
+#include "fathom/ops/index_query_prepare.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
+#include "fathom/ops/mla_prepare.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_forward.hpp"
 #include "fathom/ops/moe_permute.hpp"
@@ -69,6 +72,17 @@ void add_head_gate(const ModelConfig& config, std::vector<std::string>& problems
           .tokens = tokens, .heads = config.index_n_heads, .hidden = config.hidden_size, .decode = decode}));
     }
   }
+}
+
+// Keys and queries of attention: a kernel fits any number of tokens and every dtype.
+void add_preparations(const ModelConfig& config, std::vector<std::string>& problems) {
+  problems.push_back(problem_string(
+      IndexKeyPrepareProblem{.dim = config.index_head_dim, .rope_dim = config.qk_rope_head_dim}));
+  problems.push_back(problem_string(IndexQueryPrepareProblem{
+      .heads = config.index_n_heads, .dim = config.index_head_dim, .rope_dim = config.qk_rope_head_dim}));
+  problems.push_back(problem_string(MlaPrepareProblem{.lora = config.kv_lora_rank,
+                                                      .rope_dim = config.qk_rope_head_dim,
+                                                      .heads = config.num_attention_heads}));
 }
 
 // What quantises activations: kernels depend on dtypes and layouts, not on sizes.
@@ -184,6 +198,7 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
   add_head_gate(config, problems);
+  add_preparations(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   if (config.quantization_config) add_mixtures(config, problems);
@@ -225,6 +240,7 @@ std::vector<std::string> deepseek_v32_problems() {
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
   add_head_gate(config, problems);
+  add_preparations(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   if (config.quantization_config) add_mixtures(config, problems);

@@ -9,9 +9,11 @@
 namespace fathom {
 
 /// What every sum is multiplied by, before q_scale.
+inline float head_gate_factor(float softmax_scale, std::int64_t heads) {
+  return static_cast<float>(static_cast<double>(softmax_scale) / std::sqrt(static_cast<double>(heads)));
+}
 inline float head_gate_factor(const HeadGateProblem& problem, const HeadGateArgs& args) {
-  return static_cast<float>(static_cast<double>(args.softmax_scale) /
-                            std::sqrt(static_cast<double>(problem.heads)));
+  return head_gate_factor(args.softmax_scale, problem.heads);
 }
 inline Sm90GemmShape head_gate_shape(const HeadGateProblem& problem) {
   return {

@@ -29,13 +29,7 @@ MlaCacheStoreProblem validate(const MlaCacheStoreArgs& args, Device device) {
   expect.tensor("latent", args.latent, {DType::f32, DType::bf16}, {-1, -1});
   expect.at_least("lora", problem.lora, 1);
   expect.tensor("rope", args.rope, {DType::f32, DType::bf16}, {problem.tokens, -1});
-  expect.dtype("cache", args.cache, {DType::f32, DType::bf16, DType::u8});
-  const bool quantised = problem.cache == DType::u8;
-  expect.that(!quantised || problem.lora % 128 == 0, "latent",
-              "have a multiple of 128 columns with a u8 cache", problem.lora);
-  expect.tensor("cache", args.cache, {DType::f32, DType::bf16, DType::u8},
-                {-1, quantised ? mla_cache_entry_bytes(problem.lora, problem.rope_dim)
-                               : problem.lora + problem.rope_dim});
+  expect_mla_cache(expect, args.cache, problem.lora, problem.rope_dim);
   expect.tensor("slots", args.slots, {DType::i32, DType::i64}, {problem.tokens});
   expect_slots(expect, args.slots, args.cache.size(0));
   return problem;

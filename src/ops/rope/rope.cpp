@@ -34,24 +34,7 @@ RopeProblem validate(const RopeArgs& args, Device device) {
                             .style = args.style,
                             .x = args.x.dtype};
   expect.tensor("x", args.x, {DType::f32, DType::bf16}, {-1, -1, -1});
-  expect.tensor("positions", args.positions, {DType::i32, DType::i64}, {problem.tokens});
-  expect.tensor("cos_sin", args.cos_sin, {DType::f32}, {-1, -1});
-  if (problem.rope_dim % 2 != 0) {
-    expect.fail("cos_sin", "have an even number of columns", shape_string(args.cos_sin));
-  }
-  if (args.offset < 0 || args.offset > problem.dim - problem.rope_dim) {
-    expect.fail("offset",
-                "leave room for " + std::to_string(problem.rope_dim) + " of " + std::to_string(problem.dim) +
-                    " elements",
-                std::to_string(args.offset));
-  }
-  const std::int64_t limit = args.cos_sin.size(0);
-  for (std::int64_t t = 0; on_host(device) && t < problem.tokens; ++t) {
-    const std::int64_t position = rope_position(args.positions, t);
-    if (position >= 0 && position < limit) continue;
-    expect.fail("positions", "be in [0," + std::to_string(limit) + ")",
-                std::to_string(position) + " at token " + std::to_string(t));
-  }
+  expect_rotation(expect, args.positions, args.cos_sin, problem.tokens, problem.dim, args.offset);
   return problem;
 }
 
@@ -103,6 +86,26 @@ void check(const RopeConfig& config, std::int64_t positions) {
 }
 
 }  // namespace
+
+void expect_rotation(const Expect& expect, const TensorView& positions, const TensorView& cos_sin,
+                     std::int64_t tokens, std::int64_t dim, std::int64_t offset) {
+  expect.tensor("positions", positions, {DType::i32, DType::i64}, {tokens});
+  expect.tensor("cos_sin", cos_sin, {DType::f32}, {-1, -1});
+  const std::int64_t rope_dim = cos_sin.size(1);
+  if (rope_dim % 2 != 0) expect.fail("cos_sin", "have an even number of columns", shape_string(cos_sin));
+  if (offset < 0 || offset > dim - rope_dim) {
+    expect.fail("offset",
+                "leave room for " + std::to_string(rope_dim) + " of " + std::to_string(dim) + " elements",
+                std::to_string(offset));
+  }
+  const std::int64_t limit = cos_sin.size(0);
+  for (std::int64_t t = 0; on_host(expect.device) && t < tokens; ++t) {
+    const std::int64_t position = rope_position(positions, t);
+    if (position >= 0 && position < limit) continue;
+    expect.fail("positions", "be in [0," + std::to_string(limit) + ")",
+                std::to_string(position) + " at token " + std::to_string(t));
+  }
+}
 
 std::string_view to_string(RopeStyle style) {
   return style == RopeStyle::half_split ? "half_split" : "interleaved";

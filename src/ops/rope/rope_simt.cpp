@@ -18,15 +18,10 @@ jit::Source source(const OneForm&) {
 void rope_simt(const RopeProblem& problem, const RopeArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0 || problem.rope_dim == 0) return;
   const RopeKernel kernel{.x = simt_rows(args.x),
-                          .positions = simt_integers(args.positions),
-                          .cos_sin = args.cos_sin.as<const float>(),
-                          .cos_sin_row = args.cos_sin.step(0),
-                          .max_positions = args.cos_sin.size(0),
+                          .rotation = simt_rotation(args.positions, args.cos_sin, problem.offset,
+                                                    problem.style == RopeStyle::interleaved),
                           .tokens = problem.tokens,
-                          .heads = problem.heads,
-                          .half = problem.rope_dim / 2,
-                          .offset = problem.offset,
-                          .interleaved = problem.style == RopeStyle::interleaved};
+                          .heads = problem.heads};
   launch_simt(source,
               {.grid = {simt_blocks(problem.tokens, kRowWarps), simt_blocks(problem.heads, 1, kGridAxis)},
                .block = {kRowThreads}},

@@ -1,0 +1,289 @@
+// Keys and queries from their projections to what scoring and attention read, in one step. Every value has the bytes
+// that the CPU ops give it one after the other: layer_norm or rms_norm, rope, hadamard, quantisation, store.
+#pragma once
+#include "layout/prepare.cuh"
+#include "simt/cache.cuh"
+#include "simt/norm.cuh"
+
+namespace fathom::simt {
+
+/// The first n of kEach neighbouring elements, then zeros; four at a time where they lie on as many.
+template <int kEach>
+__device__ __forceinline__ void load_run(float (&v)[kEach], const SimtRows& x, long long first, int n) {
+  if constexpr (kEach % 4 == 0) {
+    const unsigned long long address = reinterpret_cast<unsigned long long>(x.data) + (x.bf16 ? 2 : 4) * first;
+    if (n == kEach && address % (x.bf16 ? 8 : 16) == 0) {
+#pragma unroll
+      for (int i = 0; i < kEach; i += 4) {
+        if (x.bf16) {
+          const uint2 bits = reinterpret_cast<const uint2*>(address)[i / 4];
+          v[i] = __uint_as_float(bits.x << 16);
+          v[i + 1] = __uint_as_float(bits.x & 0xffff0000u);
+          v[i + 2] = __uint_as_float(bits.y << 16);
+          v[i + 3] = __uint_as_float(bits.y & 0xffff0000u);
+        } else {
+          const float4 values = reinterpret_cast<const float4*>(address)[i / 4];
+          v[i] = values.x;
+          v[i + 1] = values.y;
+          v[i + 2] = values.z;
+          v[i + 3] = values.w;
+        }
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) v[i] = i < n ? load_element(x.data, x.bf16, first + i) : 0.0f;
+}
+
+/// A row of a warp: lane l has its elements [kEach * l, kEach * l + count), and all of it passes through `shared`, room
+/// for 32 * kEach floats, where lanes need the values of others.
+template <int kEach>
+struct WarpRow {
+  float* shared;
+  int dim;
+  int begin;  // of this lane's elements
+  int count;
+  float v[kEach];
+
+  __device__ WarpRow(float* room, int elements) : shared(room), dim(elements), begin(kEach * lane_id()) {
+    const int left = dim - begin;
+    count = left < 0 ? 0 : left < kEach ? left : kEach;
+  }
+  __device__ __forceinline__ void load(const SimtRows& x, long long row) { load_run(v, x, row + begin, count); }
+
+  /// All lanes see the row in `shared`.
+  __device__ __forceinline__ void share() {
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) shared[begin + i] = v[i];
+    __syncwarp();
+  }
+
+  /// The sum in the order of the norms; every lane gets it.
+  template <class Add>
+  __device__ __forceinline__ float sum(Add add) {
+    share();
+    float sum = 0;
+    if (lane_id() < kNormLanes) sum = add_lanes(add_lane(0.0f, shared, dim, lane_id(), add));
+    return __shfl_sync(~0u, sum, 0);
+  }
+
+  __device__ __forceinline__ void layer_norm(const SimtRows& weight, const SimtRows& bias, float epsilon) {
+    const float mean = sum(AddValue{}) / static_cast<float>(dim);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) v[i] -= mean;
+    const float scale = norm_scale(sum(AddSquare{}), dim, epsilon);
+    float w[kEach];
+    float b[kEach];
+    load_run(w, weight, begin, count);
+    load_run(b, bias, begin, count);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) v[i] = __fmaf_rn(v[i] * scale, w[i], b[i]);
+  }
+
+  /// dim is a power of two; lanes beyond it have no part in what the others get.
+  __device__ __forceinline__ void hadamard(float scale) {
+#pragma unroll
+    for (int half = 1; half < kEach; half *= 2) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        if ((i & half) != 0) continue;
+        const float a = v[i];
+        const float b = v[i + half];
+        v[i] = a + b;
+        v[i + half] = a - b;
+      }
+    }
+    for (int lanes = 1; lanes * kEach < dim; lanes *= 2) {
+      const bool upper = (lane_id() & lanes) != 0;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const float other = __shfl_xor_sync(~0u, v[i], lanes);
+        v[i] = upper ? other - v[i] : v[i] + other;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) v[i] *= scale;
+  }
+
+  /// Writes the codes and returns the scale.
+  __device__ __forceinline__ float quantise(int ue8m0, unsigned char* to) {
+    const float scale = ue8m0 ? scale_values<kIndexer, true>(v) : scale_values<kIndexer, false>(v);
+    put_codes(to + begin, v, count);
+    return scale;
+  }
+  __device__ __forceinline__ void store(float* to) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (i < count) to[begin + i] = v[i];
+    }
+  }
+};
+
+/// The rotation of a lane's elements of a WarpRow: every one becomes value * cos + partner * sin, where the sine of the
+/// first of a pair is negative. That is a * cos - b * sin, rounded alike.
+template <int kEach>
+struct LaneRotation {
+  int partner[kEach];  // -1: an element that stays
+  float cos[kEach], sin[kEach];
+
+  __device__ __forceinline__ void load(const SimtRotation& rotation, long long token, int begin) {
+    const float* angles = angles_of(rotation, token);
+    const int half = static_cast<int>(rotation.half);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int at = begin + i - static_cast<int>(rotation.offset);
+      partner[i] = -1;
+      cos[i] = sin[i] = 0;
+      if (angles == nullptr || at < 0 || at >= 2 * half) continue;
+      const bool second = rotation.interleaved ? at % 2 != 0 : at >= half;
+      const int pair = rotation.interleaved ? at / 2 : second ? at - half : at;
+      const int distance = rotation.interleaved ? 1 : half;
+      partner[i] = begin + i + (second ? -distance : distance);
+      cos[i] = angles[pair];
+      sin[i] = second ? angles[half + pair] : -angles[half + pair];
+    }
+  }
+  __device__ __forceinline__ void apply(WarpRow<kEach>& row) const {
+    row.share();
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      if (partner[i] >= 0) row.v[i] = row.v[i] * cos[i] + row.shared[partner[i]] * sin[i];
+    }
+  }
+};
+
+/// A warp prepares and stores one key; those of a u8 cache fill its lanes.
+template <int kEach, int kPage>
+__device__ void index_key_prepare(const IndexKeyPrepareKernel& args) {
+  __shared__ float rooms[kRowThreads / 32][32 * kEach];
+  WarpRow<kEach> row(rooms[threadIdx.x / 32], args.dim);
+  for_each_warp_task(args.tokens, [&](long long token) {
+    const long long slot = integer_at(args.slots, token);
+    if (slot < 0 || slot >= args.cache.pages * kPage) return;
+    row.load(args.k, token * args.k.row);
+    row.layer_norm(args.weight, args.bias, args.epsilon);
+    LaneRotation<kEach> rotation;
+    rotation.load(args.rotation, token, row.begin);
+    rotation.apply(row);
+    if (args.hadamard) row.hadamard(args.hadamard_scale);
+    const long long page = slot / kPage;
+    const int entry = static_cast<int>(slot % kPage);
+    if (args.cache.f32) {
+      row.store(index_key_f32(args.cache, page, entry));
+      return;
+    }
+    const float scale = row.quantise(args.ue8m0, index_key<32 * kEach>(args.cache, page, entry));
+    if (lane_id() == 0) store_word(index_scale<kPage, 32 * kEach>(args.cache, page, entry), __float_as_uint(scale));
+  });
+}
+
+/// A warp prepares `heads_each` heads of one token.
+template <int kEach>
+__device__ void index_query_prepare(const IndexQueryPrepareKernel& args) {
+  __shared__ float rooms[kRowThreads / 32][32 * kEach];
+  WarpRow<kEach> row(rooms[threadIdx.x / 32], args.dim);
+  const long long parts = (args.heads + args.heads_each - 1) / args.heads_each;
+  for_each_warp_task(args.tokens * parts, [&](long long task) {
+    const Quotient place = divide(task, parts);
+    const long long token = place.quotient;
+    const long long first = place.rest * args.heads_each;
+    const long long last = first + args.heads_each < args.heads ? first + args.heads_each : args.heads;
+    LaneRotation<kEach> rotation;
+    rotation.load(args.rotation, token, row.begin);
+    for (long long head = first; head < last; ++head) {
+      row.load(args.q, token * args.q.row + head * args.q.head);
+      rotation.apply(row);
+      if (args.hadamard) row.hadamard(args.hadamard_scale);
+      const long long to = token * args.out_row + head * args.out_head;
+      float factor = args.gate_factor;
+      if (args.quantised) {
+        const float scale = row.quantise(args.ue8m0, static_cast<unsigned char*>(args.out) + to);
+        if (args.scale != nullptr && lane_id() == 0) args.scale[token * args.scale_row + head] = scale;
+        factor *= scale;
+      } else {
+        row.store(static_cast<float*>(args.out) + to);
+      }
+      if (args.gate != nullptr && lane_id() == 0) args.gate[token * args.gate_row + head] *= factor;
+    }
+  });
+}
+
+/// A block normalises and stores the latent of one token, and rotates its key.
+__device__ __forceinline__ void mla_key_prepare(const MlaPrepareKernel& args, long long token, long long slot,
+                                                float* chunk) {
+  const long long row = token * args.latent.row;
+  const auto x = [&](long long i) { return load_element(args.latent.data, args.latent.bf16, row + i); };
+  const float scale = lane_sum<kLatentChunk>(args.lora, chunk, x, AddSquare{}, [&](float sum) {
+    return norm_scale(sum, args.lora, args.epsilon);
+  });
+  const bool quantised = args.element == 1;
+  const long long groups = (args.lora + 127) / 128;
+  unsigned char* entry = static_cast<unsigned char*>(args.cache) + slot * args.cache_row * args.element;
+  for (long long group = threadIdx.x / 32; group < groups; group += kRowThreads / 32) {
+    const long long begin = 128 * group + 4 * lane_id();
+    const int count = static_cast<int>(args.lora - begin < 0 ? 0 : args.lora - begin < 4 ? args.lora - begin : 4);
+    float v[4];
+    float w[4];
+    load_run(v, args.latent, row + begin, count);
+    load_run(w, args.weight, begin, count);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = v[i] * scale * w[i];
+    if (quantised) {
+      const float group_scale = scale_values<kKvCache, false>(v);
+      put_codes(entry + begin, v);
+      if (lane_id() == 0) store_word(entry + args.lora + 4 * group, __float_as_uint(group_scale));
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < count) put_in_cache(entry, args.element, begin + i, v[i]);
+    }
+  }
+  unsigned char* rope = entry + args.lora * args.element + (quantised ? 4 * groups : 0);
+  const int element = quantised ? 2 : args.element;
+  const float* cos = angles_of(args.rotation, token);
+  if (cos == nullptr) {
+    if (threadIdx.x < 32) copy_to_cache(args.rope, token, 0, args.rope_dim, rope, element);
+    return;
+  }
+  const long long from = token * args.rope.row;
+  rotate_pairs(
+      args.rotation, cos, static_cast<int>(threadIdx.x), kRowThreads,
+      [&](long long i) { return load_element(args.rope.data, args.rope.bf16, from + i); },
+      [&](long long i, float value) { put_in_cache(rope, element, i, value); });
+}
+
+/// A warp rotates one head of one token.
+__device__ __forceinline__ void mla_query_prepare(const MlaPrepareKernel& args, long long token, long long head) {
+  const long long from = token * args.q.row + head * args.q.head;
+  const long long to = token * args.q_out.row + head * args.q_out.head;
+  const auto get = [&](long long i) { return load_element(args.q.data, args.q.bf16, from + i); };
+  const auto put = [&](long long i, float value) { store_element(args.q_out.data, args.q_out.bf16, to + i, value); };
+  const float* cos = angles_of(args.rotation, token);
+  if (cos != nullptr) {
+    rotate_pairs(args.rotation, cos, lane_id(), 32, get, put);
+    return;
+  }
+  for (long long i = lane_id(); i < args.rope_dim; i += 32) put(i, get(i));
+}
+
+/// Blocks (x, 0) take keys, a block a token; blocks (x, y) from y = 1 on queries, a warp a head.
+__device__ inline void mla_prepare(const MlaPrepareKernel& args) {
+  __shared__ float chunk[kLatentChunk];
+  for (long long token = blockIdx.x; token < args.tokens; token += gridDim.x) {
+    if (blockIdx.y == 0) {
+      const long long slot = integer_at(args.slots, token);
+      if (slot >= 0 && slot < args.cache_rows) mla_key_prepare(args, token, slot, chunk);
+      continue;
+    }
+    constexpr long long kWarps = kRowThreads / 32;
+    for (long long head = (blockIdx.y - 1) * kWarps + threadIdx.x / 32; head < args.heads;
+         head += (gridDim.y - 1) * kWarps) {
+      mla_query_prepare(args, token, head);
+    }
+  }
+}
+
+}  // namespace fathom::simt
