@@ -16,6 +16,13 @@ TensorView heads_of(TensorView x, std::int64_t t) {
   return x;
 }
 
+/// Neighbouring rows as one.
+TensorView one_row(TensorView x) {
+  x.shape = {1, x.count()};
+  x.stride = {x.count(), 1};
+  return x;
+}
+
 }  // namespace
 
 void index_query_chain(const IndexQuerySteps& steps, const IndexQueryPrepareProblem& problem,
@@ -27,8 +34,13 @@ void index_query_chain(const IndexQuerySteps& steps, const IndexQueryPrepareProb
   const TensorView from = heads_of(args.q, token);
   const TensorView out = heads_of(args.out, token);
   const TensorView q = quantised ? scratch_rows(scratch + heads, heads, dim) : out;
-  if (from.data != q.data)
-    steps.copy({.tokens = heads, .dim = dim, .x = problem.q}, {.x = from, .rows = {}, .out = q}, context);
+  if (from.data != q.data) {
+    // Heads without gaps are one row: a copy of 32 KB in place of 64 small ones.
+    const bool dense = from.step(0) == dim && q.step(0) == dim;
+    const auto row = [&](const TensorView& x) { return dense ? one_row(x) : x; };
+    steps.copy({.tokens = row(q).size(0), .dim = row(q).size(1), .x = problem.q},
+               {.x = row(from), .rows = {}, .out = row(q)}, context);
+  }
   TensorView token_heads = q;  // [1, heads, dim]
   token_heads.rank = 3;
   token_heads.shape = {1, heads, dim};
