@@ -57,7 +57,7 @@ TopKKernel top_k_kernel(const TopKProblem& problem, const TopKArgs& args) {
 }
 
 Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context) {
-  return problem.transform == TopKTransform::paged ? simt_when_named(problem, context) : accept;
+  return simt_when_named(problem, context);
 }
 
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
