@@ -13,10 +13,11 @@ struct Plan {
 };
 
 // Few rows: as many threads as possible for each. Many: several rows share a multiprocessor, and one waits
-// for memory while another one selects.
+// for memory while another one selects. With pages 1024 threads have too few registers.
 Plan plan_top_k(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   const bool paged = problem.transform == TopKTransform::paged;
-  return {problem.rows <= device.num_sms ? 1024 : 512, paged ? static_cast<std::int32_t>(problem.page) : 0};
+  return {problem.rows <= device.num_sms && !paged ? 1024 : 512,
+          paged ? static_cast<std::int32_t>(problem.page) : 0};
 }
 
 jit::Source source(const Plan& plan) {
