@@ -131,24 +131,31 @@ TEST(TopKOnDevice, IsExactForAnySizes) {
 
 // Without lengths above k no score is read; a range that leaves the row ends with it.
 TEST(TopKOnDevice, PassesOverWhatMeansNothing) {
+  for (const std::string& implementation : cuda_implementations("top_k")) {
+    SCOPED_TRACE(implementation);
+    const Context& context = device_context(implementation);
+    const Twin lengths(tensor_of<int>(DType::i32, {3}, {3, 9, -5}));
+    const Twin scores(
+        tensor_of<float>(DType::f32, {3, 6}, {1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0}));
+    const Twin starts(tensor_of<int>(DType::i32, {3}, {4, 0, 7}));
+    const Twin out(poisoned(DType::i32, {3, 4}));
+    top_k({.scores = scores.device(),
+           .lengths = lengths.device(),
+           .starts = starts.device(),
+           .out = out.device()},
+          context);
+    const int within[] = {0, 1, -1, -1, 0, 1, 2, 3, -1, -1, -1, -1};
+    const Strided got = out.download();
+    for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(got.buffer[i], within[i]) << i;
+  }
+
+  // Without scores, which only the general one takes.
   const Twin lengths(tensor_of<int>(DType::i32, {3}, {3, 9, -5}));
   const Twin out(poisoned(DType::i32, {3, 4}));
-  top_k({.lengths = lengths.device(), .out = out.device()}, device_context());
+  top_k({.lengths = lengths.device(), .out = out.device()}, device_context("cuda:simt"));
   const int without[] = {0, 1, 2, -1, 0, 1, 2, 3, -1, -1, -1, -1};
   const Strided got = out.download();
   for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(got.buffer[i], without[i]) << i;
-
-  const Twin scores(
-      tensor_of<float>(DType::f32, {3, 6}, {1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0}));
-  const Twin starts(tensor_of<int>(DType::i32, {3}, {4, 0, 7}));
-  top_k({.scores = scores.device(),
-         .lengths = lengths.device(),
-         .starts = starts.device(),
-         .out = out.device()},
-        device_context());
-  const int within[] = {0, 1, -1, -1, 0, 1, 2, 3, -1, -1, -1, -1};
-  const Strided again = out.download();
-  for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(again.buffer[i], within[i]) << i;
 }
 
 TEST(TopKOnDevice, IsTheSameOnTwoHundredRunsAndInAGraph) {
