@@ -13,7 +13,7 @@ struct Plan {
 };
 
 // Few rows: as many threads as possible for each. Many: several rows share a multiprocessor, and one waits
-// for memory while another one selects. With pages 1024 threads have too few registers.
+// for memory while another one selects. With pages 64 registers a thread are too few.
 Plan plan_top_k(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   const bool paged = problem.transform == TopKTransform::paged;
   return {problem.rows <= device.num_sms && !paged ? 1024 : 512,
@@ -28,7 +28,8 @@ jit::Source source(const Plan& plan) {
                       .function = "simt::top_k<" + threads + ", " + page + ">",
                       .args = "TopKKernel",
                       .args_bytes = sizeof(TopKKernel),
-                      .threads = plan.threads});
+                      .threads = plan.threads,
+                      .blocks = plan.page != 0 ? 1 : 1024 / plan.threads});
 }
 
 TopKKind kind_of(TopKTransform transform) {
