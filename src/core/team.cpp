@@ -131,13 +131,19 @@ struct Team::Shared {
   }
 };
 
-Team::Team(int threads) : threads_(threads), shared_(std::make_shared<Shared>(threads)), arena_(threads) {}
+Team::Team(int threads) : threads_(threads), shared_(std::make_unique<Shared>(threads)), arena_(threads) {}
 
-Team::~Team() { shared_->stop.store(true); }
+// Runs what was enqueued and has not begun, which TBB would otherwise forget with its memory when the program
+// ends.
+Team::~Team() {
+  shared_->stop.store(true);
+  if (invited_) arena_.execute([this] { helpers_.wait(); });
+}
 
 void Team::invite(int count) {
   for (int i = 0; i < count; ++i) {
-    arena_.enqueue([shared = shared_] { shared->help(); });
+    invited_ = true;
+    arena_.enqueue(helpers_.defer([this] { shared_->help(); }));
     shared_->helpers.fetch_add(1);  // not before: enqueue may throw
   }
 }

@@ -2,6 +2,7 @@
 // once.
 #pragma once
 #include <tbb/task_arena.h>
+#include <tbb/task_group.h>
 
 #include <cstdint>
 #include <memory>
@@ -33,8 +34,10 @@ class Team {
 
   const int threads_;
   std::mutex mutex_;
-  std::shared_ptr<Shared> shared_;  // helpers may outlive the team for a moment
+  std::unique_ptr<Shared> shared_;
   tbb::task_arena arena_;
+  tbb::task_group helpers_;
+  bool invited_ = false;
 };
 
 }  // namespace fathom
