@@ -82,6 +82,16 @@ inline std::int64_t expect_index_cache(const Expect& expect, const TensorView& c
   return tokens;
 }
 
+/// The cache and the slots that `tokens` keys are stored in. The keys of a page.
+inline std::int64_t expect_index_store(const Expect& expect, const TensorView& cache, const TensorView& slots,
+                                       std::int64_t tokens, std::int64_t dim, bool ue8m0) {
+  const std::int64_t page = expect_index_cache(expect, cache, dim);
+  expect.that(!ue8m0 || cache.dtype == DType::u8, "ue8m0", "be false with an f32 cache", "true");
+  expect.tensor("slots", slots, {DType::i32, DType::i64}, {tokens});
+  expect_slots(expect, slots, cache.size(0) * page);
+  return page;
+}
+
 /// A cache of index keys as the loops see it. The u8 form: keys and scales of a page; f32: keys only.
 struct IndexCache {
   const TensorView& cache;

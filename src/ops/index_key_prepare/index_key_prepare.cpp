@@ -42,10 +42,7 @@ IndexKeyPrepareProblem validate(const IndexKeyPrepareArgs& args, Device device) 
   expect_rotation(expect, args.positions, args.cos_sin, problem.tokens, problem.dim, args.offset);
   expect.that(!args.hadamard || std::has_single_bit(static_cast<std::uint64_t>(problem.dim)), "dim",
               "be a power of two with hadamard", problem.dim);
-  problem.page = expect_index_cache(expect, args.cache, problem.dim);
-  expect.that(!problem.ue8m0 || problem.cache == DType::u8, "ue8m0", "be false with an f32 cache", "true");
-  expect.tensor("slots", args.slots, {DType::i32, DType::i64}, {problem.tokens});
-  expect_slots(expect, args.slots, args.cache.size(0) * problem.page);
+  problem.page = expect_index_store(expect, args.cache, args.slots, problem.tokens, problem.dim, args.ue8m0);
   return problem;
 }
 

@@ -26,10 +26,7 @@ IndexKeyStoreProblem validate(const IndexKeyStoreArgs& args, Device device) {
                                .ue8m0 = args.ue8m0};
   expect.tensor("k", args.k, {DType::f32, DType::bf16}, {-1, -1});
   expect.at_least("dim", problem.dim, 1);
-  problem.page = expect_index_cache(expect, args.cache, problem.dim);
-  expect.that(!problem.ue8m0 || problem.cache == DType::u8, "ue8m0", "be false with an f32 cache", "true");
-  expect.tensor("slots", args.slots, {DType::i32, DType::i64}, {problem.tokens});
-  expect_slots(expect, args.slots, args.cache.size(0) * problem.page);
+  problem.page = expect_index_store(expect, args.cache, args.slots, problem.tokens, problem.dim, args.ue8m0);
   return problem;
 }
 
