@@ -196,8 +196,7 @@ void copy_async_arrive(unsigned barrier) {
   Block& block = *self().home;
   enqueue(self().copies, [&block, barrier] { arrive(block, barrier); });
 }
-void copy_async_commit() { ++self().copies.commits; }
-void copy_async_wait(int pending) { drain(self().copies, pending); }
+void copy_async_wait() { drain(self().copies, -1); }
 
 void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) {
   if (to % 16 != 0 || bytes % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0)

@@ -43,8 +43,7 @@ void mbarrier_wait(unsigned barrier, unsigned parity);
 // Copies that land later.
 void copy_async(unsigned to, const void* from, unsigned bytes, bool live);  // zeros unless live
 void copy_async_arrive(unsigned barrier);
-void copy_async_commit();
-void copy_async_wait(int pending);
+void copy_async_wait();
 void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier);
 void copy_bulk_shared(unsigned to, unsigned from, unsigned bytes, unsigned barrier);
 void store_async(unsigned to, unsigned value, unsigned barrier);

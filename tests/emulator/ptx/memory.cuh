@@ -31,12 +31,7 @@ inline void prefetch_l2(const void*) {}
 inline void cp_async_16(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 16, live); }
 inline void cp_async_4(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 4, live); }
 inline void cp_async_mbarrier_arrive(u32 barrier) { emulator::copy_async_arrive(barrier); }
-inline void cp_async_commit_group() { emulator::copy_async_commit(); }
-template <int kPending>
-inline void cp_async_wait_group() {
-  emulator::copy_async_wait(kPending);
-}
-inline void cp_async_wait_all() { emulator::copy_async_wait(-1); }
+inline void cp_async_wait_all() { emulator::copy_async_wait(); }
 
 inline void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
   const u32 values[4] = {a, b, c, d};
