@@ -47,8 +47,9 @@ struct WarpRow {
   float v[kEach];
 
   __device__ WarpRow(float* room, int elements) : shared(room), dim(elements), begin(kEach * lane_id()) {
-    const int left = dim - begin;
-    count = left < 0 ? 0 : left < kEach ? left : kEach;
+    // Not as a clamp of dim - begin: ptxas 13.0 takes the predicate of its VIMNMX for count == kEach later on, when the
+    // register holds another, and lanes at the end of a row then store four codes.
+    count = begin >= dim ? 0 : begin + kEach <= dim ? kEach : dim - begin;
   }
   __device__ __forceinline__ void load(const SimtRows& x, long long row) { load_run(v, x, row + begin, count); }
 

@@ -88,9 +88,6 @@ Verdict when_named(const Problem&, const Context& context, std::string_view impl
   }
   return decline("needs to be asked for by name (FATHOM_FORCE_IMPL) until its tests have passed on a device");
 }
-inline Verdict simt_when_named(const auto& problem, const Context& context) {
-  return when_named(problem, context, "cuda:simt");
-}
 
 /// The first implementation of `list` for the context's device that accepts: best first, the general one last
 /// of each device. One that is marked as a fallback is counted, logged under "dispatch" with the reasons of

@@ -32,10 +32,10 @@ inline jit::Source prepare_source(const std::string& op, const std::string& args
 
 inline constexpr std::int64_t kMostPrepared = 32 * kMostLaneValues;
 
-/// Rows of up to 512 values, by name.
+/// Rows of up to 512 values.
 template <class Problem>
-Verdict prepare_can_run(const Problem& problem, const Context& context) {
-  if (problem.dim <= kMostPrepared) return simt_when_named(problem, context);
+Verdict prepare_can_run(const Problem& problem, const Context&) {
+  if (problem.dim <= kMostPrepared) return accept;
   return decline("needs a dim up to " + std::to_string(kMostPrepared) + ", got " +
                  std::to_string(problem.dim));
 }

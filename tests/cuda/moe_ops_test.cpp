@@ -134,7 +134,7 @@ TEST_F(MoeOnFake, NothingIsLaunchedWithoutTokens) {
                          context_));
 }
 
-TEST_F(MoeOnFake, TheWholeRunsByNameOnly) {
+TEST_F(MoeOnFake, TheWholeIsSixLaunches) {
   const std::vector<TensorView> gate_up{view(DType::f8e4m3, {256, 128})};
   const std::vector<TensorView> down{view(DType::f8e4m3, {128, 128})};
   const std::vector<TensorView> gate_up_scale{view(DType::f32, {2, 1})};
@@ -150,12 +150,7 @@ TEST_F(MoeOnFake, TheWholeRunsByNameOnly) {
                             .down_scale = down_scale,
                             .out = view(DType::bf16, {4, 128}),
                             .workspace = view(DType::u8, {moe_forward_workspace(problem)})};
-  EXPECT_ERROR(NoImplementation, "cuda:chain: needs to be asked for by name", moe_forward(args, context_));
-  ContextOptions options;
-  options.cache_dir = scratch_ / "cache";
-  options.force_implementation = "moe_forward=cuda:chain";
-  const Context named = cuda::make_context(fake_.table(), 0, options);
-  EXPECT_EQ(launches([&] { moe_forward(args, named); }), 6);
+  EXPECT_EQ(launches([&] { moe_forward(args, context_); }), 6);
 }
 
 // Options beside those of the lists that kernels_test compiles.

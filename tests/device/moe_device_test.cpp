@@ -665,6 +665,11 @@ struct DeviceMoe {
   std::vector<std::vector<TensorView>> experts;
 };
 
+// Host and device add in other orders. A sum that bf16 then rounds the other way, where it is the largest of
+// its group, moves that group's scale by 2^-8, and one in thirty of its values by an FP8 code, 2^-4 of
+// itself.
+constexpr double kMostFromHost = 1e-4;
+
 constexpr GroupLayout kGroupLayouts[] = {GroupLayout::offsets, GroupLayout::masked, GroupLayout::contiguous};
 
 TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
@@ -683,7 +688,7 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
       const DeviceMoe device(host);
       const Strided expected = device.result(GroupLayout::offsets);
       if (tokens == 0) continue;
-      EXPECT_LT(calc_diff(expected.view, host.run(test_context())), 1e-5);
+      EXPECT_LT(calc_diff(expected.view, host.run(test_context())), kMostFromHost);
       if (tokens == 5) {  // for so few values the rounding to FP8 comes to 1e-3, now a little more, now less
         const double of_the_host = calc_diff(host.run(test_context()), host.in_double());
         EXPECT_LT(of_the_host, 2e-3);
@@ -737,7 +742,7 @@ TEST(MoeForwardOnDevice, OddShapesAndChoices) {
     const DeviceMoe device(host);
     for (const GroupLayout layout : kGroupLayouts) {
       const Strided got = device.result(layout);
-      EXPECT_LT(calc_diff(got.view, host.run(test_context())), 1e-5);
+      EXPECT_LT(calc_diff(got.view, host.run(test_context())), kMostFromHost);
       for (std::int64_t t = 60; t < 70; ++t) EXPECT_EQ(at(got.view, t, 0), 0.0f);
     }
   }
@@ -769,7 +774,7 @@ TEST(MoeForwardOnDevice, FollowsTheChoiceInAGraph) {
       expect_same_bytes(out.download().view, expected.view);
     }
     stream.synchronize();  // the next layout has the same workspace
-    EXPECT_LT(calc_diff(expected.view, host.run(test_context())), 1e-5);
+    EXPECT_LT(calc_diff(expected.view, host.run(test_context())), kMostFromHost);
   }
 }
 

@@ -34,9 +34,9 @@ TensorView without_axis(TensorView x, std::size_t axis) {
 
 }  // namespace
 
-Verdict batched_gemm_nt_simt_can_run(const BatchedGemmNtProblem& problem, const Context& context) {
+Verdict batched_gemm_nt_simt_can_run(const BatchedGemmNtProblem& problem, const Context&) {
   if (problem.x != DType::bf16) return decline("needs x in bf16, got f32");
-  return simt_when_named(problem, context);
+  return accept;
 }
 
 void batched_gemm_nt_simt(const BatchedGemmNtProblem& problem, const BatchedGemmNtArgs& args,

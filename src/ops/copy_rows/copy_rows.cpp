@@ -11,7 +11,7 @@ using Impl = Implementation<CopyRowsProblem, CopyRowsArgs>;
 
 // Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, copy_rows_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, copy_rows_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, copy_rows_cpu},
     {"ref:any", always, copy_rows_ref, /*fallback=*/true},
 };

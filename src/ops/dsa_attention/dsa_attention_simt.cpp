@@ -163,11 +163,10 @@ class Calls {
 
 }  // namespace
 
-// Its device tests have not run on hardware yet (docs/status.md), so it does not run unasked.
-Verdict dsa_attention_simt_can_run(const DsaAttentionProblem& problem, const Context& context) {
+Verdict dsa_attention_simt_can_run(const DsaAttentionProblem& problem, const Context&) {
   if (problem.compute != DType::bf16) return decline("needs compute=bf16, got f32");
   if (problem.weight == DType::f32) return decline("needs weights in f8e4m3 or bf16, got f32");
-  return when_named(problem, context, "cuda:chain");
+  return accept;
 }
 
 KernelSources dsa_attention_kernels;

@@ -14,7 +14,7 @@ namespace {
 using Impl = Implementation<DsaMetadataProblem, DsaMetadataArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, dsa_metadata_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, dsa_metadata_simt, /*fallback=*/false, DeviceKind::cuda},
     {"ref:any", always, dsa_metadata_ref},  // a few integers a row: no other form is worth having
 };
 

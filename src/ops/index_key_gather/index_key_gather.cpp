@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyGatherProblem, IndexKeyGatherArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", index_key_gather_simt_can_run, index_key_gather_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, index_key_gather_simt, /*fallback=*/false, DeviceKind::cuda},
     {"ref:any", always, index_key_gather_ref},  // a copy: nothing to be won by another form
 };
 

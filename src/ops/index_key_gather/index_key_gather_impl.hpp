@@ -6,7 +6,6 @@
 namespace fathom {
 void index_key_gather_ref(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
                           const Context& context);
-Verdict index_key_gather_simt_can_run(const IndexKeyGatherProblem& problem, const Context& context);
 void index_key_gather_simt(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
                            const Context& context);
 }  // namespace fathom

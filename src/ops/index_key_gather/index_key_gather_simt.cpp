@@ -20,10 +20,6 @@ IndexCachePlan plan_of(const IndexKeyGatherProblem& problem) {
 
 }  // namespace
 
-Verdict index_key_gather_simt_can_run(const IndexKeyGatherProblem& problem, const Context& context) {
-  return plan_of(problem).of_the_model() ? accept : simt_when_named(problem, context);
-}
-
 void index_key_gather_simt(const IndexKeyGatherProblem& problem, const IndexKeyGatherArgs& args,
                            const Context& context) {
   if (problem.keys == 0 || problem.batch == 0) return;

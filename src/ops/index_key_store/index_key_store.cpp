@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<IndexKeyStoreProblem, IndexKeyStoreArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, index_key_store_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, index_key_store_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, index_key_store_cpu},
     {"ref:any", always, index_key_store_ref, /*fallback=*/true},
 };

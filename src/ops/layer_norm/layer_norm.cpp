@@ -12,7 +12,7 @@ using Impl = Implementation<LayerNormProblem, LayerNormArgs>;
 
 // Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, layer_norm_cpu},
     {"ref:any", always, layer_norm_ref, /*fallback=*/true},
 };

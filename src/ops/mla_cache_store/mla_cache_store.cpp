@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<MlaCacheStoreProblem, MlaCacheStoreArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, mla_cache_store_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, mla_cache_store_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, mla_cache_store_cpu},
     {"ref:any", always, mla_cache_store_ref, /*fallback=*/true},
 };

@@ -11,7 +11,7 @@ namespace {
 using Impl = Implementation<MlaPrepareProblem, MlaPrepareArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, mla_prepare_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, mla_prepare_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, mla_prepare_cpu},
     {"ref:any", always, mla_prepare_ref, /*fallback=*/true},
 };

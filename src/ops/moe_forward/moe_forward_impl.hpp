@@ -24,6 +24,5 @@ struct MoeForwardParts {
 
 void moe_forward_ref(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
 void moe_forward_chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
-Verdict moe_forward_simt_can_run(const MoeForwardProblem& problem, const Context& context);
 
 }  // namespace fathom

@@ -10,11 +10,6 @@
 
 namespace fathom {
 
-// Its device tests have not run on hardware yet (docs/status.md), so it does not run unasked.
-Verdict moe_forward_simt_can_run(const MoeForwardProblem& problem, const Context& context) {
-  return when_named(problem, context, "cuda:chain");
-}
-
 KernelSources moe_forward_kernels;
 std::vector<jit::Source> moe_forward_kernels(std::string_view text, const cuda::DeviceInfo& device) {
   const auto p = parse_problem<MoeForwardProblem>(text);

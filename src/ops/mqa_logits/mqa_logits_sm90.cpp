@@ -22,7 +22,6 @@ Sm90MqaShape shape_of(const MqaLogitsProblem& problem) {
 }  // namespace
 
 Verdict mqa_logits_sm90_can_run(const MqaLogitsProblem& problem, const Context& context) {
-  if (const Verdict named = when_named(problem, context, "sm90:wgmma")) return named;
   return sm90_mqa_verdict(shape_of(problem), cuda::device_context(context).info());
 }
 

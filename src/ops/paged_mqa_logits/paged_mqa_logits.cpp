@@ -17,7 +17,7 @@ constexpr Impl kImplementations[] = {
     {"sm90:flattened", paged_mqa_logits_sm90_flattened_can_run,
      paged_mqa_logits_flattened<paged_mqa_logits_sm90>,
      /*fallback=*/true, DeviceKind::cuda},
-    {"cuda:simt", paged_mqa_logits_simt_can_run, paged_mqa_logits_simt, /*fallback=*/true, DeviceKind::cuda},
+    {"cuda:simt", always, paged_mqa_logits_simt, /*fallback=*/true, DeviceKind::cuda},
     {"cpu:simd", paged_mqa_logits_native, paged_mqa_logits_cpu},
     {"cpu:flattened", always, paged_mqa_logits_flattened<paged_mqa_logits_cpu>, /*fallback=*/true},
     {"ref:any", always, paged_mqa_logits_ref, /*fallback=*/true},

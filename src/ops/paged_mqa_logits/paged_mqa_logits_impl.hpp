@@ -50,7 +50,6 @@ void paged_mqa_logits_ref(const PagedMqaLogitsProblem& problem, const PagedMqaLo
                           const Context& context);
 void paged_mqa_logits_cpu(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                           const Context& context);
-Verdict paged_mqa_logits_simt_can_run(const PagedMqaLogitsProblem& problem, const Context& context);
 void paged_mqa_logits_simt(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                            const Context& context);
 Verdict paged_mqa_logits_sm90_can_run(const PagedMqaLogitsProblem& problem, const Context& context);

@@ -31,10 +31,6 @@ Plan plan_of(const PagedMqaLogitsProblem& problem) {
 
 }  // namespace
 
-Verdict paged_mqa_logits_simt_can_run(const PagedMqaLogitsProblem& problem, const Context& context) {
-  return plan_of(problem).cache.of_the_model() ? accept : simt_when_named(problem, context);
-}
-
 // Every block finds its keys by the lengths alone: there is no schedule that could be stale.
 void paged_mqa_logits_simt(const PagedMqaLogitsProblem& problem, const PagedMqaLogitsArgs& args,
                            const Context& context) {

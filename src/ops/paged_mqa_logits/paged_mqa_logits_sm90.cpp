@@ -22,14 +22,12 @@ Sm90MqaShape shape_of(const PagedMqaLogitsProblem& problem) {
 }  // namespace
 
 Verdict paged_mqa_logits_sm90_can_run(const PagedMqaLogitsProblem& problem, const Context& context) {
-  if (const Verdict named = when_named(problem, context, "sm90:wgmma")) return named;
   if (const Verdict native = paged_mqa_logits_native(problem, context)) return native;
   return sm90_mqa_verdict(shape_of(problem), cuda::device_context(context).info());
 }
 
 Verdict paged_mqa_logits_sm90_flattened_can_run(const PagedMqaLogitsProblem& problem,
                                                 const Context& context) {
-  if (const Verdict named = when_named(problem, context, "sm90:flattened")) return named;
   Sm90MqaShape draft = shape_of(problem);
   draft.next_n = 1;
   return sm90_mqa_verdict(draft, cuda::device_context(context).info());

@@ -10,7 +10,7 @@ namespace {
 using Impl = Implementation<PagedMqaScheduleProblem, PagedMqaScheduleArgs>;
 
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, paged_mqa_schedule_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, paged_mqa_schedule_simt, /*fallback=*/false, DeviceKind::cuda},
     {"ref:any", always, paged_mqa_schedule_ref},  // a few hundred integers: no other form is worth having
 };
 

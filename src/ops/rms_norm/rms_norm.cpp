@@ -11,7 +11,7 @@ using Impl = Implementation<RmsNormProblem, RmsNormArgs>;
 
 // Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rms_norm_cpu},
     {"ref:any", always, rms_norm_ref, /*fallback=*/true},
 };

@@ -17,7 +17,7 @@ using Impl = Implementation<RopeProblem, RopeArgs>;
 
 // Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
 constexpr Impl kImplementations[] = {
-    {"cuda:simt", simt_when_named, rope_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, rope_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rope_cpu},
     {"ref:any", always, rope_ref, /*fallback=*/true},
 };

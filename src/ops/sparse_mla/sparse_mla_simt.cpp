@@ -44,8 +44,7 @@ SparseMlaKernel sparse_mla_kernel(const SparseMlaProblem& problem, const SparseM
           .lse_row = args.lse.given() ? args.lse.step(0) : 0};
 }
 
-Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context& context) {
-  if (const Verdict named = simt_when_named(problem, context)) return named;
+Verdict sparse_mla_simt_can_run(const SparseMlaProblem& problem, const Context&) {
   const std::int64_t width = problem.lora + problem.rope_dim;
   if (width <= kMostColumns) return accept;
   return decline("needs q of up to " + std::to_string(kMostColumns) + " columns, got " +

@@ -42,7 +42,6 @@ Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device)
 }  // namespace
 
 Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& context) {
-  if (const Verdict named = when_named(problem, context, "sm90:wgmma")) return named;
   return verdict(problem, cuda::device_context(context).info());
 }
 

@@ -11,7 +11,7 @@ using Impl = Implementation<TopKProblem, TopKArgs>;
 
 constexpr Impl kImplementations[] = {
     {"sm90:cluster", top_k_sm90_can_run, top_k_sm90, /*fallback=*/false, DeviceKind::cuda},
-    {"cuda:simt", top_k_simt_can_run, top_k_simt, /*fallback=*/false, DeviceKind::cuda},
+    {"cuda:simt", always, top_k_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, top_k_cpu},
     {"ref:any", always, top_k_ref, /*fallback=*/true},
 };

@@ -58,10 +58,6 @@ TopKKernel top_k_kernel(const TopKProblem& problem, const TopKArgs& args) {
           .kind = kind_of(problem.transform)};
 }
 
-Verdict top_k_simt_can_run(const TopKProblem& problem, const Context& context) {
-  return simt_when_named(problem, context);
-}
-
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
   if (problem.rows == 0) return;
   const TopKKernel kernel = top_k_kernel(problem, args);

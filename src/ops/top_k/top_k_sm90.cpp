@@ -46,7 +46,6 @@ Verdict fits(const TopKProblem& problem, const cuda::DeviceInfo& device) {
 }  // namespace
 
 Verdict top_k_sm90_can_run(const TopKProblem& problem, const Context& context) {
-  if (const Verdict named = when_named(problem, context, "sm90:cluster")) return named;
   return fits(problem, cuda::device_context(context).info());
 }
 
