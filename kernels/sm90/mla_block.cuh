@@ -118,30 +118,44 @@ struct Sm90MlaBlock {
     __syncthreads();
   }
 
-  /// The consumers: the queries as bf16; heads that do not exist are zeros.
-  __device__ void load_queries() const {
-    constexpr int kChunks = kSm90MlaBlocks * 8;
-    const bool vector = args.q.bf16 && kernel.aligned_q;
-#pragma unroll 2
-    for (int i = static_cast<int>(threadIdx.x); i < kHeads * kChunks; i += kConsumers) {
-      const int row = i / kChunks;
-      const int chunk = i % kChunks;
+  /// The consumers: the queries as bf16; heads that do not exist are zeros. A thread has 16 of every 128 bytes of a row.
+  /// Fetching may begin before begin().
+  __device__ __forceinline__ void fetch_queries() const {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int part = thread % 8;
+    for (int row = thread / 8; row < kHeads; row += kConsumers / 8) {
       const bool there = head0 + row < args.heads;
-      const i64 from = i64{token} * args.q.row + (there ? head0 + row : 0) * args.q.head + 8 * chunk;
-      const int to = place(row, chunk, kQueryBlockBytes);
-      if (vector) {
-        ptx::cp_async_16(queries + to, static_cast<const u16*>(args.q.data) + from, there);
+      const i64 from = i64{token} * args.q.row + (there ? head0 + row : 0) * args.q.head + 8 * part;
+      const int to = place(row, part, kQueryBlockBytes);
+      if (args.q.bf16 && kernel.aligned_q) {
+#pragma unroll
+        for (int b = 0; b < kSm90MlaBlocks; ++b) {
+          ptx::cp_async_16(queries + to + b * kQueryBlockBytes, static_cast<const u16*>(args.q.data) + from + 64 * b,
+                           there);
+        }
         continue;
       }
-      float x[8];
+#pragma unroll 1
+      for (int b = 0; b < kSm90MlaBlocks; ++b) {
+        float x[8];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) x[j] = there ? simt::load_element(args.q.data, args.q.bf16, from + j) : 0.0f;
-      *reinterpret_cast<uint4*>(start + to) = {ptx::cvt_bf16x2(x[0], x[1]), ptx::cvt_bf16x2(x[2], x[3]),
-                                               ptx::cvt_bf16x2(x[4], x[5]), ptx::cvt_bf16x2(x[6], x[7])};
+        for (int j = 0; j < 8; ++j) {
+          x[j] = there ? simt::load_element(args.q.data, args.q.bf16, from + 64 * b + j) : 0.0f;
+        }
+        *reinterpret_cast<uint4*>(start + to + b * kQueryBlockBytes) = {
+            ptx::cvt_bf16x2(x[0], x[1]), ptx::cvt_bf16x2(x[2], x[3]), ptx::cvt_bf16x2(x[4], x[5]),
+            ptx::cvt_bf16x2(x[6], x[7])};
+      }
     }
+  }
+  __device__ __forceinline__ void await_queries() const {
     ptx::cp_async_wait_all();
     ptx::fence_proxy_async();
     ptx::bar_sync(5, kConsumers);
+  }
+  __device__ __forceinline__ void load_queries() const {
+    fetch_queries();
+    await_queries();
   }
 
   /// Eight e4m3 values times a scale, as bf16.

@@ -47,6 +47,56 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     }
   }
 
+  /// Sums and totals count from `highest`, which follows the highest score by up to 2^kSlack: so it moves a few times
+  /// only, and sums are seldom rescaled. A head's own scores decide when.
+  static constexpr float kSlack = 8;
+  static __device__ __forceinline__ void rescale(float (&sum)[2][64], const float (&shrink)[2]) {
+    if (__any_sync(~0u, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+#pragma unroll
+      for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] *= shrink[i / 2 % 2];
+    }
+  }
+
+  /// A block that has all entries writes bf16 rows itself: no part is joined with others.
+  __device__ bool direct() const { return kernel.blocks == 1 && kernel.aligned_out && args.out.bf16; }
+  /// What the sums of a head are multiplied by in the end; its log-sum-exp is written.
+  __device__ __forceinline__ float share_of(float highest, float total, int row) const {
+    const int head = head0 + row;
+    if (head >= args.heads) return 0;
+    const bool writes = threadIdx.x % 4 == 0;
+    if (args.lse != nullptr && writes) {
+      args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (highest + log2f(total));
+    }
+    if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - highest);
+    return total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
+  }
+  /// A warp's 16 rows of 256 columns go through shared memory, over the queries, and out as whole rows.
+  __device__ __forceinline__ void put(const float (&sum)[2][64], const float (&share)[2], int half) const {
+    constexpr int kRow = 512 + 16;  // so that rows begin in different banks
+    const int thread = static_cast<int>(ptx::pinned(threadIdx.x) % 128);  // or it takes registers of the loop before
+    const int lane = thread % 32;
+    const int warp = thread / 32;
+    const int at = (half * 4 + warp) * 16 * kRow;
+    const u32 to = queries + at + lane % 16 * kRow + lane / 16 * 16;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {  // 16 columns
+      const float* eight = sum[i / 8] + i % 8 * 8;
+      ptx::stmatrix_x4(to + 32 * i, ptx::cvt_bf16x2(eight[0] * share[0], eight[1] * share[0]),
+                       ptx::cvt_bf16x2(eight[2] * share[1], eight[3] * share[1]),
+                       ptx::cvt_bf16x2(eight[4] * share[0], eight[5] * share[0]),
+                       ptx::cvt_bf16x2(eight[6] * share[1], eight[7] * share[1]));
+    }
+    __syncwarp();
+    u16* out = static_cast<u16*>(args.out.data) + i64{token} * args.out.row + half * 256 + lane * 8;
+    const int heads = args.heads - head0 - warp * 16;
+#pragma unroll 4
+    for (int r = 0; r < 16; ++r) {
+      if (r >= heads) break;
+      *reinterpret_cast<uint4*>(out + (head0 + warp * 16 + r) * args.out.head) =
+          *reinterpret_cast<const uint4*>(start + at + r * kRow + lane * 16);
+    }
+  }
+
   __device__ __forceinline__ void consume_left() const {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int lane = thread % 32;
@@ -55,6 +105,9 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     const float lowest = __uint_as_float(0xff800000u);
     float highest[2] = {lowest, lowest};
     float total[2] = {0, 0};  // of this thread's entries
+    // Of the address that this lane gives for four matrices of weights: rows of two, entries of the next eight.
+    const int weight_row = thread / 32 * 16 + lane % 16;
+    const int weight_at = place(weight_row, lane / 16, kBlockBytes);
     float sum[2][64] = {};
     for (int tile = 0; tile < tiles(); ++tile) {
       const int buffer = tile % kSm90MlaBuffers;
@@ -76,46 +129,65 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         for (int i = 0; i < 32; ++i) ptx::keep(score[i]);
       }
       const int left = count - tile * kSm90MlaEntries;
-      float most[2] = {highest[0], highest[1]};
 #pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-        score[i] = column < left ? score[i] * scale : lowest;
-        most[i / 2 % 2] = fmaxf(most[i / 2 % 2], score[i]);
+      for (int i = 0; i < 32; ++i) score[i] *= scale;
+      if (left < kSm90MlaEntries) {
+#pragma unroll
+        for (int i = 0; i < 32; ++i) score[i] = i / 4 * 8 + i % 2 < left - lane % 4 * 2 ? score[i] : lowest;
       }
       float shrink[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
-        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
-        shrink[h] = ptx::exp2(highest[h] - most[h]);  // 0 at first
-        highest[h] = most[h];
+        float most[4];  // which do not wait for each other
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most[i] = fmaxf(score[8 * i + 2 * h], score[8 * i + 2 * h + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most[i] = fmaxf(most[i], fmaxf(score[8 * i + 4 + 2 * h], score[8 * i + 5 + 2 * h]));
+        most[0] = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
+        most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 1));
+        most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 2));
+        const bool moves = most[0] > highest[h] + kSlack;
+        shrink[h] = moves ? ptx::exp2(highest[h] - most[0]) : 1.0f;  // 0 at first
+        highest[h] = moves ? most[0] : highest[h];
         total[h] *= shrink[h];
         if (lane % 4 == 0) exchange()[buffer * 64 + row + 8 * h] = shrink[h];
       }
 #pragma unroll
-      for (int i = 0; i < 32; i += 2) {
-        const int h = i / 2 % 2;
-        const float low = ptx::exp2(score[i] - highest[h]);
-        const float high = ptx::exp2(score[i + 1] - highest[h]);
-        total[h] += low + high;
-        u8* to = tiles_at() + buffer * kSm90MlaTile + 8 * kBlockBytes + place(row + 8 * h, i / 4, kBlockBytes);
-        *reinterpret_cast<u32*>(to + lane % 4 * 4) = ptx::cvt_bf16x2(low, high);
-      }
+      for (int i = 0; i < 32; i += 8) {  // 16 entries
+        u32 pair[4];
 #pragma unroll
-      for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] *= shrink[i / 2 % 2];
+        for (int m = 0; m < 4; ++m) {
+          const float low = ptx::exp2(score[i + 2 * m] - highest[m % 2]);
+          const float high = ptx::exp2(score[i + 2 * m + 1] - highest[m % 2]);
+          total[m % 2] += low + high;
+          pair[m] = ptx::cvt_bf16x2(low, high);
+        }
+        ptx::stmatrix_x4((weights_of(buffer) + weight_at) ^ (i / 4 * 16), pair[0], pair[1], pair[2], pair[3]);
+      }
+      rescale(sum, shrink);
       ptx::fence_proxy_async();
       ptx::bar_arrive(1 + buffer, kConsumers);
       ptx::bar_sync(3, 128);
       add_tile(sum, buffer, 0);
     }
+    float share[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       total[h] += __shfl_xor_sync(~0u, total[h], 1);
       total[h] += __shfl_xor_sync(~0u, total[h], 2);
-      if (lane % 4 == 0) set_statistics(0, row + 8 * h, highest[h], total[h]);
+      if (!direct()) {
+        if (lane % 4 == 0) set_statistics(0, row + 8 * h, highest[h], total[h]);
+      } else {
+        share[h] = share_of(highest[h], total[h], row + 8 * h);
+        if (lane % 4 == 0) statistics()[row + 8 * h] = share[h];
+      }
     }
-    finish(sum, row, 0);
+    if (direct()) {
+      ptx::bar_sync(4, kConsumers);
+      put(sum, share, 0);
+    } else {
+      finish(sum, row, 0);
+    }
   }
 
   __device__ __forceinline__ void consume_right() const {
@@ -127,36 +199,122 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
       ptx::bar_sync(1 + buffer, kConsumers);
       ptx::mbarrier_wait(full(buffer), tile / kSm90MlaBuffers & 1);  // over: this warpgroup sees the entries as well
       const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
-#pragma unroll
-      for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] *= shrink[i / 2 % 2];
+      rescale(sum, shrink);
       add_tile(sum, buffer, 1);
     }
-    finish(sum, row, 1);
+    if (direct()) {
+      ptx::bar_sync(4, kConsumers);
+      const float share[2] = {statistics()[row], statistics()[row + 8]};
+      put(sum, share, 1);
+    } else {
+      finish(sum, row, 1);
+    }
+  }
+
+  /// What a producer has of a quantised entry: 16 of every 128 bytes. The right half of the row's threads has the
+  /// neighbouring row's, so that eight threads store to eight different groups of banks.
+  struct Piece {
+    uint4 codes[4];
+    uint4 rope;
+    uint4 scales;
+  };
+  __device__ __forceinline__ void fetch(Piece& piece, int tile, int row, int part) const {
+    const u8* entry = entry_at(tile, row);
+    const u8* own = entry + 16 * part;
+#pragma unroll
+    for (int group = 0; group < 4; ++group) {
+      piece.codes[group] = ptx::ld_global_early(own + 128 * group);
+    }
+    piece.rope = ptx::ld_global_early(own + 528);
+    piece.scales = ptx::ld_global_early(entry + 512);
+  }
+  __device__ __forceinline__ void convert(const Piece& piece, u32 latent, u32 rope, bool there) const {
+    const u32 scales[4] = {piece.scales.x, piece.scales.y, piece.scales.z, piece.scales.w};
+#pragma unroll
+    for (int group = 0; group < 4; ++group) {
+      const uint4& c = piece.codes[group];
+      const float scale = __uint_as_float(there ? scales[group] : 0);  // what is weighted with 0 has to be finite
+      const uint4 low = dequantise(c.x, c.y, scale);
+      const uint4 high = dequantise(c.z, c.w, scale);
+      ptx::st_shared_4(latent + group * 2 * kBlockBytes, {low.x, low.y, low.z, low.w});
+      ptx::st_shared_4((latent ^ 16) + group * 2 * kBlockBytes, {high.x, high.y, high.z, high.w});
+    }
+    ptx::st_shared_4(rope, {piece.rope.x, piece.rope.y, piece.rope.z, piece.rope.w});
+  }
+  __device__ __forceinline__ void produce_quantised() const {
+    constexpr int kStep = kProducers / 8;
+    static_assert(kSm90MlaEntries == 2 * kStep);
+    const int thread = static_cast<int>(threadIdx.x) % kProducers;
+    const int part = thread % 8;
+    const int row = thread / 8 ^ part / 4;  // and kStep rows further, which has the same swizzle
+    const u32 latent = entries() + place(row, part / 4 * 8 + 2 * part % 8, kBlockBytes);
+    const u32 rope = entries() + place(row, 64 + part, kBlockBytes);
+    Piece piece[2];
+    if (count > 0) fetch(piece[0], 0, row, part);
+    for (int tile = 0; tile < tiles(); ++tile) {
+      const int buffer = tile % kSm90MlaBuffers;
+      const int left = count - tile * kSm90MlaEntries;
+      const u32 at = buffer * kSm90MlaTile;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        // Loads are a piece ahead; the wait, which the second piece does not need, keeps the assembler from sinking them.
+        fetch(piece[1 - r], tile + r, row + (1 - r) * kStep, part);
+        if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
+        convert(piece[r], latent + at + r * kStep * 128, rope + at + r * kStep * 128, row + r * kStep < left);
+      }
+      ptx::fence_proxy_async();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
+    }
+  }
+  __device__ __forceinline__ void produce_bf16() const {
+    const int thread = static_cast<int>(threadIdx.x) % kProducers;
+    const int part = thread % 8;
+    const int row = thread / 8;
+    for (int tile = 0; tile < tiles(); ++tile) {
+      const int buffer = tile % kSm90MlaBuffers;
+      const int left = count - tile * kSm90MlaEntries;
+      if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const u32 to = entries() + buffer * kSm90MlaTile + place(row, part, kBlockBytes) + r * (kProducers / 8) * 128;
+        const u8* entry = entry_at(tile, row + r * (kProducers / 8)) + 16 * part;
+#pragma unroll
+        for (int b = 0; b < kSm90MlaBlocks; ++b) {
+          ptx::cp_async_16(to + b * kBlockBytes, entry + 128 * b, row + r * (kProducers / 8) < left);
+        }
+      }
+      ptx::cp_async_wait_all();
+      ptx::fence_proxy_async();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
+    }
   }
 
   __device__ void run() {
-    begin();
     const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+    if (group < 2) fetch_queries();
+    begin();
     if (group == 0) {
       ptx::setmaxnreg_inc<192>();
-      load_queries();
+      await_queries();
       consume_left();
-      meet();
-      join();
-      meet();
     } else if (group == 1) {
       ptx::setmaxnreg_inc<160>();
-      load_queries();
+      await_queries();
       consume_right();
-      meet();
-      join();
-      meet();
     } else {
       ptx::setmaxnreg_dec<80>();
-      produce();
-      meet();
-      meet();
+      if (args.element == 2) {
+        produce_bf16();
+      } else {
+        produce_quantised();
+      }
     }
+    if (direct()) return;
+    meet();
+    if (group < 2) join();
+    meet();
   }
 };
 

@@ -26,6 +26,7 @@ inline void st_shared(u32 address, float value) { shared_value<float>(address) =
 inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
 inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
 
+inline uint4 ld_global_early(const void* address) { return *static_cast<const uint4*>(address); }
 inline void prefetch_l2(const void*) {}
 
 inline void cp_async_16(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 16, live); }
