@@ -29,8 +29,9 @@ DeviceBench::DeviceBench(const Context& context, DeviceTimer& timer, bool contro
   cublaslt_ = control ? cuda::find_cublaslt() : cuda::CublasLtProbe{nullptr, "none"};
 }
 
-BenchRow DeviceBench::measure(const ListedProblem& problem) {
+BenchRow DeviceBench::measure(const ListedProblem& problem, Timing graph) {
   BenchRow row;
+  row.graph = std::move(graph);
   row.set = problem.set;
   row.text = problem.text;
   row.problem = problem.canonical;
@@ -93,6 +94,24 @@ std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const 
     }
   }
   return costs;
+}
+
+std::vector<Timing> graph_timings(std::span<const ListedProblem> problems, const Context& context,
+                                  const DeviceTimerOptions& options) {
+  DeviceTimer timer(context, nullptr, "", options);
+  std::vector<Timing> timings;
+  for (const ListedProblem& problem : problems) {
+    timings.emplace_back();
+    try {
+      const BenchCase work = make_bench(problem.canonical, context);
+      work.run(0);  // compiled before it is recorded
+      cuda::synchronize(context);
+      const cuda::Graph graph = cuda::Graph::capture(context, [&] { work.run(0); });
+      timings.back() = timer.time([&](std::int64_t) { graph.launch(context); });
+    } catch (const Error&) {  // its row will say why
+    }
+  }
+  return timings;
 }
 
 std::string describe_device(const Context& context) {

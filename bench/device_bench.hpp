@@ -15,8 +15,8 @@ class DeviceBench {
   /// `control`: run cuBLASLt beside; `check`: compare products with double precision.
   DeviceBench(const Context& context, DeviceTimer& timer, bool control, bool check);
 
-  /// Never throws an Error: it becomes the row's.
-  BenchRow measure(const ListedProblem& problem);
+  /// `graph`: of the same problem, goes into the row. Never throws an Error: it becomes the row's.
+  BenchRow measure(const ListedProblem& problem, Timing graph = {});
   /// Which cuBLASLt runs beside, or why none does.
   const std::string& control() const { return cublaslt_.detail; }
 
@@ -34,6 +34,11 @@ class DeviceBench {
 /// with `control` cuBLASLt's beside. To be called before CUPTI is loaded, which adds to every launch.
 std::vector<HostCost> host_costs(std::span<const ListedProblem> problems, const Context& context,
                                  bool control);
+
+/// The time of every problem as one CUDA graph, by events; not measured where a problem cannot run. To be
+/// called before CUPTI is loaded, which holds up every kernel of a graph.
+std::vector<Timing> graph_timings(std::span<const ListedProblem> problems, const Context& context,
+                                  const DeviceTimerOptions& options);
 
 /// "NVIDIA H200, 132 SMs"
 std::string describe_device(const Context& context);

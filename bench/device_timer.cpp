@@ -27,34 +27,41 @@ double Timing::least() const { return us.empty() ? 0 : *std::min_element(us.begi
 namespace detail {
 
 Timing timing_of(const std::vector<cuda::Activity>& activities, int runs) {
-  Timing timing{.method = "cupti", .us = {}, .kernels = {}, .note = {}};
+  Timing timing{.method = "cupti", .us = {}, .kernels = {}, .kernel_us = {}, .note = {}};
   std::vector<std::vector<std::string>> kernels;
+  std::vector<std::vector<double>> times;
   bool flushing = false;
   for (const cuda::Activity& activity : activities) {
     const bool flush = activity.memset && (activity.memset_value & 0xff) == kFlushValue &&
                        activity.memset_bytes >= static_cast<std::uint64_t>(kLeastFlushBytes);
     if (flush) {
       if (!flushing) {  // a driver may cut one memset into several
-        timing.us.push_back(0);
         kernels.emplace_back();
+        times.emplace_back();
       }
       flushing = true;
       continue;
     }
     flushing = false;
-    if (timing.us.empty()) continue;  // of before the first run
-    timing.us.back() += static_cast<double>(activity.end_ns - activity.start_ns) * 1e-3;
+    if (times.empty()) continue;  // of before the first run
+    times.back().push_back(static_cast<double>(activity.end_ns - activity.start_ns) * 1e-3);
     kernels.back().push_back(activity.memset ? "memset" : activity.name);
   }
   const bool all_ran = std::none_of(kernels.begin(), kernels.end(), [](const auto& k) { return k.empty(); });
-  if (static_cast<int>(timing.us.size()) != runs || !all_ran) {
-    throw CudaError("CUPTI has recorded " + std::to_string(timing.us.size()) + " of " + std::to_string(runs) +
+  if (static_cast<int>(times.size()) != runs || !all_ran) {
+    throw CudaError("CUPTI has recorded " + std::to_string(times.size()) + " of " + std::to_string(runs) +
                         " runs" + (all_ran ? "" : ", some without a kernel"),
                     cuda::kErrorInvalidValue);
   }
+  for (const auto& run : times) timing.us.push_back(std::accumulate(run.begin(), run.end(), 0.0));
   timing.kernels = kernels.front();
   for (const auto& other : kernels) {
     if (other != timing.kernels) timing.note = "the runs had different kernels";
+  }
+  if (!timing.note.empty()) return timing;
+  timing.kernel_us.resize(timing.kernels.size());
+  for (const auto& run : times) {
+    for (std::size_t i = 0; i < run.size(); ++i) timing.kernel_us[i] += run[i] / runs;
   }
   return timing;
 }
@@ -123,7 +130,7 @@ Timing DeviceTimer::by_cupti(const std::function<void(std::int64_t)>& run) {
 }
 
 Timing DeviceTimer::by_events(const std::function<void(std::int64_t)>& run) const {
-  Timing timing{.method = "events", .us = {}, .kernels = {}, .note = reason_};
+  Timing timing{.method = "events", .us = {}, .kernels = {}, .kernel_us = {}, .note = reason_};
   const cuda::Event start(context_, /*timing=*/true);
   const cuda::Event end(context_, /*timing=*/true);
   for (int i = 0; i < options_.runs; ++i) {

@@ -16,8 +16,10 @@ struct Timing {
   std::string method;                // "cupti": kernel time; "events": between two events around the run
   std::vector<double> us;            // of every run, in order
   std::vector<std::string> kernels;  // of one run, in order; cupti only
-  std::string note;                  // why it is not CUPTI's, or what else is odd; empty: nothing
-  bool hot = false;                  // the caches were left as they were
+  std::vector<double>
+      kernel_us;     // of each of them, the mean over the runs; none if the runs had different kernels
+  std::string note;  // why it is not CUPTI's, or what else is odd; empty: nothing
+  bool hot = false;  // the caches were left as they were
 
   bool measured() const { return !us.empty(); }
   bool kernel_time() const { return method == "cupti"; }

@@ -48,6 +48,7 @@ OrderedJson finite_json(double value) {
 OrderedJson timing_json(const Timing& timing) {
   OrderedJson json{{"timing", timing.method},  {"us", timing.mean()},      {"us_median", timing.median()},
                    {"us_min", timing.least()}, {"runs", timing.us.size()}, {"kernels", timing.kernels}};
+  if (timing.kernel_us.size() > 1) json["kernel_us"] = timing.kernel_us;
   if (timing.hot) json["hot"] = true;
   if (!timing.note.empty()) json["note"] = timing.note;
   return json;
@@ -129,6 +130,18 @@ std::string table_row(const BenchRow& row, const Comparison& comparison, int wid
                         scientific(row.accuracy->bound));
   if (!row.timing.note.empty()) line += fmt::format("; {}", row.timing.note);
   return line + "\n";
+}
+
+std::string graph_lines(const BenchRow& row) {
+  if (!row.error.empty() || !row.graph.measured()) return "";
+  const double us = row.graph.mean();
+  const double gaps = us - row.timing.mean();
+  std::string text = fmt::format(
+      "  one CUDA graph {:.2f} us (min {:.2f}), {} kernels {:.2f}, between them {:.2f} ({:.1f} %)\n", us,
+      row.graph.least(), row.timing.kernels.size(), row.timing.mean(), gaps, us > 0 ? 100 * gaps / us : 0);
+  for (std::size_t i = 0; i < row.timing.kernel_us.size(); ++i)
+    text += fmt::format("    {:>9.2f}  {}\n", row.timing.kernel_us[i], row.timing.kernels[i]);
+  return text;
 }
 
 std::string table_end(const BenchReport& report, const Peers& peers) {
@@ -230,6 +243,11 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
       continue;
     }
     entry.update(timing_json(row.timing));
+    if (row.graph.measured()) {
+      entry["graph_us"] = row.graph.mean();
+      entry["graph_us_min"] = row.graph.least();
+      entry["gaps_us"] = row.graph.mean() - row.timing.mean();
+    }
     const double us = row.timing.mean();
     entry["bytes"] = row.bytes;
     entry["flops"] = row.flops;

@@ -20,6 +20,7 @@ struct BenchRow {
   double flops = 0;
   DType arithmetic = DType::bf16;  // of the flops, as in BenchCase
   Timing timing;
+  Timing graph;  // of the run as one CUDA graph, between events; not measured unless asked for
   std::map<std::string, Timing> control;  // "cublaslt" (of the same formats), "cublaslt_bf16"
   std::optional<Accuracy> accuracy;
 };
@@ -67,6 +68,8 @@ std::vector<SetMean> set_means(const BenchReport& report, const Peers& peers);
 /// The table, line by line, so that a row can be printed as soon as it is measured.
 std::string table_head(int width);
 std::string table_row(const BenchRow& row, const Comparison& comparison, int width);
+/// The time of the graph, the gaps between its kernels, and the kernels, a line each; empty without a graph.
+std::string graph_lines(const BenchRow& row);
 std::string table_end(const BenchReport& report, const Peers& peers);
 
 /// A table for every set.

@@ -84,6 +84,8 @@ void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
       ->type_name("N");
   group(command.add_flag("--check", options.check,
                          "Compare matrix products with double precision, on a sample of the output"));
+  group(command.add_flag("--graph", options.graph,
+                         "Also time every problem as one CUDA graph, and list its kernels"));
   group(command.add_flag("--no-control", options.no_control, "Do not run cuBLASLt beside"));
   group(command.add_option("--peers", options.peers, "Another file of the form of bench/peers/h200.json"))
       ->type_name("FILE");
@@ -112,10 +114,13 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   report.commit = options.commit.empty() ? built_from_commit() : options.commit;
   report.host_costs = host_costs(problems, context, !options.no_control);
 
+  const DeviceTimerOptions timing{.flush_bytes = options.hot ? 0 : options.flush_bytes, .runs = options.runs};
+  std::vector<Timing> graphs(problems.size());
+  if (options.graph) graphs = graph_timings(problems, context, timing);
+
   const char* path = std::getenv("FATHOM_CUPTI");
   const cuda::CuptiProbe cupti = cuda::find_cupti(path == nullptr ? "" : path);
-  DeviceTimer timer(context, cupti.library, cupti.library == nullptr ? cupti.detail : "",
-                    {.flush_bytes = options.hot ? 0 : options.flush_bytes, .runs = options.runs});
+  DeviceTimer timer(context, cupti.library, cupti.library == nullptr ? cupti.detail : "", timing);
   report.method = fmt::format(
       "{}, mean and median of {} runs after {} for warming up, random data, {}",
       timer.reason().empty()
@@ -133,10 +138,11 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   std::size_t width = 0;
   for (const ListedProblem& problem : problems) width = std::max(width, problem.text.size());
   fmt::print("{}", table_head(static_cast<int>(width)));
-  for (const ListedProblem& problem : problems) {
-    report.rows.push_back(bench.measure(problem));
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    report.rows.push_back(bench.measure(problems[i], graphs[i]));
     const BenchRow& row = report.rows.back();
-    fmt::print("{}", table_row(row, compare(row, peers, report.device), static_cast<int>(width)));
+    fmt::print("{}{}", table_row(row, compare(row, peers, report.device), static_cast<int>(width)),
+               graph_lines(row));
     std::fflush(stdout);
   }
   fmt::print("{}", table_end(report, peers));

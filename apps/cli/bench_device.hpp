@@ -26,6 +26,7 @@ struct DeviceBenchOptions {
   bool check = false;
   bool no_control = false;
   bool first_call = false;
+  bool graph = false;
 };
 
 void add_device_options(CLI::App& command, DeviceBenchOptions& options);

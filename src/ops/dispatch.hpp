@@ -77,8 +77,7 @@ void expect_device(const Implementation<Problem, Args> (&list)[kCount], const Co
 }
 }  // namespace detail
 
-/// Declines unless the implementation is asked for by name: for what has not run on its device in its present
-/// form.
+/// Declines unless the implementation is asked for by name: where another was measured to be faster.
 template <class Problem>
 Verdict when_named(const Problem&, const Context& context, std::string_view implementation) {
   std::string name;
@@ -86,7 +85,7 @@ Verdict when_named(const Problem&, const Context& context, std::string_view impl
       name == implementation) {
     return accept;
   }
-  return decline("needs to be asked for by name (FATHOM_FORCE_IMPL) until its tests have passed on a device");
+  return decline("needs to be asked for by name (FATHOM_FORCE_IMPL): others were measured to be faster here");
 }
 
 /// The first implementation of `list` for the context's device that accepts: best first, the general one last

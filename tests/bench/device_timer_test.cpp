@@ -118,6 +118,16 @@ TEST(TimingOf, SumsTheKernelsBetweenTheFlushes) {
   EXPECT_DOUBLE_EQ(timing.us[1], 7.0);
   EXPECT_EQ(timing.kernels, (std::vector<std::string>{"a", "memset", "b"}));
   EXPECT_EQ(timing.note, "the runs had different kernels");
+  EXPECT_TRUE(timing.kernel_us.empty());
+}
+
+TEST(TimingOf, GivesTheMeanOfEveryKernel) {
+  const Timing timing =
+      detail::timing_of({flush_at(10), kernel_at("a", 30, 4000), kernel_at("b", 70, 1000), flush_at(100),
+                         kernel_at("a", 110, 6000), kernel_at("b", 120, 2000)},
+                        2);
+  EXPECT_EQ(timing.kernel_us, (std::vector<double>{5, 1.5}));
+  EXPECT_EQ(timing.us, (std::vector<double>{5, 8}));
 }
 
 TEST(TimingOf, RefusesATraceThatLacksRuns) {

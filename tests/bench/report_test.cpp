@@ -172,6 +172,21 @@ TEST(Report, TableShowsFiguresKernelsAndErrors) {
       << end;
 }
 
+TEST(Report, AGraphShowsItsGapsAndKernels) {
+  BenchReport all = report();
+  EXPECT_EQ(graph_lines(all.rows[0]), "");
+  all.rows[0].graph = {.method = "events", .us = {5, 5}, .kernels = {}, .kernel_us = {}, .note = {}};
+  all.rows[0].timing.kernel_us = {1.5, 1.5, 1};
+  const std::string lines = graph_lines(all.rows[0]);
+  EXPECT_NE(lines.find("one CUDA graph 5.00 us (min 5.00), 3 kernels 4.00, between them 1.00 (20.0 %)"),
+            std::string::npos)
+      << lines;
+  EXPECT_NE(lines.find("1.00  reduce\n"), std::string::npos) << lines;
+  const auto row = nlohmann::json::parse(report_json(all, peers())).at("rows")[0];
+  EXPECT_DOUBLE_EQ(row.at("gaps_us").get<double>(), 1);
+  EXPECT_EQ(row.at("kernel_us").size(), 3u);
+}
+
 TEST(Report, JsonHasEveryRow) {
   const auto json = nlohmann::json::parse(report_json(report(), peers()));
   EXPECT_EQ(json.at("commit"), "abc123");

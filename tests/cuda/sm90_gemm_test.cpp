@@ -265,7 +265,7 @@ TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunchIfAsked) {
     }
   }
   EXPECT_ERROR(NoImplementation, "sm90:fused needs at most 16 rows of x, got 17", launches(17, true, forced));
-  EXPECT_EQ(launches(1, true, context({.strict = true})), 2) << "two steps unasked";
+  EXPECT_EQ(launches(1, true, context({.strict = true})), 2) << "two steps, where these were faster";
 }
 
 TEST_F(Sm90OnFake, TheHeadGateIsOneLaunch) {

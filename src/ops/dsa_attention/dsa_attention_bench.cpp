@@ -1,14 +1,14 @@
 // The bench of dsa_attention: every request is max_seqlen_k long with its new tokens, and the caches hold
-// zeros where no new token lies.
+// random entries where no new token lies.
 #include <algorithm>
 #include <cmath>
 
 #include "bench.hpp"
 #include "fathom/ops/dsa_attention.hpp"
 #include "fathom/ops/index_key_store.hpp"
-#include "fathom/ops/mla_cache_store.hpp"
 #include "fathom/ops/quantization.hpp"
 #include "fathom/ops/rope.hpp"
+#include "ops/cache_bench.hpp"
 
 namespace fathom {
 namespace {
@@ -108,9 +108,10 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
   const auto x = bench_normal(p.x, {p.rows, p.hidden});
   const auto out = bench_zeros(p.rows * p.hidden * size_of(p.out));
   const std::int64_t entry = p.kv == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope) : p.lora + p.rope;
-  const auto kv = bench_zeros(p.batch * pages * 64 * entry * size_of(p.kv));
+  const auto kv = bench_mla_cache(p.batch * pages * 64, 4099, p.kv, p.lora, p.rope, context);
   const std::int64_t page = p.index == DType::u8 ? kIndexKeyPageBytes : 64 * p.index_dim;
-  const auto index = bench_zeros(p.batch * pages * page * size_of(p.index));
+  const auto index = p.index == DType::u8 ? bench_index_cache(p.batch * pages, 64, p.index_dim)
+                                          : bench_normal(DType::f32, {p.batch * pages, 64, p.index_dim});
   const auto table = integers(p.batch * pages, [](std::int64_t i) { return i; });
   const auto prefix = integers(p.batch, [&](std::int64_t) { return p.max_seqlen_k - share; });
   const auto extend_lens = integers(p.batch, [&](std::int64_t) { return share; });

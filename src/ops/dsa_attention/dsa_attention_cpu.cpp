@@ -9,11 +9,14 @@
 #include "fathom/ops/hadamard.hpp"
 #include "fathom/ops/head_gate.hpp"
 #include "fathom/ops/index_key_gather.hpp"
+#include "fathom/ops/index_key_prepare.hpp"
 #include "fathom/ops/index_key_store.hpp"
+#include "fathom/ops/index_query_prepare.hpp"
 #include "fathom/ops/layer_norm.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
 #include "fathom/ops/linear_f32.hpp"
 #include "fathom/ops/mla_cache_store.hpp"
+#include "fathom/ops/mla_prepare.hpp"
 #include "fathom/ops/mqa_logits.hpp"
 #include "fathom/ops/paged_mqa_logits.hpp"
 #include "fathom/ops/quantize_groups.hpp"
@@ -67,6 +70,7 @@ class Chain {
         context_(context),
         parts_(problem),
         decode_(problem.mode != ForwardMode::extend),
+        in_one_(prepares_in_one(problem, context.device())),
         down_(part(parts_.down, p_.inner, {p_.rows, parts_.columns})) {}
 
   void run() {
@@ -88,9 +92,9 @@ class Chain {
       product(w_.kv_a, in, kv);
     }
     if (p_.joined < 3) product(w_.index_k, in, index_k);
-    store_latent(kv);
     store_index_key(index_k);
-    if (!p_.store_only) attend(in, q_latent);
+    if (!in_one_ || p_.store_only) store_latent(kv);
+    if (!p_.store_only) attend(in, q_latent, kv);
   }
 
  private:
@@ -138,22 +142,50 @@ class Chain {
          context_);
   }
 
-  void store_latent(const TensorView& kv) const {
+  /// With queries: their rotated columns go to `query`.
+  void store_latent(const TensorView& kv, const TensorView& q = {}, const TensorView& query = {}) const {
     const TensorView latent = columns(kv, 0, p_.lora);
     const TensorView k_rope = columns(kv, p_.lora, p_.lora + p_.rope);
+    if (in_one_) {
+      mla_prepare({.latent = latent,
+                   .rope = k_rope,
+                   .weight = w_.kv_a_norm,
+                   .positions = m_.positions,
+                   .cos_sin = args_.cos_sin,
+                   .slots = m_.slots,
+                   .cache = args_.kv_cache,
+                   .q = q,
+                   .q_out = query,
+                   .epsilon = args_.epsilon},
+                  context_);
+      return;
+    }
     rms_norm({.x = latent, .weight = w_.kv_a_norm, .out = latent, .epsilon = args_.epsilon}, context_);
     rotate(heads_of(k_rope, 1), 0, RopeStyle::interleaved);
     mla_cache_store({.latent = latent, .rope = k_rope, .slots = m_.slots, .cache = args_.kv_cache}, context_);
   }
 
   void store_index_key(const TensorView& k) const {
+    if (in_one_) {
+      index_key_prepare({.k = k,
+                         .weight = w_.index_k_norm,
+                         .bias = w_.index_k_norm_bias,
+                         .positions = m_.positions,
+                         .cos_sin = args_.cos_sin,
+                         .slots = m_.slots,
+                         .cache = args_.index_cache,
+                         .hadamard = p_.index == DType::u8,
+                         .ue8m0 = p_.ue8m0},
+                        context_);
+      return;
+    }
     layer_norm({.x = k, .weight = w_.index_k_norm, .bias = w_.index_k_norm_bias, .out = k}, context_);
     rotate(heads_of(k, 1), 0, RopeStyle::half_split);
     if (p_.index == DType::u8) hadamard({.x = k, .out = k}, context_);
     index_key_store({.k = k, .slots = m_.slots, .cache = args_.index_cache, .ue8m0 = p_.ue8m0}, context_);
   }
 
-  void attend(Input& in, const TensorView& latent) const {
+  void attend(Input& in, const TensorView& latent, const TensorView& kv) const {
     rms_norm({.x = latent, .weight = w_.q_a_norm, .out = latent, .epsilon = args_.epsilon}, context_);
     Input q_latent{.x = latent,
                    .f8 = part(parts_.q_latent, DType::f8e4m3, {p_.rows, p_.q_lora}),
@@ -162,8 +194,8 @@ class Chain {
     const TensorView flat = part(parts_.q, p_.inner, {p_.rows, p_.heads * (p_.nope + p_.rope)});
     product(w_.q_b, q_latent, flat);
     const TensorView q = heads_of(flat, p_.heads);
-    rotate(q, p_.nope, RopeStyle::interleaved);
-    output(q, p_.sparse() ? chosen(in, q_latent) : visible());
+    if (!in_one_) rotate(q, p_.nope, RopeStyle::interleaved);
+    output(q, p_.sparse() ? chosen(in, q_latent) : visible(), kv);
   }
 
   // The slots of all that every row sees.
@@ -183,13 +215,27 @@ class Chain {
   TensorView chosen(Input& in, Input& q_latent) const {
     TensorView q = part(parts_.index_q, p_.inner, {p_.rows, p_.index_heads * p_.index_dim});
     product(w_.index_q, q_latent, q);
-    rotate(heads_of(q, p_.index_heads), 0, RopeStyle::half_split);
     TensorView q_scale;
-    if (p_.index == DType::u8) {
+    if (p_.index == DType::u8) q_scale = part(parts_.index_q_scale, DType::f32, {p_.rows, p_.index_heads});
+    const bool in_one = in_one_ && p_.index == DType::u8;
+    if (in_one) {
+      const TensorView codes =
+          part(parts_.index_q_f8, DType::f8e4m3, {p_.rows, p_.index_heads, p_.index_dim});
+      index_query_prepare({.q = heads_of(q, p_.index_heads),
+                           .positions = m_.positions,
+                           .cos_sin = args_.cos_sin,
+                           .out = codes,
+                           .scale = q_scale,
+                           .ue8m0 = p_.ue8m0},
+                          context_);
+      q = codes;
+    } else {
+      rotate(heads_of(q, p_.index_heads), 0, RopeStyle::half_split);
+    }
+    if (p_.index == DType::u8 && !in_one) {
       const TensorView flat = reshaped(q, {p_.rows * p_.index_heads, p_.index_dim});
       hadamard({.x = flat, .out = flat}, context_);
       q = part(parts_.index_q_f8, DType::f8e4m3, {p_.rows * p_.index_heads, p_.index_dim});
-      q_scale = part(parts_.index_q_scale, DType::f32, {p_.rows, p_.index_heads});
       quantize_groups({.x = flat,
                        .q = q,
                        .scale = reshaped(q_scale, {p_.rows * p_.index_heads, 1}),
@@ -282,8 +328,8 @@ class Chain {
     choose(scores, 0, p_.rows, {}, selected);
   }
 
-  // q is rotated; every row attends to the slots of its list.
-  void output(const TensorView& q, const TensorView& slots) const {
+  // q is rotated, unless keys and queries are prepared in one; every row attends to the slots of its list.
+  void output(const TensorView& q, const TensorView& slots, const TensorView& kv) const {
     const std::int64_t width = p_.lora + p_.rope;
     TensorView q_nope = columns(q, 0, p_.nope);
     if (p_.compute != p_.inner) {
@@ -295,7 +341,12 @@ class Chain {
     batched_gemm_nt(
         {.x = q_nope, .w = w_.w_uk.values, .out = columns(query, 0, p_.lora), .w_scale = w_.w_uk.scale},
         context_);
-    copy_rows({.x = columns(q, p_.nope, p_.nope + p_.rope), .out = columns(query, p_.lora, width)}, context_);
+    const TensorView q_rope = columns(q, p_.nope, p_.nope + p_.rope);
+    if (in_one_) {
+      store_latent(kv, q_rope, columns(query, p_.lora, width));
+    } else {
+      copy_rows({.x = q_rope, .out = columns(query, p_.lora, width)}, context_);
+    }
     const TensorView attended = part(parts_.attended, p_.compute, {p_.rows, p_.heads, p_.lora});
     sparse_mla({.q = query,
                 .cache = args_.kv_cache,
@@ -322,6 +373,7 @@ class Chain {
   const Context& context_;
   DsaAttentionParts parts_;
   bool decode_;  // the class of the products
+  bool in_one_;
   TensorView down_;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "fathom/ops/dsa_attention.hpp"
 #include "ops/dispatch.hpp"
+#include "ops/validate.hpp"
 
 namespace fathom {
 
@@ -30,6 +31,14 @@ struct DsaAttentionParts {
 /// The columns of one row of scores.
 inline std::int64_t score_columns(const DsaAttentionProblem& p) {
   return p.mode == ForwardMode::extend ? p.keys : p.max_seqlen_k;
+}
+
+/// Whether keys and queries are prepared by one op each (index_key_prepare, index_query_prepare, mla_prepare)
+/// instead of one for every step. On a device, which takes longer to start a kernel than to run one of these;
+/// and where steps would round to bf16 in between, so that host and device round alike. Else both give the
+/// same bytes, and the steps are faster on a host.
+inline bool prepares_in_one(const DsaAttentionProblem& p, Device device) {
+  return !on_host(device) || p.inner == DType::bf16;
 }
 
 void dsa_attention_ref(const DsaAttentionProblem& problem, const DsaAttentionArgs& args,

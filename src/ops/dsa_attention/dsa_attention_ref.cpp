@@ -92,19 +92,19 @@ class Oracle {
     return out;
   }
 
-  void normed(double* x, std::int64_t n, const TensorView& weight, const TensorView& bias,
-              float epsilon) const {
+  void normed(double* x, std::int64_t n, const TensorView& weight, const TensorView& bias, float epsilon,
+              DType round) const {
     const double mean = bias.given() ? std::accumulate(x, x + n, 0.0) / static_cast<double>(n) : 0;
     double squares = 0;
     for (std::int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
     const double root = std::sqrt(squares / static_cast<double>(n) + static_cast<double>(epsilon));
     for (std::int64_t i = 0; i < n; ++i) {
       const double shift = bias.given() ? static_cast<double>(at(bias, i)) : 0;
-      x[i] = rounded(p_.inner, (x[i] - mean) / root * static_cast<double>(at(weight, i)) + shift);
+      x[i] = rounded(round, (x[i] - mean) / root * static_cast<double>(at(weight, i)) + shift);
     }
   }
 
-  void rotated(double* x, std::int64_t r, bool half_split) const {
+  void rotated(double* x, std::int64_t r, bool half_split, DType round) const {
     const std::int64_t half = p_.rope / 2;
     const std::int64_t position = integer_at(m_.positions, r);
     for (std::int64_t i = 0; i < half; ++i) {
@@ -113,8 +113,8 @@ class Oracle {
       const auto cos = static_cast<double>(at(args_.cos_sin, position, i));
       const auto sin = static_cast<double>(at(args_.cos_sin, position, half + i));
       const double first = a * cos - b * sin;
-      b = rounded(p_.inner, b * cos + a * sin);
-      a = rounded(p_.inner, first);
+      b = rounded(round, b * cos + a * sin);
+      a = rounded(round, first);
     }
   }
 
@@ -129,7 +129,7 @@ class Oracle {
         x[i + step] = a - b;
       }
     }
-    for (std::int64_t i = 0; i < n; ++i) x[i] = rounded(p_.inner, x[i] / std::sqrt(static_cast<double>(n)));
+    for (std::int64_t i = 0; i < n; ++i) x[i] = rounded(DType::f32, x[i] / std::sqrt(static_cast<double>(n)));
   }
 
   void store() const {
@@ -143,11 +143,11 @@ class Oracle {
     };
     for (std::int64_t r = 0; r < p_.rows; ++r) {
       Row kv = product(w_.kv_a, input(r), p_.inner);
-      normed(kv.data(), p_.lora, w_.kv_a_norm, {}, args_.epsilon);
-      rotated(kv.data() + p_.lora, r, /*half_split=*/false);
+      normed(kv.data(), p_.lora, w_.kv_a_norm, {}, args_.epsilon, DType::f32);
+      rotated(kv.data() + p_.lora, r, /*half_split=*/false, DType::f32);
       Row k = product(w_.index_k, input(r), p_.inner);
-      normed(k.data(), p_.index_dim, w_.index_k_norm, w_.index_k_norm_bias, 1e-6f);
-      rotated(k.data(), r, /*half_split=*/true);
+      normed(k.data(), p_.index_dim, w_.index_k_norm, w_.index_k_norm_bias, 1e-6f, DType::f32);
+      rotated(k.data(), r, /*half_split=*/true, DType::f32);
       if (p_.index == DType::u8) transformed(k.data());
       kv.insert(kv.end(), k.begin(), k.end());
       for (std::size_t i = 0; i < kv.size(); ++i)
@@ -207,7 +207,7 @@ class Oracle {
       Row scores(static_cast<std::size_t>(length), 0);
       for (std::int64_t h = 0; h < p_.index_heads; ++h) {
         double* head = q.data() + h * p_.index_dim;
-        rotated(head, r, /*half_split=*/true);
+        rotated(head, r, /*half_split=*/true, DType::f32);
         Row query(head, head + p_.index_dim);
         if (p_.index == DType::u8) {
           transformed(query.data());
@@ -239,14 +239,14 @@ class Oracle {
   void row(std::int64_t r) const {
     const Row x = input(r);
     Row latent = product(w_.q_a, x, p_.inner);
-    normed(latent.data(), p_.q_lora, w_.q_a_norm, {}, args_.epsilon);
+    normed(latent.data(), p_.q_lora, w_.q_a_norm, {}, args_.epsilon, p_.inner);
     Row q = product(w_.q_b, latent, p_.inner);
     std::vector<Row> entries;
     for (const std::int64_t slot : chosen(r, x, latent)) entries.push_back(entry(slot));
     Row values;
     for (std::int64_t h = 0; h < p_.heads; ++h) {
       double* head = q.data() + h * (p_.nope + p_.rope);
-      rotated(head + p_.nope, r, /*half_split=*/false);
+      rotated(head + p_.nope, r, /*half_split=*/false, p_.inner);
       for (std::int64_t i = 0; i < p_.nope; ++i) head[i] = rounded(p_.compute, head[i]);
       const DType query_dtype = p_.kv == DType::f32 ? DType::f32 : p_.compute;
       Row query = absorbed(w_.w_uk, h, head, query_dtype);

@@ -3,13 +3,12 @@
 #include "fathom/ops/bf16_gemm_nt.hpp"
 #include "fathom/ops/copy_rows.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
-#include "fathom/ops/hadamard.hpp"
 #include "fathom/ops/head_gate.hpp"
 #include "fathom/ops/index_key_gather.hpp"
-#include "fathom/ops/index_key_store.hpp"
-#include "fathom/ops/layer_norm.hpp"
+#include "fathom/ops/index_key_prepare.hpp"
+#include "fathom/ops/index_query_prepare.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
-#include "fathom/ops/mla_cache_store.hpp"
+#include "fathom/ops/mla_prepare.hpp"
 #include "fathom/ops/mqa_logits.hpp"
 #include "fathom/ops/paged_mqa_logits.hpp"
 #include "fathom/ops/quantize_groups.hpp"
@@ -19,6 +18,7 @@
 #include "fathom/ops/top_k.hpp"
 #include "ops/dsa_attention/dsa_attention_impl.hpp"
 #include "ops/kernels.hpp"
+#include "ops/prepare_kernels.hpp"
 
 namespace fathom {
 namespace {
@@ -35,24 +35,25 @@ class Calls {
     if (p_.joined == 2) product(p_.q_lora + kv, p_.hidden);
     if (p_.joined == 1) product(p_.q_lora, p_.hidden), product(kv, p_.hidden);
     if (p_.joined < 3) product(p_.index_dim, p_.hidden);
-    add(RmsNormProblem{.tokens = p_.rows, .dim = p_.lora, .x = p_.inner, .out = p_.inner});
-    rotation(1, p_.rope, 0, RopeStyle::interleaved);
-    add(MlaCacheStoreProblem{.tokens = p_.rows,
-                             .lora = p_.lora,
-                             .rope_dim = p_.rope,
-                             .latent = p_.inner,
-                             .rope = p_.inner,
-                             .cache = p_.kv});
-    add(LayerNormProblem{.tokens = p_.rows, .dim = p_.index_dim, .x = p_.inner, .out = p_.inner});
-    rotation(1, p_.index_dim, 0, RopeStyle::half_split);
-    if (p_.index == DType::u8)
-      add(HadamardProblem{.rows = p_.rows, .dim = p_.index_dim, .x = p_.inner, .out = p_.inner});
-    add(IndexKeyStoreProblem{
-        .tokens = p_.rows, .dim = p_.index_dim, .k = p_.inner, .cache = p_.index, .ue8m0 = p_.ue8m0});
+    add(IndexKeyPrepareProblem{.tokens = p_.rows,
+                               .dim = p_.index_dim,
+                               .rope_dim = p_.rope,
+                               .hadamard = p_.index == DType::u8,
+                               .k = p_.inner,
+                               .cache = p_.index,
+                               .ue8m0 = p_.ue8m0});
+    add(MlaPrepareProblem{.tokens = p_.rows,
+                          .lora = p_.lora,
+                          .rope_dim = p_.rope,
+                          .heads = p_.store_only ? 0 : p_.heads,
+                          .kv = p_.inner,
+                          .cache = p_.kv,
+                          .q = p_.inner,
+                          .q_out = query()});
     if (p_.store_only) return std::move(problems_);
+    add(RmsNormProblem{.tokens = p_.rows, .dim = p_.q_lora, .x = p_.inner, .out = p_.inner});
     if (p_.weight == DType::f8e4m3) quantised(p_.inner, p_.q_lora);
     product(p_.heads * (p_.nope + p_.rope), p_.q_lora);
-    rotation(p_.heads, p_.nope + p_.rope, p_.nope, RopeStyle::interleaved);
     if (p_.sparse()) indexer();
     add(TopKProblem{.rows = p_.rows,
                     .n = p_.sparse() ? score_columns(p_) : 0,
@@ -80,29 +81,27 @@ class Calls {
           .m = p_.rows, .n = n, .k = k, .out = out, .accumulate = accumulate, .decode = decode_});
     }
   }
-  void rotation(std::int64_t heads, std::int64_t dim, std::int64_t offset, RopeStyle style) {
-    add(RopeProblem{.tokens = p_.rows,
-                    .heads = heads,
-                    .dim = dim,
-                    .rope_dim = p_.rope,
-                    .offset = offset,
-                    .style = style,
-                    .x = p_.inner});
-  }
+  DType query() const { return p_.kv == DType::f32 ? DType::f32 : p_.compute; }
 
   void indexer() {
     const std::int64_t heads = p_.index_heads;
     const bool f8 = p_.index == DType::u8;
     const DType key = f8 ? DType::f8e4m3 : DType::f32;
     product(heads * p_.index_dim, p_.q_lora);
-    rotation(heads, p_.index_dim, 0, RopeStyle::half_split);
     if (f8) {
-      add(HadamardProblem{.rows = p_.rows * heads, .dim = p_.index_dim, .x = p_.inner, .out = p_.inner});
-      add(QuantizeGroupsProblem{.tokens = p_.rows * heads,
-                                .k = p_.index_dim,
-                                .x = p_.inner,
-                                .rule = QuantRule::indexer,
-                                .scale_format = p_.ue8m0 ? ScaleFormat::ue8m0 : ScaleFormat::f32});
+      add(IndexQueryPrepareProblem{.tokens = p_.rows,
+                                   .heads = heads,
+                                   .dim = p_.index_dim,
+                                   .rope_dim = p_.rope,
+                                   .q = p_.inner,
+                                   .ue8m0 = p_.ue8m0});
+    } else {
+      add(RopeProblem{.tokens = p_.rows,
+                      .heads = heads,
+                      .dim = p_.index_dim,
+                      .rope_dim = p_.rope,
+                      .style = RopeStyle::half_split,
+                      .x = p_.inner});
     }
     add(HeadGateProblem{
         .tokens = p_.rows, .heads = heads, .hidden = p_.hidden, .q_scale = f8, .decode = decode_});
@@ -125,10 +124,6 @@ class Calls {
   }
 
   void attention() {
-    const DType query = p_.kv == DType::f32 ? DType::f32 : p_.compute;
-    const auto copied = [&](std::int64_t dim, DType out) {
-      add(CopyRowsProblem{.tokens = p_.rows, .heads = p_.heads, .dim = dim, .x = p_.inner, .out = out});
-    };
     const auto absorbed = [&](std::int64_t n, std::int64_t k, DType out) {
       add(BatchedGemmNtProblem{.tokens = p_.rows,
                                .groups = p_.heads,
@@ -138,15 +133,17 @@ class Calls {
                                .w = p_.absorbed,
                                .out = out});
     };
-    if (p_.compute != p_.inner) copied(p_.nope, p_.compute);
-    absorbed(p_.lora, p_.nope, query);
-    copied(p_.rope, query);
+    if (p_.compute != p_.inner) {
+      add(CopyRowsProblem{
+          .tokens = p_.rows, .heads = p_.heads, .dim = p_.nope, .x = p_.inner, .out = p_.compute});
+    }
+    absorbed(p_.lora, p_.nope, query());
     add(SparseMlaProblem{.tokens = p_.rows,
                          .heads = p_.heads,
                          .lora = p_.lora,
                          .rope_dim = p_.rope,
                          .top_k = p_.top_k(),
-                         .q = query,
+                         .q = query(),
                          .cache = p_.kv,
                          .out = p_.compute,
                          .decode = decode_});
@@ -166,6 +163,10 @@ class Calls {
 Verdict dsa_attention_simt_can_run(const DsaAttentionProblem& problem, const Context&) {
   if (problem.compute != DType::bf16) return decline("needs compute=bf16, got f32");
   if (problem.weight == DType::f32) return decline("needs weights in f8e4m3 or bf16, got f32");
+  if (problem.index_dim > kMostPrepared) {
+    return decline("needs an index_dim up to " + std::to_string(kMostPrepared) + ", got " +
+                   std::to_string(problem.index_dim));
+  }
   return accept;
 }
 

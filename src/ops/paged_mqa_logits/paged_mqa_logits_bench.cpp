@@ -2,6 +2,7 @@
 
 #include "bench.hpp"
 #include "fathom/ops/paged_mqa_logits.hpp"
+#include "ops/cache_bench.hpp"
 
 namespace fathom {
 
@@ -15,12 +16,8 @@ BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) 
   const std::int64_t page_bytes = p.page * (p.head_dim + 4);
   const std::int64_t pages = p.batch * table;
   const auto q = bench_normal(p.q, {rows, p.heads, p.head_dim});
-  const auto cache = quantised ? bench_normal(DType::f8e4m3, {pages, page_bytes})
+  const auto cache = quantised ? bench_index_cache(pages, p.page, p.head_dim)
                                : bench_normal(DType::f32, {pages, p.page, p.head_dim});
-  for (std::int64_t page = 0; quantised && page < pages; ++page) {
-    auto* scales = reinterpret_cast<float*>(cache->data() + page * page_bytes + p.page * p.head_dim);
-    std::fill_n(scales, p.page, 0.01f);
-  }
   const auto weights = bench_normal(DType::f32, {rows, p.heads});
   const auto lens = bench_buffer(rows * 4);
   std::int64_t keys = 0;  // of all sequences

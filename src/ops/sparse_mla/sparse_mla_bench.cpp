@@ -2,8 +2,8 @@
 #include <random>
 
 #include "bench.hpp"
-#include "fathom/ops/mla_cache_store.hpp"
 #include "fathom/ops/sparse_mla.hpp"
+#include "ops/cache_bench.hpp"
 
 namespace fathom {
 
@@ -19,25 +19,7 @@ BenchCase sparse_mla_bench(std::string_view text, const Context& context) {
   const std::int64_t dim = p.lora + p.rope_dim;
   const std::int64_t width = p.cache == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope_dim) : dim;
   const auto q = bench_normal(p.q, {p.tokens, p.heads, dim});
-  const auto cache = bench_buffer(slots * width * size_of(p.cache));
-  {
-    const auto entries = bench_normal(DType::f32, {each, dim});
-    const TensorView all = entries->host_view(DType::f32, {each, dim});
-    TensorView latent = all, rope = all;
-    latent.shape[1] = p.lora;
-    rope.shape[1] = p.rope_dim;
-    rope.data = all.as<float>() + p.lora;
-    const Buffer slot(each * 4);
-    const Buffer request(each * width * size_of(p.cache));
-    for (std::int64_t i = 0; i < each; ++i)
-      reinterpret_cast<std::int32_t*>(slot.data())[i] = static_cast<std::int32_t>(i);
-    mla_cache_store({.latent = latent,
-                     .rope = rope,
-                     .slots = slot.view(DType::i32, {each}),
-                     .cache = request.view(p.cache, {each, width})},
-                    Context({.threads = context.threads()}));
-    cache->repeat({request.data(), static_cast<std::size_t>(each * width * size_of(p.cache))});
-  }
+  const auto cache = bench_mla_cache(slots, each, p.cache, p.lora, p.rope_dim, context);
   const auto indices = bench_buffer(p.tokens * p.top_k * 4);
   std::mt19937 engine(1);
   for (std::int64_t i = 0; i < p.tokens * p.top_k; ++i)
