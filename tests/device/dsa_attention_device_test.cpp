@@ -93,38 +93,57 @@ std::vector<DsaAttentionProblem> formats() {
   return {small_layer(), bf16};
 }
 
-// Odd sizes, groups apart, a token alone.
+/// Both implementations, those that decline left out; groups apart, a token alone.
 TEST(BatchedGemmOnDevice, AgreesWithTheHost) {
+  struct Case {
+    std::int64_t tokens, groups, n, k;
+    bool tensor_cores;
+  };
   for (const DType w : {DType::f8e4m3, DType::bf16}) {
-    for (const auto& [tokens, groups, n, k] :
-         {std::tuple{1, 3, 130, 70}, {70, 2, 65, 128}, {5, 1100, 3, 5}, {0, 2, 4, 4}}) {
+    for (const auto& [tokens, groups, n, k, tensor_cores] : {Case{1, 3, 130, 70, false},
+                                                             {70, 2, 65, 128, true},
+                                                             {5, 1100, 3, 5, false},
+                                                             {0, 2, 4, 4, false},
+                                                             {64, 9, 512, 128, true},
+                                                             {67, 3, 200, 128, true},
+                                                             {130, 5, 128, 512, true},
+                                                             {515, 2, 200, 48, true},
+                                                             {3, 4, 257, 304, true}}) {
+      SCOPED_TRACE(testing::Message() << tokens << " tokens, " << groups << " groups, " << n << " x " << k);
       const Seed seed;
       Random random(seed.value);
       const auto blocks = [](std::int64_t size) { return (size + 127) / 128; };
       const Tensor x = random.normal(DType::bf16, {tokens, groups, k});
       const Tensor weights = random.normal(w, {groups, n, k});
       const Tensor scale = random.uniform(DType::f32, {groups, blocks(n), blocks(k)}, 0.5, 2);
-      const Tensor out = poisoned(DType::f32, {tokens * groups, n + 3});
-      const auto shaped_out = [&, g = groups, t = tokens, n = n](const TensorView& all) {
-        return shaped(all, {t, g, n}, {g * (n + 3), n + 3, 1});
-      };
-      const OnDevice x_there(x), weights_there(weights), scale_there(scale);
-      const OnDevice out_there(out.view(), shaped_out(out));
       const TensorView scales = w == DType::f8e4m3 ? scale.view() : TensorView{};
-      batched_gemm_nt({.x = x, .w = weights, .out = shaped_out(out), .w_scale = scales}, test_context());
-      const auto run = [&](std::int64_t first, std::int64_t last) {
-        batched_gemm_nt({.x = x_there.view().rows(first, last),
-                         .w = weights_there,
-                         .out = out_there.view().rows(first, last),
-                         .w_scale = scales.given() ? scale_there.view() : TensorView{}},
-                        device_context("cuda:simt"));
-      };
-      run(0, tokens);
-      const Strided got = out_there.download();
-      if (tokens > 0) {
-        expect_close(got.view, shaped_out(out), {.relative = 1e-5, .absolute = 1e-3});
-        run(tokens - 1, tokens);
-        expect_same_bytes(out_there.download().buffer, got.buffer);
+      const OnDevice x_there(x), weights_there(weights), scale_there(scale);
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        const std::int64_t row = n % 8 == 0 ? n + 8 : n + 3;
+        const Tensor out = poisoned(dtype, {tokens * groups, row});
+        const auto shaped_out = [&, g = groups, t = tokens, n = n](const TensorView& all) {
+          return shaped(all, {t, g, n}, {g * row, row, 1});
+        };
+        const OnDevice out_there(out.view(), shaped_out(out));
+        batched_gemm_nt({.x = x, .w = weights, .out = shaped_out(out), .w_scale = scales}, test_context());
+        const auto run = [&](std::int64_t first, std::int64_t last, const std::string& implementation) {
+          batched_gemm_nt({.x = x_there.view().rows(first, last),
+                           .w = weights_there,
+                           .out = out_there.view().rows(first, last),
+                           .w_scale = scales.given() ? scale_there.view() : TensorView{}},
+                          device_context(implementation));
+        };
+        for (const std::string implementation : {"cuda:simt", "sm90:wgmma"}) {
+          if (implementation == "sm90:wgmma" && !tensor_cores) continue;
+          SCOPED_TRACE(implementation);
+          run(0, tokens, implementation);
+          const Strided got = out_there.download();
+          if (tokens == 0) continue;
+          expect_close(got.view, shaped_out(out),
+                       {.relative = dtype == DType::bf16 ? 8e-3 : 1e-5, .absolute = 1e-3});
+          run(tokens - 1, tokens, implementation);
+          expect_same_bytes(out_there.download().buffer, got.buffer);
+        }
       }
     }
   }

@@ -15,6 +15,7 @@ struct BatchedGemmNtProblem {
   DType x = DType::bf16;
   DType w = DType::bf16;
   DType out = DType::bf16;
+  bool aligned = true;  // x and w, to 16 bytes on a device; no part of the problem string
 
   template <class V>
   void fields(V& visit) {

@@ -2,6 +2,7 @@
 
 #include "ops/batched_gemm_nt/batched_gemm_nt_impl.hpp"
 #include "ops/dispatch.hpp"
+#include "ops/sm90_mqa.hpp"
 #include "ops/validate.hpp"
 
 namespace fathom {
@@ -11,6 +12,7 @@ using Impl = Implementation<BatchedGemmNtProblem, BatchedGemmNtArgs>;
 
 // Best first for each device. The reference takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"sm90:wgmma", batched_gemm_nt_sm90_can_run, batched_gemm_nt_sm90, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:simt", batched_gemm_nt_simt_can_run, batched_gemm_nt_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, batched_gemm_nt_cpu},
     {"ref:any", always, batched_gemm_nt_ref, /*fallback=*/true},
@@ -20,13 +22,15 @@ BatchedGemmNtProblem validate(const BatchedGemmNtArgs& args, Device device) {
   const Expect expect{BatchedGemmNtProblem::op, device};
   expect.rank("x", args.x, 3);
   expect.rank("w", args.w, 3);
+  const bool aligned = on_host(device) || (suits_bulk_copies(args.x) && suits_bulk_copies(args.w));
   const BatchedGemmNtProblem problem{.tokens = args.x.size(0),
                                      .groups = args.x.size(1),
                                      .n = args.w.size(1),
                                      .k = args.x.size(2),
                                      .x = args.x.dtype,
                                      .w = args.w.dtype,
-                                     .out = args.out.dtype};
+                                     .out = args.out.dtype,
+                                     .aligned = aligned};
   expect.tensor("x", args.x, {DType::bf16, DType::f32}, {-1, -1, -1});
   if (problem.x == DType::bf16) {
     expect.tensor("w", args.w, {DType::bf16, DType::f8e4m3}, {problem.groups, -1, problem.k});

@@ -39,9 +39,8 @@ Verdict batched_gemm_nt_simt_can_run(const BatchedGemmNtProblem& problem, const 
   return accept;
 }
 
-void batched_gemm_nt_simt(const BatchedGemmNtProblem& problem, const BatchedGemmNtArgs& args,
-                          const Context& context) {
-  if (problem.tokens == 0 || problem.groups == 0 || problem.n == 0) return;
+SimtBatchedGemmArgs batched_gemm_nt_kernel(const BatchedGemmNtProblem& problem,
+                                           const BatchedGemmNtArgs& args) {
   SimtBatchedGemmArgs kernel{
       .gemm = simt_gemm_args(without_axis(args.x, 1), without_axis(args.w, 0), without_axis(args.out, 1),
                              /*accumulate=*/false),
@@ -53,6 +52,13 @@ void batched_gemm_nt_simt(const BatchedGemmNtProblem& problem, const BatchedGemm
     kernel.gemm.b_scale = simt_scale(without_axis(args.w_scale, 0), 128);
     kernel.b_scale_group = args.w_scale.step(0);
   }
+  return kernel;
+}
+
+void batched_gemm_nt_simt(const BatchedGemmNtProblem& problem, const BatchedGemmNtArgs& args,
+                          const Context& context) {
+  if (problem.tokens == 0 || problem.groups == 0 || problem.n == 0) return;
+  const SimtBatchedGemmArgs kernel = batched_gemm_nt_kernel(problem, args);
   const jit::Kernel& code = jit::kernel(context, source, Plan{problem.w == DType::f8e4m3});
   const unsigned groups = simt_blocks(problem.groups, 1, kGridAxis);
   jit::launch(code, {.grid = {simt_gemm_grid(problem.tokens, problem.n), groups}, .block = {kSimtThreads}},
@@ -60,10 +66,12 @@ void batched_gemm_nt_simt(const BatchedGemmNtProblem& problem, const BatchedGemm
 }
 
 KernelSources batched_gemm_nt_kernels;
-std::vector<jit::Source> batched_gemm_nt_kernels(std::string_view text, const cuda::DeviceInfo&) {
+std::vector<jit::Source> batched_gemm_nt_kernels(std::string_view text, const cuda::DeviceInfo& device) {
   const auto problem = parse_problem<BatchedGemmNtProblem>(text);
   if (problem.x != DType::bf16) return {};
-  return {source({problem.w == DType::f8e4m3})};
+  std::vector<jit::Source> sources = batched_gemm_nt_sm90_kernels(problem, device);
+  sources.push_back(source({problem.w == DType::f8e4m3}));
+  return sources;
 }
 
 }  // namespace fathom
