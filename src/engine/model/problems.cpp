@@ -1,5 +1,6 @@
 #include "fathom/engine/problems.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <utility>
@@ -7,15 +8,14 @@
 #include "fathom/core/problem.hpp"
 #include "fathom/engine/plan.hpp"
 #include "fathom/ops/bf16_gemm_nt.hpp"
+#include "fathom/ops/dsa_attention.hpp"
+#include "fathom/ops/dsa_metadata.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/fp8_linear.hpp"
 #include "fathom/ops/head_gate.hpp"
-#include "fathom/ops/index_key_prepare.hpp"
-#include "fathom/ops/index_query_prepare.hpp"
 #include "fathom/ops/linear_bf16_fp32.hpp"
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
-#include "fathom/ops/mla_prepare.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_forward.hpp"
 #include "fathom/ops/moe_permute.hpp"
@@ -74,15 +74,38 @@ void add_head_gate(const ModelConfig& config, std::vector<std::string>& problems
   }
 }
 
-// Keys and queries of attention: a kernel fits any number of tokens and every dtype.
-void add_preparations(const ModelConfig& config, std::vector<std::string>& problems) {
-  problems.push_back(problem_string(
-      IndexKeyPrepareProblem{.dim = config.index_head_dim, .rope_dim = config.qk_rope_head_dim}));
-  problems.push_back(problem_string(IndexQueryPrepareProblem{
-      .heads = config.index_n_heads, .dim = config.index_head_dim, .rope_dim = config.qk_rope_head_dim}));
-  problems.push_back(problem_string(MlaPrepareProblem{.lora = config.kv_lora_rank,
-                                                      .rope_dim = config.qk_rope_head_dim,
-                                                      .heads = config.num_attention_heads}));
+// All launches of dsa_attention and of the metadata that it reads: in every mode, by rows and by context.
+void add_attention(const ModelConfig& config, std::vector<std::string>& problems) {
+  constexpr std::int64_t kContexts[] = {1024, 4096, 8192, 32768, 65536, 163840};
+  const DType weight = config.quantization_config ? DType::f8e4m3 : DType::bf16;
+  problems.push_back(problem_string(DsaMetadataProblem{}));
+  DsaAttentionProblem layer{.hidden = config.hidden_size,
+                            .heads = config.num_attention_heads,
+                            .q_lora = config.q_lora_rank,
+                            .lora = config.kv_lora_rank,
+                            .nope = config.qk_nope_head_dim,
+                            .rope = config.qk_rope_head_dim,
+                            .value = config.v_head_dim,
+                            .index_heads = config.index_n_heads,
+                            .index_dim = config.index_head_dim,
+                            .index_topk = config.index_topk,
+                            .weight = weight,
+                            .absorbed = weight};
+  for (const std::int64_t rows : kRows) {
+    for (const std::int64_t context : kContexts) {
+      for (const ForwardMode mode : {ForwardMode::extend, ForwardMode::decode}) {
+        layer.mode = mode;
+        layer.rows = rows;
+        layer.max_seqlen_k = std::max(context, rows);
+        layer.batch = mode == ForwardMode::extend ? 1 : rows;
+        layer.keys = mode == ForwardMode::extend ? layer.max_seqlen_k : 0;
+        for (const DType kv : {DType::u8, DType::bf16}) {
+          layer.kv = kv;
+          problems.push_back(problem_string(layer));
+        }
+      }
+    }
+  }
 }
 
 // What quantises activations: kernels depend on dtypes and layouts, not on sizes.
@@ -198,7 +221,7 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
   add_head_gate(config, problems);
-  add_preparations(config, problems);
+  add_attention(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   if (config.quantization_config) add_mixtures(config, problems);
@@ -240,7 +263,7 @@ std::vector<std::string> deepseek_v32_problems() {
   add_fp8(fp8, problems);
   add_bf16(bf16, problems);
   add_head_gate(config, problems);
-  add_preparations(config, problems);
+  add_attention(config, problems);
   add_activations(config, problems);
   add_experts(config, problems);
   if (config.quantization_config) add_mixtures(config, problems);
