@@ -36,7 +36,7 @@ inline constexpr int kSm90MlaExchange = 2 * 4 * 32;
 inline constexpr int kSm90MlaStatistics = 2 * 64;
 inline constexpr int sm90_mla_shared(int heads) {
   return 1024 + kSm90MlaBlocks * heads * 128 + kSm90MlaBuffers * kSm90MlaTile + 4 * kSm90MlaTopK +
-         4 * (kSm90MlaExchange + kSm90MlaStatistics) + 64;
+         4 * (kSm90MlaExchange + kSm90MlaStatistics) + 128;
 }
 static_assert(sm90_mla_shared(64) <= 227 * 1024);
 

@@ -137,6 +137,17 @@ struct WgmmaTransposed128 {
   }
 };
 
+/// The same with A in registers: of rows 16 * warp + lane / 4 and 8 further columns 2 * (lane % 4) and the next, then
+/// those 8 columns further.
+struct WgmmaRegisters128 {
+  static __device__ __forceinline__ void multiply(float (&d)[64], const u32 (&a)[4], u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FATHOM_L16
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 : FATHOM_D16
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+};
+
 /// D[64, N] += A[64, 16] * B[N, 16]^T, bf16, with A as wgmma_transposed_low() has it: k is its first axis in memory.
 template <int kN>
 struct WgmmaTransposedA;

@@ -3,8 +3,8 @@
 //
 // The valid entries of a token are numbered in list order. Block r of the cluster has the entries from r * part on, at
 // most `part`, and takes them 64 at a time: a tile. Two of its four warpgroups gather tiles into two buffers while the
-// others multiply, who meet at named barrier 5. So all sums are fixed by the list of valid entries and by `part`, the
-// class of the call.
+// others multiply, who meet at named barrier 5; who makes the list meets at 6. So all sums are fixed by the list of
+// valid entries and by `part`, the class of the call.
 #pragma once
 #include "layout/sm90_sparse_mla.cuh"
 #include "ptx/barrier.cuh"
@@ -37,13 +37,7 @@ struct Sm90MlaBlock {
     const u32 base = ptx::shared_address(shared);
     queries = (base + 1023) & ~1023u;
     start = shared + (queries - base);
-    token = static_cast<int>(blockIdx.x) / kernel.blocks;
-    head0 = 0;
-    if (kHeads == 64) {  // blocks that have the same entries are neighbours
-      const int groups = (args.heads + kHeads - 1) / kHeads;
-      head0 = token % groups * kHeads;
-      token = token / groups;
-    }
+    take(static_cast<int>(blockIdx.x) / kernel.blocks);
   }
   __device__ static int rank() { return static_cast<int>(ptx::cluster_rank()); }
   static constexpr int kTilesAt = kSm90MlaBlocks * kQueryBlockBytes;
@@ -59,6 +53,11 @@ struct Sm90MlaBlock {
   __device__ float* statistics() const { return reinterpret_cast<float*>(start + kStatisticsAt); }
   /// Blocks of the cluster that have entries; the first may be without.
   __device__ int* used() const { return reinterpret_cast<int*>(start + kBarriersAt + 32); }
+  /// Sums of warps while the list is made.
+  __device__ int* list_sums() const { return reinterpret_cast<int*>(start + kBarriersAt + 64); }
+  __device__ int* counts() const { return reinterpret_cast<int*>(start + kBarriersAt + 36); }
+  __device__ u32 listed() const { return queries + kBarriersAt + 48; }
+  __device__ u32 taken() const { return queries + kBarriersAt + 56; }
   __device__ u32 full(int buffer) const { return queries + kBarriersAt + 8 * buffer; }
   __device__ u32 empty(int buffer) const { return queries + kBarriersAt + 16 + 8 * buffer; }
   __device__ int tiles() const { return (count + kSm90MlaEntries - 1) / kSm90MlaEntries; }
@@ -68,19 +67,36 @@ struct Sm90MlaBlock {
     return chunk / 8 * block + row * 128 + ((chunk % 8 ^ row % 8) * 16);
   }
 
-  /// All threads: barriers, and the list of this block's entries. A thread has four neighbouring indices.
+  /// Item i of the call: one token's group of heads. Blocks that have the same entries are neighbours.
+  __device__ void take(int item) {
+    token = item;
+    head0 = 0;
+    if (kHeads == 64) {
+      const int groups = (args.heads + kHeads - 1) / kHeads;
+      head0 = token % groups * kHeads;
+      token = token / groups;
+    }
+  }
+  /// All threads.
   __device__ void begin() {
-    constexpr int kEach = kSm90MlaTopK / kSm90MlaThreads;
-    constexpr int kWarps = kSm90MlaThreads / 32;
-    const int thread = static_cast<int>(threadIdx.x);
-    const int lane = thread % 32;
-    if (thread == 0) {
+    if (threadIdx.x == 0) {
       for (int i = 0; i < kSm90MlaBuffers; ++i) {
         ptx::mbarrier_init(full(i), kProducers / 32);
         ptx::mbarrier_init(empty(i), kConsumers / 32 / kParts);
       }
+      ptx::mbarrier_init(listed(), kProducers / 32);
+      ptx::mbarrier_init(taken(), kConsumers / 32);
       ptx::fence_mbarrier_init();
     }
+    if (kHeads < 64) make_list<kSm90MlaThreads>(static_cast<int>(threadIdx.x));
+    __syncthreads();
+  }
+  /// So many threads, who meet at named barrier 6: the list of this block's entries. A thread has neighbouring indices.
+  template <int kThreads>
+  __device__ __forceinline__ void make_list(int thread) {
+    constexpr int kEach = kSm90MlaTopK / kThreads;
+    constexpr int kWarps = kThreads / 32;
+    const int lane = thread % 32;
     const int length = simt::mla_length(args, token);
     int slots[kEach];
     int valid = 0;
@@ -97,9 +113,9 @@ struct Sm90MlaBlock {
       const int before = __shfl_up_sync(~0u, at, lanes);
       at += lane >= lanes ? before : 0;
     }
-    int* sums = reinterpret_cast<int*>(exchange());
+    int* sums = list_sums();
     if (lane == 31) sums[thread / 32] = at;
-    __syncthreads();
+    ptx::bar_sync(6, kThreads);
     int all = 0;
     at -= valid;
     for (int w = 0; w < kWarps; ++w) {
@@ -115,23 +131,22 @@ struct Sm90MlaBlock {
       if (at >= first && at - first < count) list()[at - first] = slots[j];
       ++at;
     }
-    __syncthreads();
+    ptx::bar_sync(6, kThreads);
   }
 
   /// The consumers: the queries as bf16; heads that do not exist are zeros. A thread has 16 of every 128 bytes of a row.
-  /// Fetching may begin before begin().
-  __device__ __forceinline__ void fetch_queries() const {
-    const int thread = static_cast<int>(threadIdx.x);
+  template <int kThreads>
+  __device__ __forceinline__ void fetch_queries(int thread) const {
     const int part = thread % 8;
-    for (int row = thread / 8; row < kHeads; row += kConsumers / 8) {
+    for (int row = thread / 8; row < kHeads; row += kThreads / 8) {
       const bool there = head0 + row < args.heads;
       const i64 from = i64{token} * args.q.row + (there ? head0 + row : 0) * args.q.head + 8 * part;
       const int to = place(row, part, kQueryBlockBytes);
       if (args.q.bf16 && kernel.aligned_q) {
 #pragma unroll
         for (int b = 0; b < kSm90MlaBlocks; ++b) {
-          ptx::cp_async_16(queries + to + b * kQueryBlockBytes, static_cast<const u16*>(args.q.data) + from + 64 * b,
-                           there);
+          const u16* data = static_cast<const u16*>(args.q.data) + from + 64 * b;
+          ptx::cp_async_16(queries + to + b * kQueryBlockBytes, data, there);
         }
         continue;
       }
@@ -154,7 +169,7 @@ struct Sm90MlaBlock {
     ptx::bar_sync(5, kConsumers);
   }
   __device__ __forceinline__ void load_queries() const {
-    fetch_queries();
+    fetch_queries<kConsumers>(static_cast<int>(threadIdx.x));
     await_queries();
   }
 

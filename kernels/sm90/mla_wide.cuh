@@ -1,10 +1,13 @@
 // Latent attention of 64 heads of a token: the heads are the rows of the matrix instruction.
 //
 // Warpgroup 0 has the scores of a tile's 64 entries and the left half of the output's columns, warpgroup 1 the right
-// half. While 1 works on a tile's right half, 0 is at the next tile's scores already.
+// half. While 1 works on a tile's right half, 0 is at the next tile's scores already. A block that has whole lists
+// stays for several items (a token and 64 heads): the producers list and gather the next item's entries while the last
+// one's rows are written.
 //
-// Named barriers: 1 and 2, weights and factors of the tile in buffer 0 or 1; 3, weights within warpgroup 0; 4, both are
-// done with the tiles; 5, see mla_block.cuh.
+// Barriers: listed(), the list's length is there, and taken(), every consumer warp knows it. Named: 1 and 2, weights
+// and factors of the tile in buffer 0 or 1; 3, within warpgroup 0; 4, both are done with the tiles; 5 and 6, see
+// mla_block.cuh.
 #pragma once
 #include "sm90/mla_block.cuh"
 
@@ -15,23 +18,24 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
 
   /// They take the place of the rotated columns, which only the scores need.
   __device__ u32 weights_of(int buffer) const { return entries() + buffer * kSm90MlaTile + 8 * kBlockBytes; }
-  /// sum += weights of the tile times its columns from 256 * half on; then the warpgroup has done with the tile.
-  __device__ __forceinline__ void add_tile(float (&sum)[2][64], int buffer, int half) const {
-    const u32 a = ptx::wgmma_descriptor_low(weights_of(buffer));
+  /// sum += weights of the tile times its columns from 256 * half on; multiply(sum, k, b) takes 16 entries.
+  template <class Multiply>
+  __device__ __forceinline__ void add_tile(float (&sum)[2][64], int buffer, int half, const Multiply& multiply) const {
     const u32 b = ptx::wgmma_transposed_low(entries() + buffer * kSm90MlaTile + half * 4 * kBlockBytes, kBlockBytes);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {  // 256 columns at once need more registers than 512 threads have at entry
-        ptx::WgmmaTransposed128::multiply(sum[n], ptx::wgmma_descriptor(a + 2 * k),
-                                          ptx::wgmma_descriptor(b + n * 2 * kBlockBytes / 16 + k * 2048 / 16));
+        multiply(sum[n], k, ptx::wgmma_descriptor(b + n * 2 * kBlockBytes / 16 + k * 2048 / 16));
       }
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
 #pragma unroll
     for (int i = 0; i < 128; ++i) ptx::keep(sum[i / 64][i % 64]);
+  }
+  __device__ __forceinline__ void release(int buffer) const {
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(buffer));
   }
@@ -70,144 +74,194 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - highest);
     return total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
   }
-  /// A warp's 16 rows of 256 columns go through shared memory, over the queries, and out as whole rows.
-  __device__ __forceinline__ void put(const float (&sum)[2][64], const float (&share)[2], int half) const {
-    constexpr int kRow = 512 + 16;  // so that rows begin in different banks
+  /// A warp's 16 rows of 256 columns go through shared memory, over its half of the columns of the last tile, and out
+  /// as whole rows.
+  __device__ __forceinline__ void put(const float (&sum)[2][64], const float (&share)[2], int buffer, int half) const {
     const int thread = static_cast<int>(ptx::pinned(threadIdx.x) % 128);  // or it takes registers of the loop before
     const int lane = thread % 32;
     const int warp = thread / 32;
-    const int at = (half * 4 + warp) * 16 * kRow;
-    const u32 to = queries + at + lane % 16 * kRow + lane / 16 * 16;
+    const int at = kTilesAt + buffer * kSm90MlaTile + half * 4 * kBlockBytes + warp * 16 * 512;
+    if (count > 0) {
+      const u32 to = queries + at + lane % 16 * 512 + (lane / 16 ^ lane % 8) * 16;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {  // 16 columns
-      const float* eight = sum[i / 8] + i % 8 * 8;
-      ptx::stmatrix_x4(to + 32 * i, ptx::cvt_bf16x2(eight[0] * share[0], eight[1] * share[0]),
-                       ptx::cvt_bf16x2(eight[2] * share[1], eight[3] * share[1]),
-                       ptx::cvt_bf16x2(eight[4] * share[0], eight[5] * share[0]),
-                       ptx::cvt_bf16x2(eight[6] * share[1], eight[7] * share[1]));
+      for (int i = 0; i < 16; ++i) {  // 16 columns
+        const float* eight = sum[i / 8] + i % 8 * 8;
+        ptx::stmatrix_x4(to ^ 32 * i,
+                         ptx::cvt_bf16x2(eight[0] * share[0], eight[1] * share[0]),
+                         ptx::cvt_bf16x2(eight[2] * share[1], eight[3] * share[1]),
+                         ptx::cvt_bf16x2(eight[4] * share[0], eight[5] * share[0]),
+                         ptx::cvt_bf16x2(eight[6] * share[1], eight[7] * share[1]));
+      }
+      __syncwarp();
     }
-    __syncwarp();
     u16* out = static_cast<u16*>(args.out.data) + i64{token} * args.out.row + half * 256 + lane * 8;
     const int heads = args.heads - head0 - warp * 16;
-#pragma unroll 4
+#pragma unroll 2
     for (int r = 0; r < 16; ++r) {
       if (r >= heads) break;
-      *reinterpret_cast<uint4*>(out + (head0 + warp * 16 + r) * args.out.head) =
-          *reinterpret_cast<const uint4*>(start + at + r * kRow + lane * 16);
+      uint4 v = {0, 0, 0, 0};
+      if (count > 0) v = *reinterpret_cast<const uint4*>(start + at + r * 512 + (lane ^ r % 8) * 16);
+      *reinterpret_cast<uint4*>(out + (head0 + warp * 16 + r) * args.out.head) = v;
     }
+    if (count > 0) release(buffer);
   }
 
-  __device__ __forceinline__ void consume_left() const {
+  /// This block's items: first_item() and every stride()-th further.
+  __device__ int items() const { return static_cast<int>(args.tokens) * ((args.heads + 63) / 64); }
+  __device__ int stride() const { return static_cast<int>(gridDim.x) / kernel.blocks; }
+  __device__ int first_item() const { return static_cast<int>(blockIdx.x) / kernel.blocks; }
+
+  /// A consumer begins its turn-th item: how many entries it has.
+  __device__ __forceinline__ void await_list(int turn) {
+    ptx::mbarrier_wait(listed(), turn & 1);
+    count = counts()[turn & 1];
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(taken());
+  }
+
+  __device__ __forceinline__ void consume_left() {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int lane = thread % 32;
     const int row = thread / 32 * 16 + lane / 4;  // and row + 8
     const float scale = args.softmax_scale * kLog2E;
     const float lowest = __uint_as_float(0xff800000u);
-    float highest[2] = {lowest, lowest};
-    float total[2] = {0, 0};  // of this thread's entries
     // Of the address that this lane gives for four matrices of weights: rows of two, entries of the next eight.
     const int weight_row = thread / 32 * 16 + lane % 16;
     const int weight_at = place(weight_row, lane / 16, kBlockBytes);
-    float sum[2][64] = {};
-    for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = tile % kSm90MlaBuffers;
-      ptx::mbarrier_wait(full(buffer), tile / kSm90MlaBuffers & 1);
-      float score[32] = {};
-      {
-        const u32 a = ptx::wgmma_descriptor_low(queries);
-        const u32 b = ptx::wgmma_descriptor_low(entries() + buffer * kSm90MlaTile);
-        ptx::wgmma_fence();
+    fetch_queries<128>(thread);
+    int gathered = 0;  // tiles of earlier items
+    int turn = 0;
+    for (int item = first_item(); item < items(); item += stride(), ++turn) {
+      take(item);
+      ptx::cp_async_wait_all();
+      ptx::fence_proxy_async();
+      ptx::bar_sync(3, 128);
+      await_list(turn);
+      float highest[2] = {lowest, lowest};
+      float total[2] = {0, 0};  // of this thread's entries
+      float sum[2][64] = {};
+      for (int tile = 0; tile < tiles(); ++tile) {
+        const int buffer = (gathered + tile) % kSm90MlaBuffers;
+        if (tile > 0) release(buffer ^ 1);
+        ptx::mbarrier_wait(full(buffer), (gathered + tile) / kSm90MlaBuffers & 1);
+        float score[32] = {};
+        {
+          const u32 a = ptx::wgmma_descriptor_low(queries);
+          const u32 b = ptx::wgmma_descriptor_low(entries() + buffer * kSm90MlaTile);
+          ptx::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4 * kSm90MlaBlocks; ++k) {
-          const u32 step = k / 4 * (kBlockBytes / 16) + k % 4 * 2;  // of both: 64 rows
-          ptx::Wgmma<false, 64>::multiply(score, ptx::wgmma_descriptor(a + step), ptx::wgmma_descriptor(b + step),
-                                          k > 0);
+          for (int k = 0; k < 4 * kSm90MlaBlocks; ++k) {
+            const u32 step = k / 4 * (kBlockBytes / 16) + k % 4 * 2;  // of both: 64 rows
+            ptx::Wgmma<false, 64>::multiply(score, ptx::wgmma_descriptor(a + step), ptx::wgmma_descriptor(b + step),
+                                            k > 0);
+          }
+          ptx::wgmma_commit_group();
+          ptx::wgmma_wait_group<0>();
+#pragma unroll
+          for (int i = 0; i < 32; ++i) ptx::keep(score[i]);
         }
-        ptx::wgmma_commit_group();
-        ptx::wgmma_wait_group<0>();
+        const int left = count - tile * kSm90MlaEntries;
 #pragma unroll
-        for (int i = 0; i < 32; ++i) ptx::keep(score[i]);
+        for (int i = 0; i < 32; ++i) score[i] *= scale;
+        if (left < kSm90MlaEntries) {
+#pragma unroll
+          for (int i = 0; i < 32; ++i) score[i] = i / 4 * 8 + i % 2 < left - lane % 4 * 2 ? score[i] : lowest;
+        }
+        float shrink[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float most[4];  // which do not wait for each other
+#pragma unroll
+          for (int i = 0; i < 4; ++i) most[i] = fmaxf(score[8 * i + 2 * h], score[8 * i + 2 * h + 1]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) most[i] = fmaxf(most[i], fmaxf(score[8 * i + 4 + 2 * h], score[8 * i + 5 + 2 * h]));
+          most[0] = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
+          most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 1));
+          most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 2));
+          const bool moves = most[0] > highest[h] + kSlack;
+          shrink[h] = moves ? ptx::exp2(highest[h] - most[0]) : 1.0f;  // 0 at first
+          highest[h] = moves ? most[0] : highest[h];
+          total[h] *= shrink[h];
+          if (lane % 4 == 0) exchange()[buffer * 64 + row + 8 * h] = shrink[h];
+        }
+        u32 weights[4][4];
+#pragma unroll
+        for (int i = 0; i < 32; i += 8) {  // 16 entries; the other warpgroup gets them through memory
+          u32(&pair)[4] = weights[i / 8];
+#pragma unroll
+          for (int m = 0; m < 4; ++m) {
+            const float low = ptx::exp2(score[i + 2 * m] - highest[m % 2]);
+            const float high = ptx::exp2(score[i + 2 * m + 1] - highest[m % 2]);
+            total[m % 2] += low + high;
+            pair[m] = ptx::cvt_bf16x2(low, high);
+          }
+          ptx::stmatrix_x4((weights_of(buffer) + weight_at) ^ (i / 4 * 16), pair[0], pair[1], pair[2], pair[3]);
+        }
+        ptx::fence_proxy_async();
+        ptx::bar_arrive(1 + buffer, kConsumers);
+        rescale(sum, shrink);
+        add_tile(sum, buffer, 0, [&weights](float (&d)[64], int k, u64 b) {
+          ptx::WgmmaRegisters128::multiply(d, weights[k], b);
+        });
       }
-      const int left = count - tile * kSm90MlaEntries;
-#pragma unroll
-      for (int i = 0; i < 32; ++i) score[i] *= scale;
-      if (left < kSm90MlaEntries) {
-#pragma unroll
-        for (int i = 0; i < 32; ++i) score[i] = i / 4 * 8 + i % 2 < left - lane % 4 * 2 ? score[i] : lowest;
+      gathered += tiles();
+      ptx::bar_sync(3, 128);
+      if (item + stride() < items()) {  // its queries take the place of this one's, which every warp has done with
+        Sm90MlaWide next = *this;
+        next.take(item + stride());
+        next.fetch_queries<128>(thread);
       }
-      float shrink[2];
+      float share[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float most[4];  // which do not wait for each other
-#pragma unroll
-        for (int i = 0; i < 4; ++i) most[i] = fmaxf(score[8 * i + 2 * h], score[8 * i + 2 * h + 1]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) most[i] = fmaxf(most[i], fmaxf(score[8 * i + 4 + 2 * h], score[8 * i + 5 + 2 * h]));
-        most[0] = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
-        most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 1));
-        most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 2));
-        const bool moves = most[0] > highest[h] + kSlack;
-        shrink[h] = moves ? ptx::exp2(highest[h] - most[0]) : 1.0f;  // 0 at first
-        highest[h] = moves ? most[0] : highest[h];
-        total[h] *= shrink[h];
-        if (lane % 4 == 0) exchange()[buffer * 64 + row + 8 * h] = shrink[h];
-      }
-#pragma unroll
-      for (int i = 0; i < 32; i += 8) {  // 16 entries
-        u32 pair[4];
-#pragma unroll
-        for (int m = 0; m < 4; ++m) {
-          const float low = ptx::exp2(score[i + 2 * m] - highest[m % 2]);
-          const float high = ptx::exp2(score[i + 2 * m + 1] - highest[m % 2]);
-          total[m % 2] += low + high;
-          pair[m] = ptx::cvt_bf16x2(low, high);
+        total[h] += __shfl_xor_sync(~0u, total[h], 1);
+        total[h] += __shfl_xor_sync(~0u, total[h], 2);
+        if (!direct()) {
+          if (lane % 4 == 0) set_statistics(0, row + 8 * h, highest[h], total[h]);
+        } else {
+          share[h] = share_of(highest[h], total[h], row + 8 * h);
+          if (lane % 4 == 0) statistics()[turn % 2 * 64 + row + 8 * h] = share[h];
         }
-        ptx::stmatrix_x4((weights_of(buffer) + weight_at) ^ (i / 4 * 16), pair[0], pair[1], pair[2], pair[3]);
       }
-      rescale(sum, shrink);
-      ptx::fence_proxy_async();
-      ptx::bar_arrive(1 + buffer, kConsumers);
-      ptx::bar_sync(3, 128);
-      add_tile(sum, buffer, 0);
-    }
-    float share[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      total[h] += __shfl_xor_sync(~0u, total[h], 1);
-      total[h] += __shfl_xor_sync(~0u, total[h], 2);
-      if (!direct()) {
-        if (lane % 4 == 0) set_statistics(0, row + 8 * h, highest[h], total[h]);
+      if (direct()) {
+        ptx::bar_sync(4, kConsumers);
+        put(sum, share, (gathered - 1) % kSm90MlaBuffers, 0);
       } else {
-        share[h] = share_of(highest[h], total[h], row + 8 * h);
-        if (lane % 4 == 0) statistics()[row + 8 * h] = share[h];
+        finish(sum, row, 0);
       }
-    }
-    if (direct()) {
-      ptx::bar_sync(4, kConsumers);
-      put(sum, share, 0);
-    } else {
-      finish(sum, row, 0);
     }
   }
 
-  __device__ __forceinline__ void consume_right() const {
+  __device__ __forceinline__ void consume_right() {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int row = thread / 32 * 16 + thread % 32 / 4;
-    float sum[2][64] = {};
-    for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = tile % kSm90MlaBuffers;
-      ptx::bar_sync(1 + buffer, kConsumers);
-      ptx::mbarrier_wait(full(buffer), tile / kSm90MlaBuffers & 1);  // over: this warpgroup sees the entries as well
-      const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
-      rescale(sum, shrink);
-      add_tile(sum, buffer, 1);
-    }
-    if (direct()) {
-      ptx::bar_sync(4, kConsumers);
-      const float share[2] = {statistics()[row], statistics()[row + 8]};
-      put(sum, share, 1);
-    } else {
-      finish(sum, row, 1);
+    int gathered = 0;
+    int turn = 0;
+    for (int item = first_item(); item < items(); item += stride(), ++turn) {
+      take(item);
+      await_list(turn);
+      float sum[2][64] = {};
+      for (int tile = 0; tile < tiles(); ++tile) {
+        const int buffer = (gathered + tile) % kSm90MlaBuffers;
+        if (tile > 0) release(buffer ^ 1);
+        ptx::bar_sync(1 + buffer, kConsumers);
+        // Over: this warpgroup sees the entries as well.
+        ptx::mbarrier_wait(full(buffer), (gathered + tile) / kSm90MlaBuffers & 1);
+        const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
+        rescale(sum, shrink);
+        const u32 weights = ptx::wgmma_descriptor_low(weights_of(buffer));
+        add_tile(sum, buffer, 1, [weights](float (&d)[64], int k, u64 b) {
+          ptx::WgmmaTransposed128::multiply(d, ptx::wgmma_descriptor(weights + 2 * k), b);
+        });
+      }
+      gathered += tiles();
+      if (direct()) {
+        ptx::bar_sync(4, kConsumers);
+        const float share[2] = {statistics()[turn % 2 * 64 + row], statistics()[turn % 2 * 64 + row + 8]};
+        put(sum, share, (gathered - 1) % kSm90MlaBuffers, 1);
+      } else {
+        finish(sum, row, 1);
+      }
     }
   }
 
@@ -241,7 +295,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     }
     ptx::st_shared_4(rope, {piece.rope.x, piece.rope.y, piece.rope.z, piece.rope.w});
   }
-  __device__ __forceinline__ void produce_quantised() const {
+  __device__ __forceinline__ void produce_quantised(int gathered) const {
     constexpr int kStep = kProducers / 8;
     static_assert(kSm90MlaEntries == 2 * kStep);
     const int thread = static_cast<int>(threadIdx.x) % kProducers;
@@ -252,29 +306,28 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     Piece piece[2];
     if (count > 0) fetch(piece[0], 0, row, part);
     for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = tile % kSm90MlaBuffers;
+      const int buffer = (gathered + tile) % kSm90MlaBuffers;
       const int left = count - tile * kSm90MlaEntries;
       const u32 at = buffer * kSm90MlaTile;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        // Loads are a piece ahead; the wait, which the second piece does not need, keeps the assembler from sinking them.
+        // Loads are a piece ahead; the wait, which the second piece does not need, keeps the assembler from sinking
+        // them.
         fetch(piece[1 - r], tile + r, row + (1 - r) * kStep, part);
-        if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
+        await_empty(gathered + tile);
         convert(piece[r], latent + at + r * kStep * 128, rope + at + r * kStep * 128, row + r * kStep < left);
       }
-      ptx::fence_proxy_async();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
+      hand_over(buffer);
     }
   }
-  __device__ __forceinline__ void produce_bf16() const {
+  __device__ __forceinline__ void produce_bf16(int gathered) const {
     const int thread = static_cast<int>(threadIdx.x) % kProducers;
     const int part = thread % 8;
     const int row = thread / 8;
     for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = tile % kSm90MlaBuffers;
+      const int buffer = (gathered + tile) % kSm90MlaBuffers;
       const int left = count - tile * kSm90MlaEntries;
-      if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
+      await_empty(gathered + tile);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const u32 to = entries() + buffer * kSm90MlaTile + place(row, part, kBlockBytes) + r * (kProducers / 8) * 128;
@@ -285,31 +338,51 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         }
       }
       ptx::cp_async_wait_all();
-      ptx::fence_proxy_async();
+      hand_over(buffer);
+    }
+  }
+  __device__ __forceinline__ void await_empty(int gathered) const {
+    if (gathered < kSm90MlaBuffers) return;
+    ptx::mbarrier_wait(empty(gathered % kSm90MlaBuffers), (gathered / kSm90MlaBuffers - 1) & 1);
+  }
+  __device__ __forceinline__ void hand_over(int buffer) const {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
+  }
+  __device__ __forceinline__ void produce() {
+    const int thread = static_cast<int>(threadIdx.x) % kProducers;
+    int gathered = 0;
+    int turn = 0;
+    for (int item = first_item(); item < items(); item += stride(), ++turn) {
+      take(item);
+      if (turn > 0) ptx::mbarrier_wait(taken(), (turn - 1) & 1);  // the consumers know of the list before
+      make_list<kProducers>(static_cast<int>(ptx::pinned(static_cast<u32>(thread))));
+      if (thread == 0) counts()[turn & 1] = count;
       __syncwarp();
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
+      if (thread % 32 == 0) ptx::mbarrier_arrive(listed());
+      if (args.element == 2) {
+        produce_bf16(gathered);
+      } else {
+        produce_quantised(gathered);
+      }
+      gathered += tiles();
+      ptx::bar_sync(6, kProducers);  // all have read the list
     }
   }
 
   __device__ void run() {
-    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
-    if (group < 2) fetch_queries();
     begin();
+    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
     if (group == 0) {
       ptx::setmaxnreg_inc<192>();
-      await_queries();
       consume_left();
     } else if (group == 1) {
       ptx::setmaxnreg_inc<160>();
-      await_queries();
       consume_right();
     } else {
       ptx::setmaxnreg_dec<80>();
-      if (args.element == 2) {
-        produce_bf16();
-      } else {
-        produce_quantised();
-      }
+      produce();
     }
     if (direct()) return;
     meet();

@@ -415,6 +415,8 @@ struct MlaCase {
   DType q, cache, out;
   bool decode = false;
   bool dense = false;  // the list 0 .. length - 1
+  std::int64_t pad =
+      2;  // elements between the tokens of the output: 8 leave every row at a multiple of 16 bytes
 };
 
 // A cache of which only slots below `used` hold numbers.
@@ -456,7 +458,7 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
   if (c.heads > 2) sinks.set(1, -INFINITY), sinks.set(2, INFINITY);
   const Twin sink(std::move(sinks));
   const Twin lse(poisoned(DType::f32, {c.tokens, c.heads + 1}), columns(c.heads));
-  const Twin out(poisoned(c.out, {c.tokens, c.heads * c.lora + 2}), heads_of(c.tokens, c.heads, c.lora));
+  const Twin out(poisoned(c.out, {c.tokens, c.heads * c.lora + c.pad}), heads_of(c.tokens, c.heads, c.lora));
   const SparseMlaArgs args{.q = q.device(),
                            .cache = cache.device(),
                            .indices = indices.device(),
@@ -523,7 +525,7 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
         valid.push_back(static_cast<std::int64_t>(indices.buffer()[t * (c.top_k + 1) + j]));
     if (valid.empty()) continue;
     const OnDevice alone_list(tensor_of<std::int64_t>(DType::i32, {1, std::ssize(valid)}, valid));
-    const Twin alone(poisoned(c.out, {1, c.heads * c.lora + 2}), heads_of(1, c.heads, c.lora));
+    const Twin alone(poisoned(c.out, {1, c.heads * c.lora + c.pad}), heads_of(1, c.heads, c.lora));
     const Twin alone_lse(poisoned(DType::f32, {1, c.heads + 1}), columns(c.heads));
     SparseMlaArgs one = args;
     one.lengths = {};
@@ -537,14 +539,15 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
   }
   // A sink of minus infinity is none; the lse changes nothing.
   if (c.heads <= 2) return;
-  const Twin plain(poisoned(c.out, {c.tokens, c.heads * c.lora + 2}), heads_of(c.tokens, c.heads, c.lora));
+  const Twin plain(poisoned(c.out, {c.tokens, c.heads * c.lora + c.pad}),
+                   heads_of(c.tokens, c.heads, c.lora));
   SparseMlaArgs without = args;
   without.out = plain.device();
   without.sink = without.lse = {};
   sparse_mla(without, context);
   const Strided bare = plain.download();
   for (std::int64_t t = 0; t < c.tokens; ++t) {
-    const std::int64_t row = t * (c.heads * c.lora + 2);
+    const std::int64_t row = t * (c.heads * c.lora + c.pad);
     for (std::int64_t d = 0; d < c.lora; ++d) {
       ASSERT_EQ(bare.buffer[row + c.lora + d], got.buffer[row + c.lora + d]) << "a sink of -inf";
       ASSERT_EQ(got.buffer[row + 2 * c.lora + d], 0) << "a sink of inf";
@@ -612,6 +615,11 @@ TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
     check_mla({3, 16, 512, 64, 300, f32, bf16, bf16}, implementation);
     check_mla({3, 100, 512, 64, 128, bf16, bf16, f32}, implementation);
     check_mla({2, 33, 512, 64, 130, bf16, u8, bf16}, implementation);
+    check_mla({3, 128, 512, 64, 1500, bf16, u8, bf16, false, false, /*pad=*/8}, implementation);
+    check_mla({3, 40, 512, 64, 200, f32, bf16, bf16, false, /*dense=*/true, /*pad=*/8}, implementation);
+    // More than a device has multiprocessors: blocks have several tokens.
+    check_mla({150, 64, 512, 64, 150, bf16, bf16, bf16, false, false, /*pad=*/8}, implementation);
+    check_mla({150, 100, 512, 64, 70, bf16, u8, bf16, false, false, /*pad=*/8}, implementation);
     check_mla({4, 12, 512, 64, 192, bf16, u8, bf16, false, /*dense=*/true}, implementation);
     // The decode class, whose parts have 256 entries.
     for (const std::int64_t top_k : {200, 256, 257, 2048}) {

@@ -139,11 +139,24 @@ void read_transposed(const Operand& from, u32 columns, float* to) {
   }
 }
 
+/// A thread has columns 2 (lane % 4) and the next, and those 8 further, of rows lane / 4 and 8 further of its warp.
+void read_registers(const std::vector<std::array<u32, 4>>& rows, float* to) {
+  for (u32 t = 0; t < 128; ++t) {
+    for (u32 i = 0; i < 8; ++i) {
+      const u32 row = 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2 % 2);
+      const u32 bits = i % 2 == 0 ? rows[t][i / 2] << 16 : rows[t][i / 2] & 0xffff0000u;
+      std::memcpy(&to[(2 * (t % 4) + i % 2 + 8 * (i / 4)) * 64 + row], &bits, 4);
+    }
+  }
+}
+
 void multiply(Block& block, Product& product) {
   const u32 depth = product.fp8 ? 32 : 16;
   const auto columns = static_cast<u32>(product.columns);
   static float a[32 * 64], b[32 * 256], d[64 * 256];
-  if (product.transposed == 'a') {
+  if (!product.rows.empty()) {
+    read_registers(product.rows, a);
+  } else if (product.transposed == 'a') {
     read_transposed(Operand(block, product.a), 64, a);
   } else {
     read_operand(Operand(block, product.a), product.fp8, 64, a);
@@ -270,19 +283,21 @@ void bulk_commit() { ++self().stores.commits; }
 void bulk_wait_read() { drain(self().stores, 0); }
 
 void wgmma(bool fp8, int columns, float* d, unsigned long long a, unsigned long long b, bool add,
-           char transposed) {
+           char transposed, const unsigned* rows) {
   Thread& thread = self();
   Warpgroup& group = thread.home->warpgroups[static_cast<std::size_t>(thread.linear / 128)];
   const u32 index = thread.products++ - group.first;
   if (index > group.products.size()) fail("a warp issues a product that the others have not come to");
   if (index == group.products.size()) {
     group.products.push_back({fp8, add, transposed, columns, a, b, thread.product_commits, 0, false, {}});
+    if (rows != nullptr) group.products.back().rows.resize(128);
   }
   Product& product = group.products[index];
   if (product.fp8 != fp8 || product.columns != columns || product.a != a || product.b != b ||
       product.add != add || product.transposed != transposed || product.group != thread.product_commits)
     fail("the threads of a warpgroup disagree about a product");
   product.d[thread.linear % 128] = d;
+  if (rows != nullptr) std::copy_n(rows, 4, product.rows[thread.linear % 128].begin());
   if (++product.issued == 128 && happens_early()) {
     for (Product& earlier : group.products) {
       if (!earlier.done && earlier.issued == 128) multiply(*thread.home, earlier);

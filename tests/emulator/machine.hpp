@@ -54,8 +54,9 @@ void bulk_commit();
 void bulk_wait_read();
 
 // Products of a warpgroup.
+/// `rows`: operand A's where it is in registers; then `a` is 0.
 void wgmma(bool fp8, int columns, float* d, unsigned long long a, unsigned long long b, bool add,
-           char transposed);
+           char transposed, const unsigned* rows = nullptr);
 void wgmma_commit();
 void wgmma_wait(int pending);
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <ucontext.h>
 
+#include <array>
 #include <csetjmp>
 #include <cstdint>
 #include <deque>
@@ -76,6 +77,7 @@ struct Product {
   int issued = 0;  // threads
   bool done = false;
   float* d[128];
+  std::vector<std::array<u32, 4>> rows = {};  // of operand A, of each thread, where it is in registers
 };
 struct Warpgroup {
   std::deque<Product> products;

@@ -27,6 +27,11 @@ struct Wgmma {
 struct WgmmaTransposed128 {
   static void multiply(float (&d)[64], u64 a, u64 b) { emulator::wgmma(false, 128, d, a, b, true, 'b'); }
 };
+struct WgmmaRegisters128 {
+  static void multiply(float (&d)[64], const u32 (&a)[4], u64 b) {
+    emulator::wgmma(false, 128, d, 0, b, true, 'b', a);
+  }
+};
 template <int kN>
 struct WgmmaTransposedA {
   static void multiply(float (&d)[kN / 2], u64 a, u64 b) { emulator::wgmma(false, kN, d, a, b, true, 'a'); }
