@@ -46,7 +46,6 @@ struct GemmSums {
     scale.wait();
     scale.read();
     at.wait();
-    u32 before = 0;
     for (u32 block = 0; block < blocks; ++block) {
       Reader next = at;
 #pragma unroll
@@ -56,7 +55,6 @@ struct GemmSums {
         multiply(block_sum, at, s, 0);
         ptx::wgmma_commit_group();
         const Promotion<c> promotion(scale.token[s], scale.weights);
-        if (s == 0 && block > 0) ring.release(before);  // read before the products of this block began
         if (s == c.subs() - 1) {
           next.next();
           if (block + 1 == blocks || ++scale.part == c.scale_blocks) scale.next_stage();
@@ -67,12 +65,11 @@ struct GemmSums {
           }
         }
         ptx::wgmma_wait_group<0>();
+        if (s == c.subs() - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
         promotion.add(sum[s], block_sum, border);
       }
-      before = at.stage;
       at = next;
     }
-    ring.release(before);
   }
 
   /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is

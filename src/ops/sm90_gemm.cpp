@@ -52,8 +52,11 @@ Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks,
 Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   const std::int64_t blocks = ceil_div(shape.n, GemmDecodeConfig::rows) * segments;
   const bool crowded = blocks > 2 * sms;
-  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, crowded ? 3 : 4, segments);
-  if (shape.m <= 16 || segments == 16) return decode_kernel(shape.fp8, 16, 1, 2, crowded ? 3 : 5, segments);
+  const bool short_k =
+      ceil_div(shape.k, block_elements(shape.fp8)) <= 4 * segments;  // two stages hold all of it
+  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, short_k ? 2 : crowded ? 3 : 4, segments);
+  if (shape.m <= 16 || segments == 16)
+    return decode_kernel(shape.fp8, 16, 1, 2, short_k ? 2 : crowded ? 3 : 5, segments);
   if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
   if (shape.m <= 64 || ceil_div(shape.m, 64) * blocks <= sms)
@@ -100,20 +103,18 @@ Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
                         .cluster_n = 1,
                         .row_scales = shape.row_scales};
   if (shape.row_scales) return kernel;
-  // Two blocks that share an operand fetch half of it each: worth it where tiles are large and many, and
-  // there is a neighbour for every tile.
+  // Two blocks that share an operand fetch half of it each, and wait for each other: worth it where tiles are
+  // large and many, and there is a neighbour for every tile.
   const bool pairs_m = ceil_div(shape.m, best.m) % 2 == 0;
   const bool pairs_n = ceil_div(shape.n, best.n) % 2 == 0;
   if (best.m == 256) {
     if (pairs_n && shape.m >= 1024 && blocks >= 8) kernel.cluster_n = 2;
-  } else if (best.m == 128 && best.n > 128) {
+  } else if (!shape.fp8 && best.m == 128 && best.n > 128) {
     if (pairs_m) {
       kernel.cluster_m = 2;
     } else if (pairs_n) {
       kernel.cluster_n = 2;
     }
-  } else if (best.m == 128 && pairs_m && shape.m >= 512 && blocks >= 32) {
-    kernel.cluster_m = 2;
   }
   return kernel;
 }

@@ -53,11 +53,11 @@ TEST(Sm90Gemm, Plans) {
       {true, 128, 32768, 512, false, 128, 128, 1, 1, 1},
       {true, 512, 576, 7168, true, 128, 64, 1, 1, 8},
       {false, 1, 2112, 7168, true, 8, 64, 1, 1, 1},
-      {false, 512, 2112, 7168, false, 128, 64, 2, 1, 1},
-      {false, 4096, 2112, 7168, false, 128, 192, 2, 1, 1},
+      {false, 512, 2112, 7168, false, 128, 64, 1, 1, 1},
+      {false, 4096, 2112, 7168, false, 128, 192, 1, 1, 1},
       {false, 4096, 7168, 16384, false, 256, 128, 1, 2, 1},
       {false, 512, 24576, 1536, false, 256, 128, 1, 1, 1},
-      {false, 4096, 576, 7168, false, 128, 144, 2, 1, 1},
+      {false, 4096, 576, 7168, false, 128, 144, 1, 1, 1},
   };
   for (const Row& row : rows) {
     const Sm90GemmPlan plan = plan_of(row.decode, row.m, row.n, row.k);
