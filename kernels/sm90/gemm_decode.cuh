@@ -1,7 +1,8 @@
 // out[m, n] = tokens[m, k] * weights[n, k]^T for few tokens, FP8 with scales or bf16.
 //
 // The weights are what has to be moved, so they are the 64-row operand of the matrix instruction and the tokens
-// its columns: 8 tokens waste nothing. k is cut into as many segments as a cluster has blocks. Each block sums one
+// its columns: 8 tokens waste nothing. From 64 tokens on it is the other way round: a thread then has sums of two tokens
+// instead of many, so it needs two of their scales. k is cut into as many segments as a cluster has blocks. Each block sums one
 // segment; then the cluster adds the segments in ascending order through distributed shared memory. For few
 // tokens blocks are small enough that several share a multiprocessor and all start at once: what limits is the memory
 // alone.
@@ -27,7 +28,9 @@ template <GemmDecodeConfig c>
 struct GemmDecode {
   static constexpr int kRows = c.rows;
   static constexpr int kTokens = c.tokens;
-  static constexpr int kColumns = kTokens / c.groups;  // tokens of a warpgroup
+  static constexpr bool kTokenRows = kTokens >= 64;  // tokens are the 64-row operand
+  static constexpr int kSplit = kTokenRows ? c.groups * 64 / kTokens : c.groups;  // warpgroups that share the rows
+  static constexpr int kColumns = (kTokenRows ? kRows : kTokens) / kSplit;        // of a warpgroup's product
   static constexpr int kConsumers = 128 * c.groups;
   static constexpr int kWeightBytes = kRows * 128;
   static constexpr int kTokenBytes = kTokens * 128;
@@ -250,9 +253,10 @@ struct GemmDecode {
   }
 
   __device__ void multiply(float (&d)[kColumns / 2], int stage, int block, int group, int add) const {
-    const u32 a = ring_low + (stage * c.stage_bytes() + block * kWeightBytes) / 16;
-    const u32 b = ring_low + (stage * c.stage_bytes() + c.stage_blocks * kWeightBytes + block * kTokenBytes +
-                              group * kColumns * 128) / 16;
+    const u32 weights = ring_low + (stage * c.stage_bytes() + block * kWeightBytes) / 16;
+    const u32 tokens = ring_low + (stage * c.stage_bytes() + c.stage_blocks * kWeightBytes + block * kTokenBytes) / 16;
+    const u32 a = kTokenRows ? tokens + group / kSplit * (64 * 128 / 16) : weights;
+    const u32 b = (kTokenRows ? weights : tokens) + group % kSplit * (kColumns * 128 / 16);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       ptx::Wgmma<c.fp8, kColumns>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
@@ -268,12 +272,14 @@ struct GemmDecode {
     }
   }
 
-  /// Fragments: a thread has rows first_row() and 8 further, and of every eight tokens first_token() and the next.
-  __device__ int first_row() const {
-    return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+  /// Fragments: a thread has lines first_line() and 8 further, and of every eight columns first_column() and the next.
+  /// Lines are weights and columns tokens, or with kTokenRows the other way round.
+  __device__ int first_line() const {
+    const int thread = static_cast<int>(threadIdx.x);
+    return (kTokenRows ? thread / 128 / kSplit * 64 : 0) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
-  __device__ int first_token() const {
-    return static_cast<int>(threadIdx.x) / 128 * kColumns + static_cast<int>(threadIdx.x) % 4 * 2;
+  __device__ int first_column() const {
+    return static_cast<int>(threadIdx.x) / 128 % kSplit * kColumns + static_cast<int>(threadIdx.x) % 4 * 2;
   }
 
   /// sum += token_scale * weight_scale * products, for the block `at` of those whose scales are held.
@@ -285,15 +291,28 @@ struct GemmDecode {
       if (at / 32 == h) weight = other;
     }
     for (float& value : products) ptx::keep(value);
-    const u32 token = scales + 4 * (first_token() * c.scale_row() + at);
+    if constexpr (kTokenRows) {
+      const u32 token = scales + 4 * (first_line() * c.scale_row() + at);
+      const float low = ptx::ld_shared(token) * weight;
+      const float high = ptx::ld_shared(token + 4 * 8 * c.scale_row()) * weight;
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      const float low = ptx::ld_shared(token + 4 * 8 * j * c.scale_row()) * weight;
-      const float high = ptx::ld_shared(token + 4 * (8 * j + 1) * c.scale_row()) * weight;
-      sum[4 * j] = fmaf(products[4 * j], low, sum[4 * j]);
-      sum[4 * j + 1] = fmaf(products[4 * j + 1], high, sum[4 * j + 1]);
-      sum[4 * j + 2] = fmaf(products[4 * j + 2], low, sum[4 * j + 2]);
-      sum[4 * j + 3] = fmaf(products[4 * j + 3], high, sum[4 * j + 3]);
+      for (int j = 0; j < kColumns / 8; ++j) {
+        sum[4 * j] = fmaf(products[4 * j], low, sum[4 * j]);
+        sum[4 * j + 1] = fmaf(products[4 * j + 1], low, sum[4 * j + 1]);
+        sum[4 * j + 2] = fmaf(products[4 * j + 2], high, sum[4 * j + 2]);
+        sum[4 * j + 3] = fmaf(products[4 * j + 3], high, sum[4 * j + 3]);
+      }
+    } else {
+      const u32 token = scales + 4 * (first_column() * c.scale_row() + at);
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const float low = ptx::ld_shared(token + 4 * 8 * j * c.scale_row()) * weight;
+        const float high = ptx::ld_shared(token + 4 * (8 * j + 1) * c.scale_row()) * weight;
+        sum[4 * j] = fmaf(products[4 * j], low, sum[4 * j]);
+        sum[4 * j + 1] = fmaf(products[4 * j + 1], high, sum[4 * j + 1]);
+        sum[4 * j + 2] = fmaf(products[4 * j + 2], low, sum[4 * j + 2]);
+        sum[4 * j + 3] = fmaf(products[4 * j + 3], high, sum[4 * j + 3]);
+      }
     }
   }
 
@@ -303,7 +322,7 @@ struct GemmDecode {
     const u32 base = ptx::shared_address(received) + 4 * rank * kTokens * share;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first_row() + 8 * h;
+      const int row = first_line() + 8 * h;
       const int block = row >> (31 - __clz(share));
       const u32 to = ptx::mapa(base + 4 * (row - block * share), block);
       const u32 barrier = ptx::mapa(exchanged(), block);
@@ -311,7 +330,7 @@ struct GemmDecode {
       for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int token = first_token() + 8 * j + i;
+          const int token = first_column() + 8 * j + i;
           if (token < live) ptx::st_async(to + 4 * token * share, sum[4 * j + 2 * h + i], barrier);
         }
       }
@@ -324,15 +343,23 @@ struct GemmDecode {
   /// The sums in the place of the ring, which nobody in this block reads or fills any more.
   __device__ void keep(const float (&sum)[kColumns / 2]) const {
     ptx::bar_sync(1, kConsumers);
+    const int distance = share + 4;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = first_row() + 8 * h;
+    for (int i = 0; i < (kTokenRows ? kColumns / 8 : 2); ++i) {
+      const int row = kTokenRows ? first_column() + 8 * i : first_line() + 8 * i;
       const int block = row >> (31 - __clz(share));
-      float* to = sums + part(block) + row - block * share + first_token() * (share + 4);
+      float* to = sums + part(block) + row - block * share + (kTokenRows ? first_line() : first_column()) * distance;
+      if constexpr (kTokenRows) {
+        to[0] = sum[4 * i];
+        to[1] = sum[4 * i + 1];
+        to[8 * distance] = sum[4 * i + 2];
+        to[8 * distance + 1] = sum[4 * i + 3];
+      } else {
 #pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j) {
-        to[8 * j * (share + 4)] = sum[4 * j + 2 * h];
-        to[(8 * j + 1) * (share + 4)] = sum[4 * j + 2 * h + 1];
+        for (int j = 0; j < kColumns / 8; ++j) {
+          to[8 * j * distance] = sum[4 * j + 2 * i];
+          to[(8 * j + 1) * distance] = sum[4 * j + 2 * i + 1];
+        }
       }
     }
   }
