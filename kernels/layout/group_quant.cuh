@@ -26,6 +26,5 @@ inline constexpr int kQuantThreads = 128;
 inline constexpr int kQuantLanes = 8;
 inline constexpr int kQuantEach = 16;
 inline constexpr int kQuantTeams = kQuantThreads / kQuantLanes;
-inline constexpr int kQuantBlocksPerSm = 7;  // that registers leave room for
 
 }  // namespace fathom

@@ -44,14 +44,11 @@ struct MoePermuteKernelArgs {
   long long scales;  // words of a row
   long long x_scale_row, x_scale_column, out_scale_group, out_scale_row, out_scale_column;  // words
 };
-inline constexpr int kPlaceThreads = 1024;    // of the one block that places slots
-inline constexpr int kPermuteThreads = 256;   // of the blocks that copy
+inline constexpr int kPermuteThreads = 256;     // of the blocks that copy
 inline constexpr int kPermuteMostSlots = 2048;  // placed by every copying block for itself
-/// Running counts of every group for each of `warps` warps, and where groups begin.
-inline long long place_shared_bytes(int warps, int groups) { return 4ll * (warps * static_cast<long long>(groups) + groups + 1); }
-inline constexpr int kCountThreads = 512;  // of the blocks that place slots by counting, a slot each
+inline constexpr int kPlaceThreads = 512;       // of the blocks that place slots, a slot each
 /// Two or three numbers of every group, and the end of the last one.
-inline long long count_shared_bytes(int numbers, long long groups) { return 4 * (numbers * groups + 1); }
+inline long long place_shared_bytes(int numbers, long long groups) { return 4 * (numbers * groups + 1); }
 
 struct MoeCombineKernelArgs {
   const void* y;

@@ -24,7 +24,7 @@ struct IndexQueryPrepareKernel {
   float* scale;  // or null; [tokens, heads]
   float* gate;   // or null; [tokens, heads]
   long long scale_row, gate_row;
-  long long tokens, heads, heads_each;  // heads of a token that one warp takes
+  long long tokens, heads;
   int dim;
   int quantised, hadamard, ue8m0;
   float gate_factor, hadamard_scale;
@@ -46,6 +46,8 @@ struct MlaPrepareKernel {
 
 /// Values of a row that one lane of a warp has: a power of two.
 inline constexpr int kMostLaneValues = 16;
+/// Heads that a warp has at a time, of 32 * each values at most: a lane has 16.
+inline constexpr int query_heads_of_a_warp(int each) { return 16 / each; }
 /// Elements of a latent row in shared memory at a time.
 inline constexpr int kLatentChunk = 1024;
 

@@ -67,7 +67,7 @@ struct SiluMulQuantKernelArgs {
   ScaleTarget scale;
   float limit;
 };
-inline constexpr int kAheadBlocksPerSm = 6;           // of the form that loads ahead: registers leave room for them
-inline constexpr int kMaskWindow = 4 * kQuantThreads;  // experts whose counts a block adds up at a time
+/// That registers leave room for.
+inline constexpr int silu_quant_blocks_per_sm(bool bf16) { return bf16 ? 6 : 4; }
 
 }  // namespace fathom

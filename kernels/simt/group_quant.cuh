@@ -36,6 +36,25 @@ __device__ __forceinline__ float scaled(float x, const GroupScale& group) {
   return kRule == kIndexer && !kUe8m0 ? x / group.factor : x * group.factor;
 }
 
+/// Division by a scale of the rule `indexer`, whose reciprocal is taken once: the sequence that a division of floats is,
+/// without its detour for quotients near the ends of the range, which all have the code 0 here.
+class Divisor {
+ public:
+  __device__ explicit Divisor(float scale) {
+    const bool finite = scale < __uint_as_float(0x7f800000u);
+    const float estimate = ptx::rcp(scale);
+    divisor_ = finite ? scale : 0.0f;
+    reciprocal_ = finite ? __fmaf_rn(__fmaf_rn(-scale, estimate, 1.0f), estimate, estimate) : 0.0f;
+  }
+  __device__ __forceinline__ float divide(float x) const {
+    const float quotient = x * reciprocal_;
+    return __fmaf_rn(__fmaf_rn(-quotient, divisor_, x), reciprocal_, quotient);
+  }
+
+ private:
+  float divisor_, reciprocal_;
+};
+
 /// Of the values of a team, NaN passed over. All lanes of the warp take part.
 __device__ __forceinline__ float team_amax(const float (&v)[kQuantEach]) {
   float amax = 0;

@@ -7,7 +7,7 @@ namespace fathom::simt {
 
 template <class T, class Out, bool kVector>
 __device__ void moe_combine(const MoeCombineKernelArgs& args) {
-  constexpr int kSlotsAhead = 4;  // rows whose loads are under way together
+  constexpr int kSlotsAhead = 3;  // rows whose loads are under way together
   const long long pieces = (args.dim + kCombineEach - 1) / kCombineEach;
   for (long long item = static_cast<long long>(blockIdx.x) * kCombineThreads + threadIdx.x;
        item < args.tokens * pieces; item += static_cast<long long>(gridDim.x) * kCombineThreads) {
@@ -18,22 +18,37 @@ __device__ void moe_combine(const MoeCombineKernelArgs& args) {
     const int* rows = args.slot_to_row + place.quotient * args.slot_to_row_row;
     const float* weights = args.weights + place.quotient * args.weights_row;
     float sum[kCombineEach] = {};
+#pragma unroll 1
     for (int first = 0; first < args.top_k; first += kSlotsAhead) {
-      float y[kSlotsAhead][kCombineEach];
-      bool there[kSlotsAhead];
+      constexpr int kLoads = kCombineEach * sizeof(T) / 16;
+      int row[kSlotsAhead];
+      float weight[kSlotsAhead];
 #pragma unroll
       for (int s = 0; s < kSlotsAhead; ++s) {
-        const int row = first + s < args.top_k ? rows[first + s] : -1;
-        there[s] = row >= 0 && row < args.rows;
-        load_values<T, kVector>(y[s], static_cast<const T*>(args.y) + (there[s] ? row * args.y_row + column : 0),
-                                there[s] ? n : 0);
+        row[s] = first + s < args.top_k ? __ldg(rows + first + s) : -1;
+        weight[s] = first + s < args.top_k ? __ldg(weights + first + s) : 0.0f;
+        if (row[s] >= args.rows) row[s] = -1;
+      }
+      uint4 bits[kSlotsAhead][kLoads];
+      const auto at = [&](int s) { return static_cast<const T*>(args.y) + row[s] * args.y_row + column; };
+#pragma unroll
+      for (int s = 0; s < kSlotsAhead; ++s) {
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          if (kVector && row[s] >= 0) bits[s][i] = __ldg(reinterpret_cast<const uint4*>(at(s)) + i);
+        }
       }
 #pragma unroll
       for (int s = 0; s < kSlotsAhead; ++s) {
-        if (!there[s]) continue;
-        const float weight = weights[first + s];
+        if (row[s] < 0) continue;
+        float y[kCombineEach];
+        if (!kVector) load_values<T, false>(y, at(s), n);
 #pragma unroll
-        for (int i = 0; i < kCombineEach; ++i) sum[i] = __fmaf_rn(weight, y[s][i], sum[i]);
+        for (int i = 0; i < kLoads; ++i) {
+          if (kVector) unpack(y, i * 16 / sizeof(T), bits[s][i], T{});
+        }
+#pragma unroll
+        for (int i = 0; i < kCombineEach; ++i) sum[i] = __fmaf_rn(weight[s], y[i], sum[i]);
       }
     }
     auto* out = static_cast<Out*>(args.out) + place.quotient * args.out_row + column;

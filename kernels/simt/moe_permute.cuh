@@ -1,8 +1,8 @@
 // Rows brought together expert by expert, in the order of (token, slot).
 //
-// Every warp has a run of neighbouring slots. It counts them by group; sums over the warps before it and over the
-// groups before say where its slots of a group begin; then it walks its run again and hands out rows. Nothing depends
-// on which warp is the quicker.
+// A slot's row is where its group begins plus the slots of that group before it. Both are counts: those over long runs
+// come from counters in shared memory, whose sums do not depend on the order, those over a block's own slots from
+// comparing ids.
 #pragma once
 #include "layout/moe.cuh"
 #include "simt/scan.cuh"
@@ -10,201 +10,268 @@
 
 namespace fathom::simt {
 
-constexpr int kSlotsAhead = 8;  // loads of a lane that are under way together
-
-/// Calls found(slot, id) for the slots of [begin, end), 32 at a time; lanes beyond the end get id -1, as do ids of no
-/// group.
-template <class Found>
-__device__ __forceinline__ void each_slot(const MoePermuteKernelArgs& args, long long begin, long long end,
-                                          const Found& found) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (long long first = begin; first < end; first += 32 * kSlotsAhead) {
-    int ids[kSlotsAhead];
-#pragma unroll
-    for (int i = 0; i < kSlotsAhead; ++i) {
-      const long long slot = first + 32 * i + lane;
-      int id = -1;
-      if (slot < end) {
-        const Quotient at = divide(slot, args.top_k);
-        id = args.ids[at.quotient * args.ids_row + at.rest];
-      }
-      ids[i] = id >= 0 && id < args.groups ? id : -1;
-    }
-#pragma unroll
-    for (int i = 0; i < kSlotsAhead; ++i) {
-      if (first + 32 * i < end) found(first + 32 * i + lane, ids[i]);
-    }
-  }
+/// The group of a slot; -1 also for ids of no group. kDense: tokens follow one another without gaps.
+template <bool kDense = false>
+__device__ __forceinline__ int group_of(const MoePermuteKernelArgs& args, unsigned slot) {
+  const unsigned top_k = static_cast<unsigned>(args.top_k);
+  const unsigned token = kDense ? 0 : slot / top_k;
+  const int id = __ldg(args.ids + (kDense ? slot : token * args.ids_row + (slot - token * top_k)));
+  return id >= 0 && id < args.groups ? id : -1;
 }
 
-/// Where group g begins, and the rows after all of them at g = groups: kept within the rows that there are.
-struct Places {
-  int* counts;  // [warps][groups]; after place(): the next row of each
+__device__ __forceinline__ int& slot_row(const MoePermuteKernelArgs& args, long long token, int slot) {
+  return args.slot_to_row[token * args.slot_to_row_row + slot];
+}
+
+/// Counters of all groups: of all slots, of those before `first` (if not null), and where each group begins.
+struct Groups {
+  int* totals;  // [groups]
   int* begins;  // [groups + 1]
+  int* before;  // [groups]
 };
 
-/// Calls put(slot, row) for every slot, with -1 for those without a row, by all threads of a block. Writes what
-/// describes the groups, if this is the first block.
-template <int kThreads, class Put>
-__device__ void place(const MoePermuteKernelArgs& args, const Places& places, const Put& put) {
-  constexpr int warps = kThreads / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const long long slots = args.tokens * args.top_k;
-  const long long run = (slots + 32 * warps - 1) / (32 * warps) * 32;
-  const long long begin = warp * run < slots ? warp * run : slots;
-  const long long end = begin + run < slots ? begin + run : slots;
-  int* counts = places.counts + warp * args.groups;
-  for (int g = lane; g < args.groups; g += 32) counts[g] = 0;
-  __syncwarp();
-  each_slot(args, begin, end, [&](long long, int id) {
-    const unsigned same = __match_any_sync(~0u, id);
-    if (id >= 0 && lane == __ffs(same) - 1) counts[id] += __popc(same);
-    __syncwarp();
-  });
-  __syncthreads();
-  // Sums over the warps before, and every group's total in begins.
-  for (int g = static_cast<int>(threadIdx.x); g < args.groups; g += kThreads) {
-    int sum = 0;
-    for (int w = 0; w < warps; ++w) {
-      int& count = places.counts[w * args.groups + g];
-      const int own = count;
-      count = sum;
-      sum += own;
-    }
-    places.begins[g] = sum;
-  }
-  __syncthreads();
+/// Where groups begin, from their totals; kept within the rows that there are. The first block writes what describes
+/// the groups. All threads of the block.
+template <int kThreads>
+__device__ __forceinline__ void begin_groups(const MoePermuteKernelArgs& args, const Groups& groups) {
   __shared__ long long sums[kThreads / 32];
-  long long before = 0;  // rows of the groups before, their padding included
-  for (int first = 0; first < args.groups; first += kThreads) {
-    const int g = first + static_cast<int>(threadIdx.x);
-    const long long count = g < args.groups ? places.begins[g] : 0;
-    const long long own = args.masked ? 0 : divide(count + args.alignment - 1, args.alignment).quotient * args.alignment;
-    long long total;
-    const long long at = before + inclusive_sum<kThreads>(own, sums, total) - own;
-    before += total;
-    if (g < args.groups) {
-      const long long room = args.masked ? args.rows : args.rows > at ? args.rows - at : 0;
-      places.begins[g] = static_cast<int>(args.masked ? g * args.rows : at < args.rows ? at : args.rows);
-      if (blockIdx.x == 0 && args.masked_m != nullptr) {
-        args.masked_m[g * args.masked_m_step] = static_cast<int>(count < room ? count : room);
-      }
-      if (blockIdx.x == 0 && args.offsets != nullptr) args.offsets[g * args.offsets_step] = places.begins[g];
+  const auto padded = [&](int g) -> long long {
+    const long long count = groups.totals[g];
+    if (args.masked) return 0;
+    return args.alignment == 1 ? count : divide(count + args.alignment - 1, args.alignment).quotient * args.alignment;
+  };
+  // A thread has a run of neighbouring groups.
+  const int run = (args.groups + kThreads - 1) / kThreads;
+  const int first = run * static_cast<int>(threadIdx.x);
+  const int last = first + run < args.groups ? first + run : args.groups;
+  long long own = 0;
+#pragma unroll 1
+  for (int g = first; g < last; ++g) own += padded(g);
+  long long before;  // rows of the groups before, their padding included; of all groups in the end
+  long long at = inclusive_sum<kThreads>(own, sums, before) - own;
+#pragma unroll 1
+  for (int g = first; g < last; ++g) {
+    const long long count = groups.totals[g];
+    const long long room = args.masked ? args.rows : args.rows > at ? args.rows - at : 0;
+    groups.begins[g] = static_cast<int>(args.masked ? g * args.rows : at < args.rows ? at : args.rows);
+    if (blockIdx.x == 0 && args.masked_m != nullptr) {
+      args.masked_m[g * args.masked_m_step] = static_cast<int>(count < room ? count : room);
     }
-    __syncthreads();  // sums may be used again
+    if (blockIdx.x == 0 && args.offsets != nullptr) args.offsets[g * args.offsets_step] = groups.begins[g];
+    at += padded(g);
   }
   if (threadIdx.x == 0) {
-    places.begins[args.groups] = static_cast<int>(before < args.rows ? before : args.rows);
-    if (blockIdx.x == 0 && args.offsets != nullptr) {
-      args.offsets[args.groups * args.offsets_step] = places.begins[args.groups];
-    }
+    const int end = static_cast<int>(before < args.rows ? before : args.rows);
+    groups.begins[args.groups] = end;
+    if (blockIdx.x == 0 && args.offsets != nullptr) args.offsets[args.groups * args.offsets_step] = end;
   }
-  __syncthreads();
-  each_slot(args, begin, end, [&](long long slot, int id) {
-    const unsigned same = __match_any_sync(~0u, id);
-    int row = -1;
-    if (id >= 0) {
-      const long long rank = counts[id] + __popc(same & ((1u << lane) - 1));
-      const long long at = places.begins[id] + rank;
-      if (args.masked ? rank < args.rows : at < args.rows) row = static_cast<int>(at);
-    }
-    __syncwarp();
-    if (id >= 0 && lane == __ffs(same) - 1) counts[id] += __popc(same);
-    __syncwarp();
-    if (slot < end) put(slot, row);
-  });
   __syncthreads();
 }
 
-/// Of every row; after place(), whose last warp's counts hold the numbers of all rows of a group.
-template <int kThreads>
-__device__ void write_row_groups(const MoePermuteKernelArgs& args, const Places& places) {
+/// The row of the slot that has `rank` slots of its group before it, or -1 if there is no such row.
+__device__ __forceinline__ int row_of(const MoePermuteKernelArgs& args, const Groups& groups, int id, int rank) {
+  if (id < 0) return -1;
+  const long long row = static_cast<long long>(groups.begins[id]) + rank;
+  return (args.masked ? rank < args.rows : row < args.rows) ? static_cast<int>(row) : -1;
+}
+
+/// The groups of the rows, by all blocks.
+__device__ __forceinline__ void write_row_groups(const MoePermuteKernelArgs& args, const Groups& groups) {
   if (args.row_to_group == nullptr) return;
-  const int* counts = places.counts + (kThreads / 32 - 1) * args.groups;
-  for (long long r = threadIdx.x; r < args.rows; r += kThreads) {
+  const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+  for (long long r = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; r < args.rows; r += step) {
     int low = 0, high = args.groups;  // the last group that begins at r or before
     while (high - low > 1) {
       const int middle = (low + high) / 2;
-      (places.begins[middle] <= r ? low : high) = middle;
+      (groups.begins[middle] <= r ? low : high) = middle;
     }
-    const bool inside = r < places.begins[args.groups] && r < places.begins[low] + static_cast<long long>(counts[low]);
+    const bool inside =
+        r < groups.begins[args.groups] && r < static_cast<long long>(groups.begins[low]) + groups.totals[low];
     args.row_to_group[r * args.row_to_group_step] = inside ? low : -1;
   }
 }
 
-/// Piece `piece` of token t's row, kPermuteThreads words, to the rows that row_of(t, slot) names.
-template <class Word, class RowOf>
-__device__ __forceinline__ void copy_piece(const MoePermuteKernelArgs& args, long long t, long long piece,
-                                           const RowOf& row_of) {
-  const auto place = [&](int row, long long group_step, long long row_step) {
-    if (!args.masked) return row * row_step;
-    const Quotient at = divide(row, args.rows);
-    return at.quotient * group_step + at.rest * row_step;
-  };
-  const long long at = (piece * kPermuteThreads + threadIdx.x) * static_cast<long long>(sizeof(Word));
-  if (at < args.width) {
-    const Word word = *reinterpret_cast<const Word*>(static_cast<const char*>(args.x) + t * args.x_row + at);
-    for (int s = 0; s < args.top_k; ++s) {
-      const int row = row_of(t, s);
-      if (row < 0) continue;
-      *reinterpret_cast<Word*>(static_cast<char*>(args.out) + place(row, args.out_group, args.out_row) + at) = word;
+/// How many of ids[0, count) are `id`. Entries up to the next multiple of four are there, and may hold anything.
+__device__ __forceinline__ int count_equal(const int* ids, int count, int id) {
+  int equal = 0;
+#pragma unroll 4
+  for (int j = 0; j < count; j += 4) {
+    const int4 four = *reinterpret_cast<const int4*>(ids + j);
+    equal += (four.x == id) + (four.y == id && j + 1 < count) + (four.z == id && j + 2 < count) +
+             (four.w == id && j + 3 < count);
+  }
+  return equal;
+}
+
+/// A thread's part of the row of a token: words, and a scale. Pass p of a row has kWords words for each of its `step`
+/// threads and a scale.
+template <class Word>
+struct RowPart {
+  static constexpr int kWords = 4;
+  Word words[kWords];
+  unsigned scale;
+
+  __device__ __forceinline__ void load(const MoePermuteKernelArgs& args, long long token, int thread, int step,
+                                       int pass) {
+    const int count = static_cast<int>(args.width / static_cast<long long>(sizeof(Word)));
+    const auto* x = reinterpret_cast<const Word*>(static_cast<const char*>(args.x) + token * args.x_row);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const int at = (pass * kWords + i) * step + thread;
+      if (at < count) words[i] = __ldg(x + at);
+    }
+    const int at = pass * step + thread;
+    if (at < args.scales) scale = __ldg(args.x_scale + token * args.x_scale_row + at * args.x_scale_column);
+  }
+  __device__ __forceinline__ void store(const MoePermuteKernelArgs& args, int row, int thread, int step,
+                                        int pass) const {
+    const int count = static_cast<int>(args.width / static_cast<long long>(sizeof(Word)));
+    unsigned group = 0;
+    auto rest = static_cast<unsigned>(row);
+    if (args.masked) {
+      group = rest / static_cast<unsigned>(args.rows);
+      rest -= group * static_cast<unsigned>(args.rows);
+    }
+    auto* out = reinterpret_cast<Word*>(static_cast<char*>(args.out) + group * args.out_group + rest * args.out_row);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const int at = (pass * kWords + i) * step + thread;
+      if (at < count) out[at] = words[i];
+    }
+    const int at = pass * step + thread;
+    if (at < args.scales) {
+      args.out_scale[group * args.out_scale_group + rest * args.out_scale_row + at * args.out_scale_column] = scale;
     }
   }
-  if (piece != 0 || args.x_scale == nullptr) return;
-  for (long long i = threadIdx.x; i < args.scales; i += kPermuteThreads) {
-    const unsigned scale = args.x_scale[t * args.x_scale_row + i * args.x_scale_column];
-    for (int s = 0; s < args.top_k; ++s) {
-      const int row = row_of(t, s);
-      if (row < 0) continue;
-      args.out_scale[place(row, args.out_scale_group, args.out_scale_row) + i * args.out_scale_column] = scale;
+};
+
+/// Row `token` of x and its scales to the rows that row_of_slot(slot) names, by `step` threads. `part` is loaded with
+/// pass 0.
+template <class Word, class Rows>
+__device__ __forceinline__ void copy_token(const MoePermuteKernelArgs& args, long long token, int thread, int step,
+                                           RowPart<Word>& part, const Rows& row_of_slot) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const long long words = args.width / static_cast<long long>(sizeof(Word));
+#pragma unroll 1
+  for (int pass = 0;;) {
+#pragma unroll 1
+    for (int first = 0; first < args.top_k; first += 32) {
+      const int own = first + lane < args.top_k ? row_of_slot(first + lane) : -1;
+      const int slots = args.top_k - first < 32 ? args.top_k - first : 32;
+#pragma unroll 1
+      for (int s = 0; s < slots; ++s) {
+        const int row = __shfl_sync(~0u, own, s);
+        if (row >= 0) part.store(args, row, thread, step, pass);
+      }
+    }
+    ++pass;
+    const long long done = static_cast<long long>(pass) * step;  // scales; and kWords words for each
+    if (done * RowPart<Word>::kWords >= words && done >= args.scales) return;
+    part.load(args, token, thread, step, pass);
+  }
+}
+
+/// Counts slots by group, those before `first` apart from the others. kAhead: loads under way together.
+template <bool kDense, int kAhead>
+__device__ __forceinline__ void count_slots(const MoePermuteKernelArgs& args, const Groups& groups, unsigned slots,
+                                            unsigned first) {
+#pragma unroll 1
+  for (unsigned begin = threadIdx.x; begin < slots; begin += kAhead * kPlaceThreads) {
+    int id[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const unsigned slot = begin + i * kPlaceThreads;
+      id[i] = slot < slots ? group_of<kDense>(args, slot) : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (id[i] >= 0) atomicAdd(&(begin + i * kPlaceThreads < first ? groups.before : groups.totals)[id[i]], 1);
     }
   }
 }
 
-template <class Word, class RowOf>
-__device__ __forceinline__ void copy_rows(const MoePermuteKernelArgs& args, const RowOf& row_of) {
-  constexpr long long kPiece = kPermuteThreads * static_cast<long long>(sizeof(Word));
-  const long long pieces = args.width > kPiece ? (args.width + kPiece - 1) / kPiece : 1;
-  for (long long item = blockIdx.x; item < args.tokens * pieces; item += gridDim.x) {
-    const Quotient at = divide(item, pieces);
-    copy_piece<Word>(args, at.quotient, at.rest, row_of);
+/// Blocks of kPlaceThreads slots: slot_to_row, and what describes the groups. Shared memory for three numbers of every
+/// group.
+__device__ inline void moe_place(const MoePermuteKernelArgs& args, int* shared) {
+  alignas(16) __shared__ int ids[kPlaceThreads];
+  const Groups groups{shared, shared + args.groups, shared + 2 * args.groups + 1};
+  const unsigned slots = static_cast<unsigned>(args.tokens * args.top_k);
+  const unsigned first = blockIdx.x * kPlaceThreads;
+  for (int g = static_cast<int>(threadIdx.x); g < args.groups; g += kPlaceThreads) {
+    groups.totals[g] = 0;
+    groups.before[g] = 0;
   }
+  __syncthreads();
+  if (args.ids_row == args.top_k) {
+    count_slots<true, 16>(args, groups, slots, first);
+  } else {
+    count_slots<false, 2>(args, groups, slots, first);
+  }
+  const unsigned slot = first + threadIdx.x;
+  const int id = slot < slots ? group_of(args, slot) : -1;
+  ids[threadIdx.x] = id;
+  __syncthreads();
+  for (int g = static_cast<int>(threadIdx.x); g < args.groups; g += kPlaceThreads) groups.totals[g] += groups.before[g];
+  __syncthreads();
+  begin_groups<kPlaceThreads>(args, groups);
+  write_row_groups(args, groups);
+  if (slot >= slots) return;
+  const int rank = id < 0 ? 0 : groups.before[id] + count_equal(ids, static_cast<int>(threadIdx.x), id);
+  const unsigned token = slot / static_cast<unsigned>(args.top_k);
+  slot_row(args, token, static_cast<int>(slot - token * args.top_k)) = row_of(args, groups, id, rank);
 }
 
-__device__ __forceinline__ int& slot_row(const MoePermuteKernelArgs& args, long long t, long long slot) {
-  return args.slot_to_row[t * args.slot_to_row_row + slot];
-}
-
-/// One block.
-template <int kThreads>
-__device__ void moe_place(const MoePermuteKernelArgs& args, int* shared) {
-  const Places places{shared, shared + kThreads / 32 * args.groups};
-  place<kThreads>(args, places, [&](long long slot, int row) {
-    const Quotient at = divide(slot, args.top_k);
-    slot_row(args, at.quotient, at.rest) = row;
-  });
-  write_row_groups<kThreads>(args, places);
-}
-
-/// After moe_place.
+/// After moe_place: a block for every token.
 template <class Word>
 __device__ void moe_copy(const MoePermuteKernelArgs& args) {
-  copy_rows<Word>(args, [&](long long t, int slot) { return slot_row(args, t, slot); });
+  const int thread = static_cast<int>(threadIdx.x);
+  for (long long token = blockIdx.x; token < args.tokens; token += gridDim.x) {
+    RowPart<Word> part;
+    part.load(args, token, thread, kPermuteThreads, 0);
+    copy_token(args, token, thread, kPermuteThreads, part, [&](int slot) { return slot_row(args, token, slot); });
+  }
 }
 
-/// Both for up to kPermuteMostSlots slots: every block finds the places of all of them.
+/// Both for up to kPermuteMostSlots slots: every block counts the groups for itself, and equally many blocks copy each
+/// token. Shared memory for two numbers of every group.
 template <class Word>
 __device__ void moe_permute(const MoePermuteKernelArgs& args, int* shared) {
+  __shared__ int ids[kPermuteMostSlots];
   __shared__ int rows[kPermuteMostSlots];
-  const Places places{shared, shared + kPermuteThreads / 32 * args.groups};
-  place<kPermuteThreads>(args, places, [&](long long slot, int row) {
-    rows[slot] = row;
-    const Quotient at = divide(slot, args.top_k);
-    if (blockIdx.x == 0) slot_row(args, at.quotient, at.rest) = row;
-  });
-  if (blockIdx.x == 0) write_row_groups<kPermuteThreads>(args, places);
-  copy_rows<Word>(args, [&](long long t, int slot) { return rows[t * args.top_k + slot]; });
+  const Groups groups{shared, shared + args.groups, nullptr};
+  const int slots = static_cast<int>(args.tokens) * args.top_k;
+  const int split = args.tokens == 0 ? 1 : static_cast<int>(gridDim.x) / static_cast<int>(args.tokens);
+  const int token = static_cast<int>(blockIdx.x) / split;
+  const int thread = static_cast<int>(blockIdx.x) % split * kPermuteThreads + static_cast<int>(threadIdx.x);
+  RowPart<Word> part;  // on its way while rows are placed
+  if (args.tokens != 0) part.load(args, token, thread, split * kPermuteThreads, 0);
+#pragma unroll 1
+  for (int g = static_cast<int>(threadIdx.x); g < args.groups; g += kPermuteThreads) groups.totals[g] = 0;
+  __syncthreads();
+#pragma unroll 1
+  for (int slot = static_cast<int>(threadIdx.x); slot < slots; slot += kPermuteThreads) {
+    const int id = group_of(args, slot);
+    ids[slot] = id;
+    if (id >= 0) atomicAdd(&groups.totals[id], 1);
+  }
+  __syncthreads();
+  begin_groups<kPermuteThreads>(args, groups);
+  write_row_groups(args, groups);
+  if (args.tokens == 0) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
+  for (int s = static_cast<int>(threadIdx.x) / 32; s < args.top_k; s += kPermuteThreads / 32) {
+    const int slot = token * args.top_k + s;
+    unsigned equal = 0;
+#pragma unroll 1
+    for (int i = lane; i < slot; i += 32) equal += ids[i] == ids[slot];
+    const auto rank = static_cast<int>(__reduce_add_sync(~0u, equal));
+    if (lane != 0) continue;
+    rows[s] = row_of(args, groups, ids[slot], rank);
+    if (thread < kPermuteThreads) slot_row(args, token, s) = rows[s];
+  }
+  __syncthreads();
+  copy_token(args, token, thread, split * kPermuteThreads, part, [&](int slot) { return rows[slot]; });
 }
 
 }  // namespace fathom::simt

@@ -180,34 +180,190 @@ __device__ void index_key_prepare(const IndexKeyPrepareKernel& args) {
   });
 }
 
-/// A warp prepares `heads_each` heads of one token.
+/// A row of a team of lanes, 16 values each: four runs of four neighbours, kSpan apart, so that a load of the team is
+/// of neighbouring bytes. A warp has as many teams as fit.
+template <int kLanes>
+struct TeamRow {
+  static constexpr int kSpan = 4 * kLanes;
+  int dim;
+  int begin;  // of this lane's first run
+  float v[4][4];
+
+  __device__ explicit TeamRow(int elements) : dim(elements), begin(4 * (lane_id() % kLanes)) {}
+
+  /// Calls body(run, at, count) for the runs, with the number of their elements that there are.
+  template <class Body>
+  __device__ __forceinline__ void each_run(const Body& body) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int at = begin + j * kSpan;
+      body(v[j], at, at >= dim ? 0 : at + 4 <= dim ? 4 : dim - at);
+    }
+  }
+  __device__ __forceinline__ void load(const SimtRows& x, long long row) {
+    each_run([&](float(&run)[4], int at, int count) { load_run(run, x, row + at, count); });
+  }
+  __device__ __forceinline__ void zero() {
+    each_run([](float(&run)[4], int, int) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) run[i] = 0;
+    });
+  }
+
+  static __device__ __forceinline__ void rotate(float (&a)[4], float (&b)[4], const float4& cos, const float4& sin) {
+    const float c[4] = {cos.x, cos.y, cos.z, cos.w};
+    const float s[4] = {sin.x, sin.y, sin.z, sin.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float first = a[i];
+      a[i] = first * c[i] - b[i] * s[i];
+      b[i] = b[i] * c[i] + first * s[i];
+    }
+  }
+  /// `room` has as many floats as the row. All lanes of the warp take part.
+  __device__ __forceinline__ void rotate(const SimtRotation& rotation, const float* angles, float* room) {
+    if (angles == nullptr) return;
+    const int half = static_cast<int>(rotation.half);
+    const int offset = static_cast<int>(rotation.offset);
+    const auto* wide = reinterpret_cast<const float4*>(angles);
+    if (!rotation.interleaved && half == kSpan && offset % (2 * kSpan) == 0 &&
+        reinterpret_cast<unsigned long long>(wide) % 16 == 0) {  // the pairs are in neighbouring runs
+      const float4 cos = __ldg(wide + begin / 4);
+      const float4 sin = __ldg(wide + (half + begin) / 4);
+      if (offset == 0) {
+        rotate(v[0], v[1], cos, sin);
+      } else {
+        rotate(v[2], v[3], cos, sin);
+      }
+      return;
+    }
+    __syncwarp();
+    each_run([&](const float(&run)[4], int at, int) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) room[at + i] = run[i];
+    });
+    __syncwarp();
+    rotate_pairs(
+        rotation, angles, lane_id() % kLanes, kLanes, [&](long long i) { return room[i]; },
+        [&](long long i, float value) { room[i] = value; });
+    __syncwarp();
+    each_run([&](float(&run)[4], int at, int) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) run[i] = room[at + i];
+    });
+  }
+
+  /// dim is a power of two; lanes beyond it have no part in what the others get.
+  __device__ __forceinline__ void hadamard(float scale) {
+#pragma unroll
+    for (int half = 1; half < 4; half *= 2) {
+      if (half >= dim) continue;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if ((i & half) == 0) add_and_subtract(v[j][i], v[j][i + half]);
+        }
+      }
+    }
+#pragma unroll
+    for (int lanes = 1; lanes < kLanes; lanes *= 2) {
+      if (4 * lanes >= dim) continue;
+      const float sign = (lane_id() & lanes) != 0 ? -1.0f : 1.0f;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[j][i] = __fmaf_rn(sign, v[j][i], __shfl_xor_sync(~0u, v[j][i], lanes));
+      }
+    }
+#pragma unroll
+    for (int runs = 1; runs < 4; runs *= 2) {
+      if (runs * kSpan >= dim) continue;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if ((j & runs) == 0) add_and_subtract(v[j][i], v[j + runs][i]);
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[j][i] *= scale;
+    }
+  }
+  static __device__ __forceinline__ void add_and_subtract(float& a, float& b) {
+    const float first = a;
+    a = first + b;
+    b = first - b;
+  }
+
+  /// Writes the codes, if there is a row, and returns the scale.
+  template <bool kUe8m0>
+  __device__ __forceinline__ float quantise(unsigned char* to, bool active) {
+    float amax = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) amax = fmaxf(amax, fabsf(v[j][i]));  // NaN does not count
+    }
+#pragma unroll
+    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, lanes));
+    const GroupScale group = group_scale<kIndexer, kUe8m0>(amax);
+    const Divisor divisor(group.scale);
+    each_run([&](float(&run)[4], int at, int count) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) run[i] = kUe8m0 ? run[i] * group.factor : divisor.divide(run[i]);
+      put_codes(to + at, run, active ? count : 0);
+    });
+    return group.scale;
+  }
+  __device__ __forceinline__ void store(float* to) {
+    each_run([&](const float(&run)[4], int at, int count) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i < count) to[at + i] = run[i];
+      }
+    });
+  }
+};
+
+/// A warp prepares as many heads of one token as it has teams.
 template <int kEach>
 __device__ void index_query_prepare(const IndexQueryPrepareKernel& args) {
-  __shared__ float rooms[kRowThreads / 32][32 * kEach];
-  WarpRow<kEach> row(rooms[threadIdx.x / 32], args.dim);
-  const long long parts = (args.heads + args.heads_each - 1) / args.heads_each;
+  constexpr int kTeams = query_heads_of_a_warp(kEach);
+  constexpr int kLanes = 32 / kTeams;
+  __shared__ float rooms[kRowThreads / kLanes][16 * kLanes];
+  TeamRow<kLanes> row(args.dim);
+  const long long parts = (args.heads + kTeams - 1) / kTeams;
   for_each_warp_task(args.tokens * parts, [&](long long task) {
     const Quotient place = divide(task, parts);
     const long long token = place.quotient;
-    const long long first = place.rest * args.heads_each;
-    const long long last = first + args.heads_each < args.heads ? first + args.heads_each : args.heads;
-    LaneRotation<kEach> rotation;
-    rotation.load(args.rotation, token, row.begin);
-    for (long long head = first; head < last; ++head) {
+    const long long head = place.rest * kTeams + lane_id() / kLanes;
+    const bool active = head < args.heads;  // all lanes take part in the shuffles
+    const bool leads = active && lane_id() % kLanes == 0;
+    float gate = 0;
+    if (active) {
       row.load(args.q, token * args.q.row + head * args.q.head);
-      rotation.apply(row);
-      if (args.hadamard) row.hadamard(args.hadamard_scale);
-      const long long to = token * args.out_row + head * args.out_head;
-      float factor = args.gate_factor;
-      if (args.quantised) {
-        const float scale = row.quantise(args.ue8m0, static_cast<unsigned char*>(args.out) + to);
-        if (args.scale != nullptr && lane_id() == 0) args.scale[token * args.scale_row + head] = scale;
-        factor *= scale;
-      } else {
-        row.store(static_cast<float*>(args.out) + to);
-      }
-      if (args.gate != nullptr && lane_id() == 0) args.gate[token * args.gate_row + head] *= factor;
+      if (leads && args.gate != nullptr) gate = args.gate[token * args.gate_row + head];
+    } else {
+      row.zero();
     }
+    row.rotate(args.rotation, angles_of(args.rotation, token), rooms[threadIdx.x / kLanes]);
+    if (args.hadamard) row.hadamard(args.hadamard_scale);
+    const long long to = token * args.out_row + head * args.out_head;
+    float factor = args.gate_factor;
+    if (args.quantised) {
+      auto* out = static_cast<unsigned char*>(args.out) + to;
+      const float scale =
+          args.ue8m0 ? row.template quantise<true>(out, active) : row.template quantise<false>(out, active);
+      if (args.scale != nullptr && leads) args.scale[token * args.scale_row + head] = scale;
+      factor *= scale;
+    } else if (active) {
+      row.store(static_cast<float*>(args.out) + to);
+    }
+    if (args.gate != nullptr && leads) args.gate[token * args.gate_row + head] = gate * factor;
   });
 }
 

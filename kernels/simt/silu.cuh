@@ -11,11 +11,11 @@
 
 namespace fathom::simt {
 
-/// Relative error of estimate() against silu(gate) * up, for gates from kLeastGate on and ups below kMostUp: the
-/// exponent's product with log2(e) is off by 2^-17 at -80; all else is far smaller.
+/// Relative error of estimate() against silu(gate) * up, for gates from -87 on: the exponent's product with log2(e) is
+/// off by 2^-17 at most; all else is far smaller. Below -87 both are too small for a code other than 0, if ups stay
+/// below kMostUp.
 constexpr float kError = 0x1p-16f;
-constexpr float kLeastGate = -80.0f;
-constexpr float kMostUp = 0x1p60f;  // above it, the rounding of a subnormal silu would count
+constexpr float kMostUp = 0x1p60f;
 
 __device__ __forceinline__ float estimate(float gate, float up) {
   return gate * ptx::rcp(1.0f + ptx::exp2(gate * -ExpConstants::kLog2E)) * up;
@@ -42,28 +42,19 @@ __device__ __forceinline__ float exact_product(float gate, float up, float limit
 }
 
 /// The first n of the 16 gates and ups from output `at` on, then zeros.
-template <class T, bool kSwizzled, bool kVector>
+template <class T, bool kSwizzled>
 __device__ __forceinline__ void load_gate_up(float (&gate)[kQuantEach], float (&up)[kQuantEach], const T* row,
                                              long long at, long long dim, int n) {
-  if (!kSwizzled) {
-    load_values<T, kVector>(gate, row + at, n);
-    load_values<T, kVector>(up, row + dim + at, n);
-    return;
-  }
-  float first[kQuantEach], second[kQuantEach];  // at is a multiple of 16: two runs of 8 gates and 8 ups
-  load_values<T, kVector>(first, row + 2 * at, kVector ? n : n < 8 ? 2 * n : 16);
-  load_values<T, kVector>(second, row + 2 * at + 16, kVector ? n : n < 8 ? 0 : 2 * n - 16);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    gate[i] = first[i];
-    up[i] = first[i + 8];
-    gate[i + 8] = second[i];
-    up[i + 8] = second[i + 8];
+  for (int i = 0; i < kQuantEach; ++i) {
+    const GateUpPlace place = gate_up_place<kSwizzled>(at + i, dim);
+    gate[i] = i < n ? to_float(row[place.gate]) : 0.0f;
+    up[i] = i < n ? to_float(row[place.up]) : 0.0f;
   }
 }
 
-/// One group of one row, by a team: load(gate, up) gets the 16 gates and ups of a lane, from output `at` on. All lanes of
-/// the warp take part; those of a team without a group have n = 0.
+/// One group of one row, by a team: load(gate, up) gets the 16 gates and ups of a lane, from output `at` on. All lanes
+/// of the warp take part; those of a team without a group have n = 0.
 template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, class Load>
 __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArgs& args, const T* row, long long at,
                                                      int n, unsigned (&codes)[kQuantEach / 4], const Load& load) {
@@ -72,7 +63,7 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
     return exact_product<kClamp>(to_float(row[place.gate]), to_float(row[place.up]), args.limit);
   };
   float v[kQuantEach];
-  float least_gate = 0, most_up = 0;
+  float ups = 0;
   {
     float gate[kQuantEach], up[kQuantEach];
     load(gate, up);
@@ -82,27 +73,29 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
         gate[i] = clamp_gate(gate[i], args.limit);
         up[i] = clamp_up(up[i], args.limit);
       }
-      least_gate = fminf(least_gate, gate[i]);
-      most_up = fmaxf(most_up, fabsf(up[i]));
+      ups += fabsf(up[i]);
       v[i] = estimate(gate[i], up[i]);
     }
   }
-  // Estimates that say nothing: every product of this lane is computed.
-  bool blind = least_gate < kLeastGate || most_up >= kMostUp;
-  if (blind) {
+  float near_amax = 0;
 #pragma unroll
-    for (int i = 0; i < kQuantEach; ++i) v[i] = 0;
+  for (int i = 0; i < kQuantEach; ++i) near_amax = fmaxf(near_amax, fabsf(v[i]));
+  // Estimates that say nothing: every product of this lane is computed. Also if an up is NaN.
+  bool blind = !(ups < kMostUp);
+  if (blind) near_amax = 0;
+#pragma unroll
+  for (int step = kQuantLanes / 2; step > 0; step /= 2) {
+    near_amax = fmaxf(near_amax, __shfl_xor_sync(~0u, near_amax, step));
   }
-  const float near_amax = team_amax(v);
   blind = blind || !(near_amax < 1e37f);
   // The largest product is among those whose estimates are near the largest one; below the floor it does not matter.
   const float bar = near_amax > 0.9e-10f ? near_amax * (1 - 4 * kError) : 1e38f;
-  unsigned open = 0;
+  unsigned open = 0;  // bit i: product i is above the bar
 #pragma unroll
-  for (int i = 0; i < kQuantEach; ++i) open |= (fabsf(v[i]) >= bar) << i;
-  if (blind) open = 0xffffu;
+  for (int i = kQuantEach - 1; i >= 0; --i) open = open << 1 | __float_as_uint(bar - fabsf(v[i])) >> 31;
+  if (blind) open = (1u << n) - 1;
   float amax = 0;
-  for (open &= (1u << n) - 1; open != 0; open &= open - 1) amax = fmaxf(amax, fabsf(exact(__ffs(open) - 1)));
+  for (; open != 0; open &= open - 1) amax = fmaxf(amax, fabsf(exact(__ffs(open) - 1)));
 #pragma unroll
   for (int step = kQuantLanes / 2; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, step));
   const GroupScale group = group_scale<kSiluMul, kUe8m0>(amax);
@@ -124,84 +117,151 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
   for (different &= (1u << n) - 1; different != 0; different &= different - 1) {
     const int i = __ffs(different) - 1;
     const unsigned code = float_to_f8e4m3x2(exact(i) * group.factor, 0.0f) & 0xffu;
-    const int shift = 8 * (i % 4);
+    const unsigned mask = 0xffu << 8 * (i % 4);
 #pragma unroll
     for (int w = 0; w < kQuantEach / 4; ++w) {  // an index known to the compiler keeps the words in registers
-      if (i / 4 == w) codes[w] = (codes[w] & ~(0xffu << shift)) | code << shift;
+      const unsigned here = i / 4 == w ? mask : 0;
+      codes[w] = (codes[w] & ~here) | (code * 0x01010101u & here);
     }
   }
   return group;
 }
 
-/// Rows of experts `first` to first + kMaskWindow: ends[i] counts those of the experts up to first + i.
-__device__ __forceinline__ long long count_rows(const SiluMulQuantKernelArgs& args, long long first,
-                                                long long (&ends)[kMaskWindow],
-                                                long long (&shared)[kQuantThreads / 32]) {
-  constexpr int kEach = kMaskWindow / kQuantThreads;
-  long long counts[kEach];
-  long long sum = 0;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const long long expert = first + static_cast<int>(threadIdx.x) * kEach + i;
-    long long count = expert < args.experts ? args.masked_m[expert * args.masked_m_step] : 0;
-    count = count < 0 ? 0 : count > args.rows ? args.rows : count;
-    counts[i] = sum += count;
+/// Rows of up to 32 experts, a lane each.
+class ExpertRows {
+ public:
+  __device__ __forceinline__ ExpertRows(const SiluMulQuantKernelArgs& args, long long first, long long last) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const long long expert = first + lane;
+    const long long count = expert < last ? __ldg(args.masked_m + expert * args.masked_m_step) : 0;
+    end_ = warp_inclusive_sum(count < 0 ? 0 : count > args.rows ? args.rows : count, lane);
+    total_ = __shfl_sync(~0u, end_, 31);
   }
-  long long total;
-  const long long before = inclusive_sum<kQuantThreads>(sum, shared, total) - sum;
+  __device__ long long total() const { return total_; }
+  /// The expert that has row `row` of all, which becomes its row of that expert. The whole warp calls it.
+  __device__ __forceinline__ int find(long long& row) const {
+    int expert = 0;
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) ends[threadIdx.x * kEach + i] = before + counts[i];
-  __syncthreads();
-  return total;
-}
-
-/// The first i with value < ends[i]; `value` is below the last of them.
-__device__ __forceinline__ int find_end(const long long (&ends)[kMaskWindow], long long value) {
-  int i = 0;
-#pragma unroll
-  for (int step = kMaskWindow / 2; step > 0; step /= 2) {
-    if (ends[i + step - 1] <= value) i += step;
+    for (int step = 16; step > 0; step /= 2) {
+      if (__shfl_sync(~0u, end_, expert + step - 1) <= row) expert += step;
+    }
+    const long long before = __shfl_sync(~0u, end_, expert > 0 ? expert - 1 : 0);
+    if (expert > 0) row -= before;
+    return expert;
   }
-  return i;
-}
 
+ private:
+  long long end_;  // rows of the experts up to this lane's
+  long long total_;
+};
+
+/// The group that a team works on, and the lane's part of it.
+template <class T>
+struct Piece {
+  const T* row;  // of gate_up
+  long long matrix, line;
+  int group, column;
+  int n;  // outputs of this lane: 0 if there is no such group
+  bool there;
+};
+
+/// The gates and ups of 16 outputs as they lie in memory, on 16 bytes.
+template <class T, bool kSwizzled>
+struct GateUp {
+  static constexpr int kWords = kQuantEach * sizeof(T) / 16;  // of either half
+  uint4 bits[2 * kWords];
+
+  __device__ __forceinline__ void load(const Piece<T>& piece, long long dim) {
+    const auto* first = reinterpret_cast<const uint4*>(piece.row + (kSwizzled ? 2 : 1) * piece.column);
+    const auto* second = kSwizzled ? first + kWords : reinterpret_cast<const uint4*>(piece.row + dim + piece.column);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      bits[i] = piece.n > 0 ? __ldg(first + i) : uint4{0, 0, 0, 0};
+      bits[kWords + i] = piece.n > 0 ? __ldg(second + i) : uint4{0, 0, 0, 0};
+    }
+  }
+  __device__ __forceinline__ void unpack(float (&gate)[kQuantEach], float (&up)[kQuantEach]) const {
+    constexpr int kPerWord = 16 / sizeof(T);
+#pragma unroll
+    for (int i = 0; i < 2 * kWords; ++i) {
+      const int at = i * kPerWord;  // swizzled: 8 gates, 8 ups, and once more
+      if (kSwizzled) {
+        simt::unpack(at % 16 < 8 ? gate : up, at / 16 * 8 + at % 8, bits[i], T{});
+      } else {
+        simt::unpack(at < kQuantEach ? gate : up, at % kQuantEach, bits[i], T{});
+      }
+    }
+  }
+};
+
+/// As many blocks as run at once take turns. kVector: rows lie on 16 bytes, and a team loads its next group before it
+/// works on this one, so that memory has work while codes are computed. kMasked: blocks (x, expert) work on one expert;
+/// blocks (x) on all of them, 32 at a time.
 template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, bool kVector, bool kMasked>
 __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
-  __shared__ long long ends[kMasked ? kMaskWindow : 1];
-  __shared__ long long shared[kQuantThreads / 32];
   const int lane = static_cast<int>(threadIdx.x) % kQuantLanes;
-  const long long groups = args.scale.groups;
-  const long long team = static_cast<long long>(blockIdx.x) * kQuantTeams + threadIdx.x / kQuantLanes;
-  for (long long window = 0; window < (kMasked ? args.experts : 1); window += kMaskWindow) {
-    long long rows = args.rows;
-    if constexpr (kMasked) {
-      __syncthreads();  // everybody is done with the counts before
-      rows = count_rows(args, window, ends, shared);
-    }
-    const long long total = rows * groups;
+  const int groups = static_cast<int>(args.scale.groups);
+  const int team = static_cast<int>(blockIdx.x) * kQuantTeams + static_cast<int>(threadIdx.x) / kQuantLanes;
+  const int step = static_cast<int>(gridDim.x) * kQuantTeams;
+  const int step_rows = step / groups;
+  const int step_groups = step - step_rows * groups;
+  long long at = team / groups;  // the row of this team's next group
+  int group = team - static_cast<int>(at) * groups;
+  const auto process = [&](long long rows, const auto& find) {
+    const auto locate = [&] {
+      Piece<T> piece;
+      piece.there = at < rows;
+      piece.line = piece.there ? at : 0;
+      piece.matrix = find(piece.line);
+      piece.group = group;
+      piece.column = group * 128 + lane * kQuantEach;
+      piece.n = piece.there ? lane_elements(args.dim, group, lane) : 0;
+      piece.row = static_cast<const T*>(args.gate_up) + piece.matrix * args.gate_up_matrix +
+                  piece.line * args.gate_up_row;
+      return piece;
+    };
+    Piece<T> piece = locate();
+    GateUp<T, kSwizzled> loaded;
+    if constexpr (kVector) loaded.load(piece, args.dim);
     // A warp goes on as long as one of its teams has a group: all of it takes part in the shuffles.
-    for (long long item = team; item / 4 * 4 < total; item += static_cast<long long>(gridDim.x) * kQuantTeams) {
-      const bool active = item < total;
-      const Quotient place = divide(active ? item : 0, groups);
-      long long matrix = 0;
-      long long row = place.quotient;
-      if constexpr (kMasked) {
-        const int expert = find_end(ends, row);
-        row -= expert > 0 ? ends[expert - 1] : 0;
-        matrix = window + expert;
+    while (__any_sync(~0u, piece.there)) {
+      if (piece.there) {
+        at += step_rows;
+        group += step_groups;
+        if (group >= groups) {
+          group -= groups;
+          ++at;
+        }
       }
-      const int n = active ? lane_elements(args.dim, place.rest, lane) : 0;
-      const long long column = place.rest * 128 + lane * kQuantEach;
-      const T* gate_up = static_cast<const T*>(args.gate_up) + matrix * args.gate_up_matrix + row * args.gate_up_row;
+      const Piece<T> next = locate();
+      GateUp<T, kSwizzled> next_loaded;
+      if constexpr (kVector) next_loaded.load(next, args.dim);
       unsigned codes[kQuantEach / 4];
-      const GroupScale group = activate_group<T, kSwizzled, kClamp, kUe8m0>(
-          args, gate_up, column, n, codes, [&](auto& gate, auto& up) {
-            load_gate_up<T, kSwizzled, kVector>(gate, up, gate_up, column, args.dim, n);
+      const GroupScale scale = activate_group<T, kSwizzled, kClamp, kUe8m0>(
+          args, piece.row, piece.column, piece.n, codes, [&](auto& gate, auto& up) {
+            if constexpr (kVector) {
+              loaded.unpack(gate, up);
+            } else {
+              load_gate_up<T, kSwizzled>(gate, up, piece.row, piece.column, args.dim, piece.n);
+            }
           });
-      auto* q = static_cast<unsigned char*>(args.q) + matrix * args.q_matrix + row * args.q_row;
-      store_codes<kVector>(q + column, codes, n);
-      if (active && lane == 0) write_scale(args.scale, matrix, row, place.rest, group.scale);
+      auto* q = static_cast<unsigned char*>(args.q) + piece.matrix * args.q_matrix + piece.line * args.q_row;
+      store_codes<kVector>(q + piece.column, codes, piece.n);
+      if (piece.there && lane == 0) write_scale(args.scale, piece.matrix, piece.line, piece.group, scale.scale);
+      piece = next;
+      loaded = next_loaded;
     }
+  };
+  if constexpr (kMasked) {
+    const bool one = gridDim.y > 1;
+    const long long last = one ? blockIdx.y + 1 : args.experts;
+    for (long long first = one ? blockIdx.y : 0; first < last; first += 32) {
+      const ExpertRows rows(args, first, last);
+      process(rows.total(), [&](long long& row) { return first + rows.find(row); });
+      at -= rows.total();
+    }
+  } else {
+    process(args.rows, [](long long&) { return 0ll; });
   }
 }
 

@@ -14,12 +14,6 @@ jit::Source source(const PreparePlan& plan) {
                         plan);
 }
 
-// A warp reads the angles of its token once for its heads; with few tokens every head has a warp.
-std::int64_t heads_of_a_warp(const IndexQueryPrepareProblem& problem) {
-  constexpr std::int64_t kManyHeads = 1 << 14;
-  return problem.tokens * problem.heads >= kManyHeads ? 4 : 1;
-}
-
 }  // namespace
 
 Verdict index_query_prepare_simt_can_run(const IndexQueryPrepareProblem& problem, const Context& context) {
@@ -29,7 +23,6 @@ Verdict index_query_prepare_simt_can_run(const IndexQueryPrepareProblem& problem
 void index_query_prepare_simt(const IndexQueryPrepareProblem& problem, const IndexQueryPrepareArgs& args,
                               const Context& context) {
   if (problem.tokens == 0) return;
-  const std::int64_t each = heads_of_a_warp(problem);
   const IndexQueryPrepareKernel kernel{
       .q = simt_rows(args.q),
       .rotation = simt_rotation(args.positions, args.cos_sin, problem.offset,
@@ -43,15 +36,16 @@ void index_query_prepare_simt(const IndexQueryPrepareProblem& problem, const Ind
       .gate_row = problem.gate ? args.gate.step(0) : 0,
       .tokens = problem.tokens,
       .heads = problem.heads,
-      .heads_each = each,
       .dim = static_cast<int>(problem.dim),
       .quantised = problem.out == DType::f8e4m3,
       .hadamard = problem.hadamard,
       .ue8m0 = problem.ue8m0,
       .gate_factor = head_gate_factor(args.softmax_scale, problem.heads),
       .hadamard_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(problem.dim)))};
+  const PreparePlan plan = prepare_plan(problem.dim);
+  const std::int64_t each = query_heads_of_a_warp(plan.each);
   const std::int64_t tasks = problem.tokens * ((problem.heads + each - 1) / each);
-  jit::launch(jit::kernel(context, source, prepare_plan(problem.dim)),
+  jit::launch(jit::kernel(context, source, plan),
               {.grid = {simt_blocks(tasks, kRowWarps)}, .block = {kRowThreads}}, context, kernel);
 }
 

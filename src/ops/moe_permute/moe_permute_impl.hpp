@@ -8,6 +8,4 @@ void moe_permute_ref(const MoePermuteProblem& problem, const MoePermuteArgs& arg
 void moe_permute_cpu(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context);
 void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context);
 Verdict moe_permute_simt_can_run(const MoePermuteProblem& problem, const Context& context);
-void moe_permute_count(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context);
-Verdict moe_permute_count_can_run(const MoePermuteProblem& problem, const Context& context);
 }  // namespace fathom

@@ -1,5 +1,5 @@
 // moe_permute on CUDA: one launch for few slots, else one that places them and one that copies. See
-// kernels/simt/moe_permute.cuh and, for cuda:count, moe_permute_count.cuh.
+// kernels/simt/moe_permute.cuh.
 #include <fmt/format.h>
 
 #include <limits>
@@ -14,66 +14,40 @@
 namespace fathom {
 namespace {
 
-enum class Part : std::int32_t { whole, place, copy, count_whole, count_place, count_copy };
+enum class Part : std::int32_t { whole, place, copy };
 
 struct Plan {
   Part part;
-  std::int32_t word;  // bytes that a thread copies at a time: 1, 4, 16
-  std::int32_t threads;
+  std::int32_t word;  // bytes that a thread copies at a time: 1, 4, 16; of a place 0
 };
 
 constexpr std::int64_t kMostShared = 64 << 10;  // bytes
 
-std::int64_t shared_bytes(std::int32_t threads, std::int64_t groups) {
-  return place_shared_bytes(threads / 32, static_cast<int>(groups));
-}
-
-// Threads of the block that places slots: as many as their counts of all groups have room.
-std::int32_t place_threads(std::int64_t groups) {
-  for (const std::int32_t threads : {kPlaceThreads, kPermuteThreads}) {
-    if (shared_bytes(threads, groups) <= kMostShared) return threads;
-  }
-  return 32;
-}
-
 jit::Source source(const Plan& plan) {
   const char* word = plan.word == 16 ? "uint4" : plan.word == 4 ? "unsigned" : "unsigned char";
-  const bool counts = plan.part >= Part::count_whole;
   const auto [name, call] = [&]() -> std::pair<std::string, std::string> {
     switch (plan.part) {
       case Part::place:
-        return {fmt::format("simt_place{}", plan.threads),
-                fmt::format("moe_place<{}>(args, shared)", plan.threads)};
+        return {"simt_place", "moe_place(args, shared)"};
       case Part::copy:
         return {fmt::format("simt_copy{}", plan.word), fmt::format("moe_copy<{}>(args)", word)};
-      case Part::count_whole:
-        return {fmt::format("count_{}", plan.word), fmt::format("moe_count_permute<{}>(args, shared)", word)};
-      case Part::count_place:
-        return {"count_place", "moe_count_place(args, shared)"};
-      case Part::count_copy:
-        return {fmt::format("count_copy{}", plan.word), fmt::format("moe_count_copy<{}>(args)", word)};
       default:
         return {fmt::format("simt_{}", plan.word), fmt::format("moe_permute<{}>(args, shared)", word)};
     }
   }();
   return {"moe_permute." + name,
-          fmt::format("#include \"simt/{}.cuh\"\n"
+          fmt::format("#include \"simt/moe_permute.cuh\"\n"
                       "extern \"C\" __global__ void __launch_bounds__({})\n"
                       "fathom_kernel(const __grid_constant__ fathom::MoePermuteKernelArgs args) {{\n"
                       "  static_assert(sizeof(fathom::MoePermuteKernelArgs) == {});\n"
                       "  extern __shared__ int shared[];\n  fathom::simt::{};\n}}\n",
-                      counts ? "moe_permute_count" : "moe_permute", plan.threads,
+                      plan.part == Part::place ? kPlaceThreads : kPermuteThreads,
                       sizeof(MoePermuteKernelArgs), call)};
 }
 
 bool in_one_launch(const MoePermuteProblem& problem) {
   return problem.tokens * problem.top_k <= kPermuteMostSlots &&
-         shared_bytes(kPermuteThreads, problem.groups) <= kMostShared / 2;
-}
-
-bool counts_in_one_launch(const MoePermuteProblem& problem) {
-  return problem.tokens * problem.top_k <= kPermuteMostSlots &&
-         count_shared_bytes(2, problem.groups) <= kMostShared / 2;
+         place_shared_bytes(2, problem.groups) <= kMostShared / 2;
 }
 
 bool rows_on(const TensorView& tensor, std::int64_t bytes) {
@@ -134,71 +108,37 @@ MoePermuteKernelArgs kernel_args(const MoePermuteProblem& problem, const MoePerm
 }  // namespace
 
 Verdict moe_permute_simt_can_run(const MoePermuteProblem& problem, const Context&) {
-  if (shared_bytes(place_threads(problem.groups), problem.groups) <= kMostShared) return accept;
-  return decline("needs at most " + std::to_string(kMostShared / 8 - 1) + " groups, got " +
-                 std::to_string(problem.groups));
-}
-
-void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context) {
-  const MoePermuteKernelArgs kernel = kernel_args(problem, args);
-  const std::int32_t word = word_of(args, kernel.width);
-  const std::int64_t piece = kPermuteThreads * word;
-  const std::int64_t items = problem.tokens * std::max<std::int64_t>(1, (kernel.width + piece - 1) / piece);
-  // A call without tokens still writes offsets and counts.
-  if (in_one_launch(problem)) {
-    const std::int64_t blocks = 4 * cuda::device_context(context).info().num_sms;
-    jit::launch(jit::kernel(context, source, Plan{Part::whole, word, kPermuteThreads}),
-                {.grid = {grid_for(std::clamp<std::int64_t>(items, 1, blocks), 1)},
-                 .block = {kPermuteThreads},
-                 .shared_bytes = shared_bytes(kPermuteThreads, problem.groups)},
-                context, kernel);
-    return;
-  }
-  const std::int32_t threads = place_threads(problem.groups);
-  jit::launch(jit::kernel(context, source, Plan{Part::place, 0, threads}),
-              {.grid = {1},
-               .block = {static_cast<unsigned>(threads)},
-               .shared_bytes = shared_bytes(threads, problem.groups)},
-              context, kernel);
-  if (items == 0) return;
-  jit::launch(jit::kernel(context, source, Plan{Part::copy, word, kPermuteThreads}),
-              {.grid = {grid_for(items, 1)}, .block = {kPermuteThreads}}, context, kernel);
-}
-
-// Not run on a device yet (docs/status.md), so by name only.
-Verdict moe_permute_count_can_run(const MoePermuteProblem& problem, const Context& context) {
-  if (Verdict unnamed = when_named(problem, context, "cuda:count")) return unnamed;
-  if (count_shared_bytes(3, problem.groups) > kMostShared)
+  if (place_shared_bytes(3, problem.groups) > kMostShared)
     return decline("needs at most 5461 groups, got " + std::to_string(problem.groups));
   if (problem.tokens > std::numeric_limits<std::int32_t>::max() / std::max<std::int64_t>(1, problem.top_k))
     return decline("needs fewer than 2^31 slots, got those of " + std::to_string(problem.tokens) + " tokens");
   return accept;
 }
 
-void moe_permute_count(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context) {
+void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context) {
   const MoePermuteKernelArgs kernel = kernel_args(problem, args);
   const std::int32_t word = word_of(args, kernel.width);
-  if (counts_in_one_launch(problem)) {
+  if (in_one_launch(problem)) {
     // Few tokens: more blocks for each of them, as long as every thread has a word. Offsets and counts are
     // written even without a token.
     constexpr std::int64_t kBlocks = 64;
     const std::int64_t words = std::max<std::int64_t>(1, kernel.width / (word * kPermuteThreads));
     const std::int64_t tokens = std::max<std::int64_t>(1, problem.tokens);
     const std::int64_t split = std::clamp<std::int64_t>(kBlocks / tokens, 1, words);
-    jit::launch(jit::kernel(context, source, Plan{Part::count_whole, word, kPermuteThreads}),
+    jit::launch(jit::kernel(context, source, Plan{Part::whole, word}),
                 {.grid = {static_cast<unsigned>(tokens * split)},
                  .block = {kPermuteThreads},
-                 .shared_bytes = count_shared_bytes(2, problem.groups)},
+                 .shared_bytes = place_shared_bytes(2, problem.groups)},
                 context, kernel);
     return;
   }
-  jit::launch(jit::kernel(context, source, Plan{Part::count_place, 0, kCountThreads}),
-              {.grid = {std::max(1u, grid_for(problem.tokens * problem.top_k, kCountThreads))},
-               .block = {kCountThreads},
-               .shared_bytes = count_shared_bytes(3, problem.groups)},
+  jit::launch(jit::kernel(context, source, Plan{Part::place, 0}),
+              {.grid = {std::max(1u, grid_for(problem.tokens * problem.top_k, kPlaceThreads))},
+               .block = {kPlaceThreads},
+               .shared_bytes = place_shared_bytes(3, problem.groups)},
               context, kernel);
   if (problem.tokens == 0) return;
-  jit::launch(jit::kernel(context, source, Plan{Part::count_copy, word, kPermuteThreads}),
+  jit::launch(jit::kernel(context, source, Plan{Part::copy, word}),
               {.grid = {grid_for(problem.tokens, 1)}, .block = {kPermuteThreads}}, context, kernel);
 }
 
@@ -206,14 +146,11 @@ KernelSources moe_permute_kernels;
 std::vector<jit::Source> moe_permute_kernels(std::string_view text, const cuda::DeviceInfo&) {
   const auto problem = parse_problem<MoePermuteProblem>(text);
   const bool whole = in_one_launch(problem);
-  const bool count_whole = counts_in_one_launch(problem);
   std::vector<jit::Source> sources;
-  if (!whole) sources.push_back(source({Part::place, 0, place_threads(problem.groups)}));
-  if (!count_whole) sources.push_back(source({Part::count_place, 0, kCountThreads}));
+  if (!whole) sources.push_back(source({Part::place, 0}));
   for (const std::int32_t word : {16, 4, 1}) {
     if (problem.dim * size_of(problem.x) % word != 0) continue;
-    sources.push_back(source({whole ? Part::whole : Part::copy, word, kPermuteThreads}));
-    sources.push_back(source({count_whole ? Part::count_whole : Part::count_copy, word, kPermuteThreads}));
+    sources.push_back(source({whole ? Part::whole : Part::copy, word}));
   }
   return sources;
 }

@@ -14,7 +14,6 @@ using Impl = Implementation<SiluMulQuantProblem, SiluMulQuantArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"cuda:ahead", silu_mul_quant_ahead_can_run, silu_mul_quant_ahead, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:simt", always, silu_mul_quant_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, silu_mul_quant_cpu},
     {"ref:any", always, silu_mul_quant_ref, /*fallback=*/true},

@@ -10,7 +10,4 @@ void silu_mul_quant_cpu(const SiluMulQuantProblem& problem, const SiluMulQuantAr
                         const Context& context);
 void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
                          const Context& context);
-void silu_mul_quant_ahead(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
-                          const Context& context);
-Verdict silu_mul_quant_ahead_can_run(const SiluMulQuantProblem& problem, const Context& context);
 }  // namespace fathom

@@ -1,4 +1,4 @@
-// silu_mul_quant on CUDA: cuda:simt, and cuda:ahead, which has a kernel of its own for bf16 on 16 bytes.
+// silu_mul_quant on CUDA: see kernels/simt/silu.cuh.
 #include <fmt/format.h>
 
 #include "cuda/device_context.hpp"
@@ -18,44 +18,35 @@ struct Plan {
   bool clamp;
   bool masked;
   bool vector;  // rows of gate_up and q on 16 bytes, dim a multiple of kQuantEach
-  bool ahead;   // needs bf16 and `vector`
 };
 
 jit::Source source(const Plan& plan) {
   const bool f32 = plan.gate_up == DType::f32;
-  const bool ue8m0 = plan.format == ScaleFormat::ue8m0;
-  const std::string options =
-      plan.ahead ? fmt::format("_ahead<{}, {}, {}, {}>", plan.swizzled, plan.clamp, ue8m0, plan.masked)
-                 : fmt::format("<{}, {}, {}, {}, {}, {}>", f32 ? "float" : "unsigned short", plan.swizzled,
-                               plan.clamp, ue8m0, plan.vector, plan.masked);
-  return {
-      fmt::format("silu_mul_quant.{}_{}_{}{}{}{}{}", plan.ahead ? "ahead" : "simt", f32 ? "f32" : "bf16",
-                  to_string(plan.format), plan.swizzled ? "_swizzled" : "", plan.clamp ? "_clamp" : "",
-                  plan.masked ? "_masked" : "", plan.vector ? "" : "_any"),
-      fmt::format("#include \"simt/{}.cuh\"\n"
-                  "extern \"C\" __global__ void __launch_bounds__(fathom::kQuantThreads, fathom::{})\n"
-                  "fathom_kernel(const __grid_constant__ fathom::SiluMulQuantKernelArgs args) {{\n"
-                  "  static_assert(sizeof(fathom::SiluMulQuantKernelArgs) == {});\n"
-                  "  fathom::simt::silu_mul_quant{}(args);\n}}\n",
-                  plan.ahead ? "silu_ahead" : "silu", plan.ahead ? "kAheadBlocksPerSm" : "kQuantBlocksPerSm",
-                  sizeof(SiluMulQuantKernelArgs), options)};
+  return {fmt::format("silu_mul_quant.simt_{}_{}{}{}{}{}", f32 ? "f32" : "bf16", to_string(plan.format),
+                      plan.swizzled ? "_swizzled" : "", plan.clamp ? "_clamp" : "",
+                      plan.masked ? "_masked" : "", plan.vector ? "" : "_any"),
+          fmt::format("#include \"simt/silu.cuh\"\n"
+                      "extern \"C\" __global__ void __launch_bounds__(fathom::kQuantThreads, {})\n"
+                      "fathom_kernel(const __grid_constant__ fathom::SiluMulQuantKernelArgs args) {{\n"
+                      "  static_assert(sizeof(fathom::SiluMulQuantKernelArgs) == {});\n"
+                      "  fathom::simt::silu_mul_quant<{}, {}, {}, {}, {}, {}>(args);\n}}\n",
+                      silu_quant_blocks_per_sm(!f32), sizeof(SiluMulQuantKernelArgs),
+                      f32 ? "float" : "unsigned short", plan.swizzled, plan.clamp,
+                      plan.format == ScaleFormat::ue8m0, plan.vector, plan.masked)};
 }
 
-Plan plan_of(const SiluMulQuantProblem& problem, bool vector, bool ahead) {
-  return {problem.gate_up,
-          problem.scale_format,
-          problem.swizzled,
-          problem.clamp,
-          problem.experts > 0,
-          vector,
-          ahead && vector && problem.gate_up == DType::bf16};
+Plan plan_of(const SiluMulQuantProblem& problem, bool vector) {
+  return {problem.gate_up, problem.scale_format, problem.swizzled,
+          problem.clamp,   problem.experts > 0,  vector};
 }
 
-void launch(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args, bool ahead,
-            const Context& context) {
+}  // namespace
+
+void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
+                         const Context& context) {
   const bool masked = args.masked_m.given();
   const std::int64_t matrices = masked ? problem.experts : 1;
-  if (matrices == 0 || problem.rows == 0) return;
+  if (matrices == 0 || problem.rows == 0 || problem.dim == 0) return;
   float limit = args.clamp_limit.value_or(0);
   if (problem.gate_up == DType::bf16) limit = bf16_to_float(float_to_bf16(limit));
   const bool vector =
@@ -75,42 +66,33 @@ void launch(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args, bo
                                       .q_row = args.q.step(row_axis),
                                       .scale = scale_target(args.scale, problem.scale_layout, groups),
                                       .limit = limit};
-  const Plan plan = plan_of(problem, vector, ahead);
-  unsigned grid = grid_for(matrices * problem.rows * groups, kQuantTeams);
-  // As many blocks as run at once take turns: only the device knows how many masked rows count, and who loads
-  // ahead needs a next group.
-  if (masked || plan.ahead) {
-    const int blocks = plan.ahead ? kAheadBlocksPerSm : kQuantBlocksPerSm;
-    grid = std::min(grid, static_cast<unsigned>(blocks * cuda::device_context(context).info().num_sms));
+  // As many blocks as run at once take turns: a block needs a next group to load ahead, and only the device
+  // knows how many masked rows count.
+  const int blocks =
+      silu_quant_blocks_per_sm(problem.gate_up == DType::bf16) * cuda::device_context(context).info().num_sms;
+  std::int64_t grid = std::min<std::int64_t>(grid_for(matrices * problem.rows * groups, kQuantTeams), blocks);
+  unsigned experts = 1;
+  if (masked) {
+    // Experts of few rows have blocks of their own, which know at once what to do, and are no worse off if
+    // one expert has all rows.
+    constexpr std::int64_t kMostTurns = 32;
+    constexpr std::int64_t kMostExperts = 65535;  // blocks along the second axis
+    const std::int64_t all = grid_for(problem.rows * groups, kQuantTeams);
+    const std::int64_t own = std::min(all, (2 * blocks + matrices - 1) / matrices);
+    if (all <= kMostTurns * own && matrices <= kMostExperts) {
+      grid = own;
+      experts = static_cast<unsigned>(matrices);
+    }
   }
-  jit::launch(jit::kernel(context, source, plan), {.grid = {grid}, .block = {kQuantThreads}}, context,
-              kernel);
-}
-
-}  // namespace
-
-void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
-                         const Context& context) {
-  launch(problem, args, false, context);
-}
-
-// Not run on a device yet (docs/status.md), so by name only.
-Verdict silu_mul_quant_ahead_can_run(const SiluMulQuantProblem& problem, const Context& context) {
-  return when_named(problem, context, "cuda:ahead");
-}
-
-void silu_mul_quant_ahead(const SiluMulQuantProblem& problem, const SiluMulQuantArgs& args,
-                          const Context& context) {
-  launch(problem, args, true, context);
+  jit::launch(jit::kernel(context, source, plan_of(problem, vector)),
+              {.grid = {static_cast<unsigned>(grid), experts}, .block = {kQuantThreads}}, context, kernel);
 }
 
 KernelSources silu_mul_quant_kernels;
 std::vector<jit::Source> silu_mul_quant_kernels(std::string_view text, const cuda::DeviceInfo&) {
   const auto problem = parse_problem<SiluMulQuantProblem>(text);
-  std::vector<jit::Source> sources{source(plan_of(problem, false, false))};
-  if (problem.dim % kQuantEach != 0) return sources;
-  sources.push_back(source(plan_of(problem, true, false)));
-  if (problem.gate_up == DType::bf16) sources.push_back(source(plan_of(problem, true, true)));
+  std::vector<jit::Source> sources{source(plan_of(problem, false))};
+  if (problem.dim % kQuantEach == 0) sources.push_back(source(plan_of(problem, true)));
   return sources;
 }
 
