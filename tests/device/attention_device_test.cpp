@@ -81,6 +81,7 @@ void check_ragged(std::int64_t tokens, std::int64_t keys, std::int64_t heads, st
   mqa_logits_ref(problem, args(false, magnitude), test_context());
   for (std::size_t n = 0; n < results.size(); ++n) {
     const Strided& result = results[n];
+    double product = 0, squares = 0;
     for (std::int64_t t = 0; t < tokens; ++t) {
       for (std::int64_t j = 0; j < keys + 3; ++j) {
         const double got = result.buffer[t * (keys + 3) + j];
@@ -91,8 +92,13 @@ void check_ragged(std::int64_t tokens, std::int64_t keys, std::int64_t heads, st
           ASSERT_EQ(got, want) << t << "," << j;
         } else {
           ASSERT_NEAR(got, want, errors[n] * magnitude[t * keys + j] + 1e-30) << t << "," << j;
+          product += got * want;
+          squares += got * got + want * want;
         }
       }
+    }
+    if (squares > 0) {
+      EXPECT_LT(1 - 2 * product / squares, 5e-6);
     }
   }
 }
@@ -109,6 +115,8 @@ TEST(MqaLogitsOnDevice, AgreesWithTheReference) {
     check_ragged(40, 1000, 16, 128, dtype);
   }
 }
+
+TEST(MqaLogitsOnDevice, IsAccurateAtTheSizesOfTheModel) { check_ragged(16, 2048, 64, 128, DType::f8e4m3); }
 
 // A paged batch in a cache whose unused pages are NaN, with table entries of -1 where no key is.
 struct PagedBatch {

@@ -703,6 +703,21 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
   }
 }
 
+// Against the mixture that quantises nothing on its way.
+TEST(MoeForwardOnDevice, IsAccurateAtTheSizesOfTheModel) {
+  const Seed seed;
+  MoeCase host({.tokens = 2,
+                .top_k = 8,
+                .experts = 8,
+                .hidden = 7168,
+                .intermediate = 2048,
+                .shared = 2048,
+                .out = DType::f32},
+               seed.value);
+  const DeviceMoe device(host);
+  EXPECT_LT(calc_diff(device.result(GroupLayout::offsets).view, host.in_double()), 1e-3);
+}
+
 // Every form of its steps gives the same bytes, also with the shared expert as one of the experts.
 TEST(MoeForwardOnDevice, FormsOfTheStepsGiveTheSameBytes) {
   for (const std::int64_t tokens : {1, 9, 40}) {
