@@ -80,6 +80,11 @@ __device__ __forceinline__ uint4 ld_global_early(const void* address) {
   return v;
 }
 
+/// Brings whole 16 bytes of global memory into the L2 cache.
+__device__ __forceinline__ void prefetch_l2_bulk(const void* address, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
+}
+
 /// Brings the 128 bytes around an address of global memory into the L2 cache.
 __device__ __forceinline__ void prefetch_l2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");

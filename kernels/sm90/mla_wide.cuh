@@ -35,6 +35,12 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
 #pragma unroll
     for (int i = 0; i < 128; ++i) ptx::keep(sum[i / 64][i % 64]);
   }
+  /// The fence between a producer's stores and the products is here: it waits for all that a thread has under way, and
+  /// with a producer that would be the next entries as well.
+  __device__ __forceinline__ void await_full(int gathered) const {
+    ptx::mbarrier_wait(full(gathered % kSm90MlaBuffers), gathered / kSm90MlaBuffers & 1);
+    ptx::fence_proxy_async();
+  }
   __device__ __forceinline__ void release(int buffer) const {
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(buffer));
@@ -143,7 +149,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
       for (int tile = 0; tile < tiles(); ++tile) {
         const int buffer = (gathered + tile) % kSm90MlaBuffers;
         if (tile > 0) release(buffer ^ 1);
-        ptx::mbarrier_wait(full(buffer), (gathered + tile) / kSm90MlaBuffers & 1);
+        await_full(gathered + tile);
         float score[32] = {};
         {
           const u32 a = ptx::wgmma_descriptor_low(queries);
@@ -174,7 +180,9 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
 #pragma unroll
           for (int i = 0; i < 4; ++i) most[i] = fmaxf(score[8 * i + 2 * h], score[8 * i + 2 * h + 1]);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) most[i] = fmaxf(most[i], fmaxf(score[8 * i + 4 + 2 * h], score[8 * i + 5 + 2 * h]));
+          for (int i = 0; i < 4; ++i) {
+            most[i] = fmaxf(most[i], fmaxf(score[8 * i + 4 + 2 * h], score[8 * i + 5 + 2 * h]));
+          }
           most[0] = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
           most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 1));
           most[0] = fmaxf(most[0], __shfl_xor_sync(~0u, most[0], 2));
@@ -245,8 +253,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         const int buffer = (gathered + tile) % kSm90MlaBuffers;
         if (tile > 0) release(buffer ^ 1);
         ptx::bar_sync(1 + buffer, kConsumers);
-        // Over: this warpgroup sees the entries as well.
-        ptx::mbarrier_wait(full(buffer), (gathered + tile) / kSm90MlaBuffers & 1);
+        await_full(gathered + tile);  // over: this warpgroup sees the entries as well
         const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
         rescale(sum, shrink);
         const u32 weights = ptx::wgmma_descriptor_low(weights_of(buffer));
@@ -275,12 +282,12 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
   __device__ __forceinline__ void fetch(Piece& piece, int tile, int row, int part) const {
     const u8* entry = entry_at(tile, row);
     const u8* own = entry + 16 * part;
+    piece.scales = ptx::ld_global_early(entry + 512);
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
       piece.codes[group] = ptx::ld_global_early(own + 128 * group);
     }
     piece.rope = ptx::ld_global_early(own + 528);
-    piece.scales = ptx::ld_global_early(entry + 512);
   }
   __device__ __forceinline__ void convert(const Piece& piece, u32 latent, u32 rope, bool there) const {
     const u32 scales[4] = {piece.scales.x, piece.scales.y, piece.scales.z, piece.scales.w};
@@ -297,6 +304,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
   }
   __device__ __forceinline__ void produce_quantised(int gathered) const {
     constexpr int kStep = kProducers / 8;
+    constexpr int kAhead = 2;  // tiles that come from memory into the L2 cache
     static_assert(kSm90MlaEntries == 2 * kStep);
     const int thread = static_cast<int>(threadIdx.x) % kProducers;
     const int part = thread % 8;
@@ -314,6 +322,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         // Loads are a piece ahead; the wait, which the second piece does not need, keeps the assembler from sinking
         // them.
         fetch(piece[1 - r], tile + r, row + (1 - r) * kStep, part);
+        if (part == 0) ptx::prefetch_l2_bulk(entry_at(tile + kAhead, row + r * kStep), 656);
         await_empty(gathered + tile);
         convert(piece[r], latent + at + r * kStep * 128, rope + at + r * kStep * 128, row + r * kStep < left);
       }
@@ -346,7 +355,6 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     ptx::mbarrier_wait(empty(gathered % kSm90MlaBuffers), (gathered / kSm90MlaBuffers - 1) & 1);
   }
   __device__ __forceinline__ void hand_over(int buffer) const {
-    ptx::fence_proxy_async();
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
   }

@@ -28,6 +28,7 @@ inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = 
 
 inline uint4 ld_global_early(const void* address) { return *static_cast<const uint4*>(address); }
 inline void prefetch_l2(const void*) {}
+inline void prefetch_l2_bulk(const void*, u32) {}
 
 inline void cp_async_16(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 16, live); }
 inline void cp_async_4(u32 to, const void* from, bool live) { emulator::copy_async(to, from, 4, live); }
