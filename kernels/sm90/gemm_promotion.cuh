@@ -62,6 +62,7 @@ struct Promotion {
   static constexpr int kRegion = c.block_n % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
   float scale[2][2];  // [row of weight scales][token half]
 
+  Promotion() = default;
   __device__ Promotion(const float (&token)[2], const float (&weights)[2])
       : scale{{token[0] * weights[0], token[1] * weights[0]}, {token[0] * weights[1], token[1] * weights[1]}} {}
 

@@ -38,8 +38,9 @@ struct GemmSums {
     }
   }
 
-  /// FP8 with two tiles of 64 tokens a warpgroup. While the tensor cores work on the last, the next block's scales are
-  /// read and its arrival is awaited. The other warpgroup multiplies while this one promotes.
+  /// FP8 where one product at a time is under way. While the tensor cores work on a block's first, the next block's
+  /// scales are read; while they work on its last, its arrival is awaited: both behind one product would last longer than
+  /// that. The other warpgroup multiplies while this one promotes.
   __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at,
                              BlockScales<c>& scale) const {
     const u32 blocks = args.blocks;
@@ -47,26 +48,29 @@ struct GemmSums {
     scale.read();
     at.wait();
     for (u32 block = 0; block < blocks; ++block) {
+      const bool last = block + 1 == blocks;
       Reader next = at;
+      next.next();
+      Promotion<c> promotions[c.subs()];
 #pragma unroll
       for (int s = 0; s < c.subs(); ++s) {
         float block_sum[c.block_n / 2];
         ptx::wgmma_fence();
         multiply(block_sum, at, s, 0);
         ptx::wgmma_commit_group();
-        const Promotion<c> promotion(scale.token[s], scale.weights);
-        if (s == c.subs() - 1) {
-          next.next();
-          if (block + 1 == blocks || ++scale.part == c.scale_blocks) scale.next_stage();
-          if (block + 1 < blocks) {
+        if (s == 0) {
+#pragma unroll
+          for (int t = 0; t < c.subs(); ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
+          if (last || ++scale.part == c.scale_blocks) scale.next_stage();
+          if (!last) {
             if (scale.part == 0) scale.wait();
             scale.read();
-            next.wait();
           }
         }
+        if (s == c.subs() - 1 && !last) next.wait();
         ptx::wgmma_wait_group<0>();
         if (s == c.subs() - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
-        promotion.add(sum[s], block_sum, border);
+        promotions[s].add(sum[s], block_sum, border);
       }
       at = next;
     }
