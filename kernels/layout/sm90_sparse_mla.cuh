@@ -17,13 +17,15 @@ inline constexpr int kSm90MlaBlocks = 9;  // of 64 columns: 128 bytes of bf16
 inline constexpr int kSm90MlaTile = kSm90MlaBlocks * 64 * 128;
 inline constexpr int kSm90MlaBuffers = 2;
 inline constexpr int kSm90MlaTopK = 2048;  // at most: the list lies in shared memory
-inline constexpr int kSm90MlaPart = 256;   // of the decode class
 inline constexpr int kSm90MlaThreads = 512;
 inline constexpr int kSm90MlaProducers = 256;
 
 inline constexpr int sm90_mla_heads(long long heads) {
   return heads <= 8 ? 8 : heads <= 16 ? 16 : heads <= 32 ? 32 : 64;
 }
+/// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or of
+/// eight, of which 15 do, for 64 heads a block, whose tiles take longer.
+inline constexpr int sm90_mla_part(int heads) { return heads == 64 ? 256 : 384; }
 /// Partial results of a block: those of the warpgroups that go through entries of their own.
 inline constexpr int sm90_mla_parts(int heads) { return heads == 64 ? 1 : 2; }
 /// Floats from head to head of a partial result: 16 bytes more than a row, so that heads begin in different banks.

@@ -37,7 +37,7 @@ struct Sm90MlaBlock {
     const u32 base = ptx::shared_address(shared);
     queries = (base + 1023) & ~1023u;
     start = shared + (queries - base);
-    take(static_cast<int>(blockIdx.x) / kernel.blocks);
+    take(static_cast<int>(blockIdx.x / static_cast<u32>(kernel.blocks)));
   }
   __device__ static int rank() { return static_cast<int>(ptx::cluster_rank()); }
   static constexpr int kTilesAt = kSm90MlaBlocks * kQueryBlockBytes;
@@ -51,10 +51,8 @@ struct Sm90MlaBlock {
   __device__ float* exchange() const { return reinterpret_cast<float*>(start + kExchangeAt); }
   /// [kParts][maximum, total][kHeads]
   __device__ float* statistics() const { return reinterpret_cast<float*>(start + kStatisticsAt); }
-  /// Blocks of the cluster that have entries; the first may be without.
-  __device__ int* used() const { return reinterpret_cast<int*>(start + kBarriersAt + 32); }
   /// Sums of warps while the list is made.
-  __device__ int* list_sums() const { return reinterpret_cast<int*>(start + kBarriersAt + 64); }
+  __device__ u32* list_sums() const { return reinterpret_cast<u32*>(start + kBarriersAt + 64); }
   __device__ int* counts() const { return reinterpret_cast<int*>(start + kBarriersAt + 36); }
   __device__ u32 listed() const { return queries + kBarriersAt + 48; }
   __device__ u32 taken() const { return queries + kBarriersAt + 56; }
@@ -88,8 +86,11 @@ struct Sm90MlaBlock {
       ptx::mbarrier_init(taken(), kConsumers / 32);
       ptx::fence_mbarrier_init();
     }
-    if (kHeads < 64) make_list<kSm90MlaThreads>(static_cast<int>(threadIdx.x));
-    __syncthreads();
+    if constexpr (kHeads < 64) {
+      make_list<kSm90MlaThreads>(static_cast<int>(threadIdx.x));
+    } else {
+      __syncthreads();
+    }
   }
   /// So many threads, who meet at named barrier 6: the list of this block's entries. A thread has neighbouring indices.
   template <int kThreads>
@@ -97,38 +98,39 @@ struct Sm90MlaBlock {
     constexpr int kEach = kSm90MlaTopK / kThreads;
     constexpr int kWarps = kThreads / 32;
     const int lane = thread % 32;
-    const int length = simt::mla_length(args, token);
-    int slots[kEach];
-    int valid = 0;
+    const int warp = thread / 32;
+    const int left = simt::mla_length(args, token) - thread * kEach;
+    const int* indices = args.indices + i64{token} * args.indices_row + thread * kEach;
+    const u32 slots = args.slots < 0x80000000ll ? static_cast<u32>(args.slots) : 0x80000000u;
+    u32 slot[kEach];
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int i = thread * kEach + j;
-      const int slot = i < length ? args.indices[i64{token} * args.indices_row + i] : -1;
-      slots[j] = slot < args.slots ? slot : -1;
-      valid += slots[j] >= 0;
-    }
-    int at = valid;  // valid ones up to this thread's last
+    for (int j = 0; j < kEach; ++j) slot[j] = j < left ? static_cast<u32>(indices[j]) : ~0u;
+    u32 valid = 0;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) valid += slot[j] < slots;
+    u32 at = valid;  // valid ones up to this thread's last
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
-      const int before = __shfl_up_sync(~0u, at, lanes);
+      const u32 before = __shfl_up_sync(~0u, at, lanes);
       at += lane >= lanes ? before : 0;
     }
-    int* sums = list_sums();
-    if (lane == 31) sums[thread / 32] = at;
+    if (lane == 31) list_sums()[warp] = at;
     ptx::bar_sync(6, kThreads);
-    int all = 0;
-    at -= valid;
-    for (int w = 0; w < kWarps; ++w) {
-      at += w < thread / 32 ? sums[w] : 0;
-      all += sums[w];
+    u32 all = list_sums()[lane % kWarps];
+    u32 before = lane % kWarps < warp ? all : 0;
+#pragma unroll
+    for (int lanes = 1; lanes < kWarps; lanes *= 2) {
+      all += __shfl_xor_sync(~0u, all, lanes);
+      before += __shfl_xor_sync(~0u, before, lanes);
     }
-    const int first = rank() * kernel.part;
-    count = all - first < 0 ? 0 : all - first < kernel.part ? all - first : kernel.part;
-    if (thread == 0) *used() = all <= kernel.part ? 1 : (all + kernel.part - 1) / kernel.part;
+    const u32 first = static_cast<u32>(rank() * kernel.part);
+    count = all <= first ? 0 : min(static_cast<int>(all - first), kernel.part);
+    count = __shfl_sync(~0u, count, 0);  // tells the compiler that they have the same
+    at += before - valid - first;        // from this block's first on; before it: beyond any count
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
-      if (slots[j] < 0) continue;
-      if (at >= first && at - first < count) list()[at - first] = slots[j];
+      if (slot[j] >= slots) continue;
+      if (at < static_cast<u32>(count)) list()[at] = static_cast<int>(slot[j]);
       ++at;
     }
     ptx::bar_sync(6, kThreads);
@@ -143,7 +145,7 @@ struct Sm90MlaBlock {
       const i64 from = i64{token} * args.q.row + (there ? head0 + row : 0) * args.q.head + 8 * part;
       const int to = place(row, part, kQueryBlockBytes);
       if (args.q.bf16 && kernel.aligned_q) {
-#pragma unroll
+#pragma unroll 3
         for (int b = 0; b < kSm90MlaBlocks; ++b) {
           const u16* data = static_cast<const u16*>(args.q.data) + from + 64 * b;
           ptx::cp_async_16(queries + to + b * kQueryBlockBytes, data, there);
@@ -168,11 +170,6 @@ struct Sm90MlaBlock {
     ptx::fence_proxy_async();
     ptx::bar_sync(5, kConsumers);
   }
-  __device__ __forceinline__ void load_queries() const {
-    fetch_queries<kConsumers>(static_cast<int>(threadIdx.x));
-    await_queries();
-  }
-
   /// Eight e4m3 values times a scale, as bf16.
   static __device__ __forceinline__ uint4 dequantise(u32 first, u32 second, float scale) {
     const auto two = [scale](u32 codes) {
@@ -187,75 +184,6 @@ struct Sm90MlaBlock {
     const int at = tile * kSm90MlaEntries + row;
     return static_cast<const u8*>(args.cache) + list()[at < count ? at : 0] * args.cache_row;
   }
-  /// A thread has 16 of every 128 bytes of two entries, its eight neighbours the others; a warp stores to rows whose
-  /// swizzles differ.
-  __device__ __forceinline__ void gather(int tile, int buffer) const {
-    constexpr int kRows = kSm90MlaEntries / (kProducers / 8);
-    constexpr int kAtOnce = kHeads <= 16 ? 2 : 1;  // rows in registers: where the sums leave room
-    const int thread = static_cast<int>(threadIdx.x) % kProducers;
-    const int part = thread % 8;
-    const int first = thread / 8;  // and 32 rows further
-    const int left = count - tile * kSm90MlaEntries;
-    const u32 to = entries() + buffer * kSm90MlaTile;
-    if (args.element == 2) {
-#pragma unroll 1
-      for (int r = 0; r < kRows; ++r) {
-        const int row = first + r * (kProducers / 8);
-        const u8* entry = entry_at(tile, row) + 16 * part;
-#pragma unroll 3
-        for (int b = 0; b < kSm90MlaBlocks; ++b) {
-          ptx::cp_async_16(to + place(row, 8 * b + part, kBlockBytes), entry + 128 * b, row < left);
-        }
-      }
-      ptx::cp_async_wait_all();
-      return;
-    }
-#pragma unroll 1
-    for (int begin = 0; begin < kRows; begin += kAtOnce) {
-      uint4 codes[kAtOnce][4];
-      float4 scales[kAtOnce];
-#pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        const int row = first + (begin + r) * (kProducers / 8);
-        const u8* entry = entry_at(tile, row);
-#pragma unroll
-        for (int group = 0; group < 4; ++group) {
-          codes[r][group] = {0, 0, 0, 0};
-          if (row < left) codes[r][group] = __ldg(reinterpret_cast<const uint4*>(entry + group * 128) + part);
-        }
-        scales[r] = {0, 0, 0, 0};
-        if (row < left) scales[r] = __ldg(reinterpret_cast<const float4*>(entry + 512));
-        ptx::cp_async_16(to + place(row, 64 + part, kBlockBytes), entry + 528 + 16 * part, row < left);
-        // The next tile's come from memory into the L2 cache meanwhile: 656 bytes, that are in six lines of 128.
-        if (part < 6 && row + kSm90MlaEntries < left) ptx::prefetch_l2(entry_at(tile + 1, row) + 128 * part);
-      }
-#pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        const int row = first + (begin + r) * (kProducers / 8);
-        const float each[4] = {scales[r].x, scales[r].y, scales[r].z, scales[r].w};
-#pragma unroll
-        for (int group = 0; group < 4; ++group) {
-          const uint4& c = codes[r][group];
-          u8* at = tiles_at() + buffer * kSm90MlaTile;
-          const int chunk = group * 16 + 2 * part;
-          *reinterpret_cast<uint4*>(at + place(row, chunk, kBlockBytes)) = dequantise(c.x, c.y, each[group]);
-          *reinterpret_cast<uint4*>(at + place(row, chunk + 1, kBlockBytes)) = dequantise(c.z, c.w, each[group]);
-        }
-      }
-    }
-    ptx::cp_async_wait_all();
-  }
-  __device__ void produce() const {
-    for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = tile % kSm90MlaBuffers;
-      if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
-      gather(tile, buffer);
-      ptx::fence_proxy_async();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
-    }
-  }
-
   /// Where a consumer puts part p of this block: [kHeads][kSm90MlaRow], over the tiles it has read.
   __device__ __forceinline__ float* partial(int p) const {
     return reinterpret_cast<float*>(tiles_at() + p * kSm90MlaTile);
@@ -265,72 +193,73 @@ struct Sm90MlaBlock {
     statistics()[(2 * p + 1) * kHeads + head] = total;
   }
 
-  /// All threads of the cluster, twice: when partial results and statistics are there, and when they have been read.
-  __device__ __forceinline__ void meet() const {
-    if (kernel.blocks == 1) {
-      __syncthreads();
-    } else {
-      ptx::cluster_arrive();
-      ptx::cluster_wait();
-    }
-  }
-  /// The consumers: the parts, in order, give the output. The blocks share out its items, four columns of a head each.
+  /// All threads of the cluster: the parts, in order, give the output. The blocks share out its items, four columns of
+  /// a head each. Short code: it runs once, from a cold cache of instructions.
   __device__ __forceinline__ void join() const {
-    const int thread = static_cast<int>(threadIdx.x);
+    constexpr int kMost = 8 * kParts;  // parts of a head, for each of which there is a lane
+    static_assert(kHeads * kMost <= kSm90MlaThreads && 32 % kMost == 0);
     const bool alone = kernel.blocks == 1;
-    const int parts = *used() * kParts;
-    float* highest = reinterpret_cast<float*>(list());  // [parts][kHeads], then what a part's sums are multiplied by
-    float* total = highest + kSm90MlaTopK / 4;        // [parts][kHeads]
-    float* share = total + kSm90MlaTopK / 4;          // [kHeads]
-    for (int i = thread; i < parts * kHeads; i += kConsumers) {
-      const int p = i / kHeads;
-      const u32 own = ptx::shared_address(statistics() + 2 * (p % kParts) * kHeads + i % kHeads);
-      const u32 at = ptx::mapa(own, p / kParts);
-      highest[i] = ptx::ld_shared_cluster_1(at);
-      total[i] = ptx::ld_shared_cluster_1(at + 4 * kHeads);
-    }
-    ptx::bar_sync(5, kConsumers);
-    if (thread < kHeads) {
+    const int thread = static_cast<int>(threadIdx.x);
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    float* factors = reinterpret_cast<float*>(list());  // [kHeads][kMost]: what a part's sums are multiplied by,
+    float* shares = factors + kHeads * kMost;           // [kHeads]: and all of them
+    if (thread < kHeads * kMost) {
+      const int row = thread / kMost;
+      const int p = thread % kMost;
       const float lowest = __uint_as_float(0xff800000u);
-      float most = lowest;
-#pragma unroll 1
-      for (int p = 0; p < parts; ++p) most = fmaxf(most, highest[p * kHeads + thread]);
+      float highest = lowest;
+      float total = 0;
+      if (p < kernel.blocks * kParts) {
+        const u32 at = ptx::mapa(ptx::shared_address(statistics() + 2 * (p % kParts) * kHeads + row), p / kParts);
+        highest = ptx::ld_shared_cluster_1(at);
+        total = ptx::ld_shared_cluster_1(at + 4 * kHeads);
+      }
+      float most = highest;
+#pragma unroll
+      for (int lanes = 1; lanes < kMost; lanes *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
       const float base = most == lowest ? 0.0f : most;
-      float all = 0;
-#pragma unroll 1
-      for (int p = 0; p < parts; ++p) {
-        const float factor = ptx::exp2(highest[p * kHeads + thread] - base);  // 0 of a part without entries
-        highest[p * kHeads + thread] = factor;
-        all = __fmaf_rn(total[p * kHeads + thread], factor, all);
-      }
-      const int head = head0 + thread;
+      const float factor = ptx::exp2(highest - base);  // 0 of a part without entries
+      total *= factor;
+#pragma unroll
+      for (int lanes = 1; lanes < kMost; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
+      const int head = head0 + row;
       if (head < args.heads) {
-        if (args.lse != nullptr && rank() == 0) {
-          args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (most + log2f(all));
+        if (args.lse != nullptr && p == 0 && rank() == 0) {
+          args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (most + log2f(total));
         }
-        if (args.sink != nullptr && all != 0) all += exp2f(args.sink[head] * kLog2E - base);
+        if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - base);
       }
-      share[thread] = all == 0 ? 0.0f : 1.0f / all;  // no entry: zeros
+      factors[thread] = factor;
+      if (p == 0) shares[row] = total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
     }
-    ptx::bar_sync(5, kConsumers);
-    // Loops are rolled here: this code is run once, from a cold cache of instructions.
+    __syncthreads();
+    const int items = min(kHeads, args.heads - head0) * 128;
 #pragma unroll 1
-    for (int i = rank() * kConsumers + thread; i < kHeads * 128; i += kernel.blocks * kConsumers) {
+    for (int i = rank() * kSm90MlaThreads + thread; i < items; i += kernel.blocks * kSm90MlaThreads) {
       const int row = i / 128;
       const int column = i % 128 * 4;
-      if (head0 + row >= args.heads) break;
+      const u32 own = ptx::shared_address(partial(0) + row * kSm90MlaRow + column);
       float4 sum = {0, 0, 0, 0};
-#pragma unroll 1
-      for (int p = 0; p < parts; ++p) {
-        const u32 own = ptx::shared_address(partial(p % kParts) + row * kSm90MlaRow + column);
-        const float4 v = alone ? ptx::ld_shared_4(own) : ptx::ld_shared_cluster(ptx::mapa(own, p / kParts));
-        const float factor = highest[p * kHeads + row];
-        sum = {__fmaf_rn(v.x, factor, sum.x), __fmaf_rn(v.y, factor, sum.y), __fmaf_rn(v.z, factor, sum.z),
-               __fmaf_rn(v.w, factor, sum.w)};
+#pragma unroll 2
+      for (int block = 0; block < kernel.blocks; ++block) {
+        const u32 at = alone ? own : ptx::mapa(own, block);
+#pragma unroll
+        for (int w = 0; w < kParts; ++w) {
+          const u32 from = at + w * kSm90MlaTile;
+          const float4 v = alone ? ptx::ld_shared_4(from) : ptx::ld_shared_cluster(from);
+          const float factor = factors[row * kMost + block * kParts + w];
+          sum = {__fmaf_rn(v.x, factor, sum.x), __fmaf_rn(v.y, factor, sum.y), __fmaf_rn(v.z, factor, sum.z),
+                 __fmaf_rn(v.w, factor, sum.w)};
+        }
       }
-      const float s = share[row];
+      const float share = shares[row];
       store(i64{token} * args.out.row + (head0 + row) * args.out.head + column,
-            {sum.x * s, sum.y * s, sum.z * s, sum.w * s});
+            {sum.x * share, sum.y * share, sum.z * share, sum.w * share});
+    }
+    if (!alone) {  // what others read stays until they have
+      ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();
     }
   }
   __device__ __forceinline__ void store(i64 to, float4 v) const {

@@ -49,11 +49,14 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
         const u32 a = ptx::wgmma_descriptor_low(keys);
         const u32 b = ptx::wgmma_descriptor_low(this->queries);
         ptx::wgmma_fence();
+#pragma unroll 1
+        for (int block = 0; block < kSm90MlaBlocks; ++block) {
 #pragma unroll
-        for (int k = 0; k < 4 * kSm90MlaBlocks; ++k) {
-          ptx::Wgmma<false, kHeads>::multiply(
-              score, ptx::wgmma_descriptor(a + k / 4 * (Block::kBlockBytes / 16) + k % 4 * 2),
-              ptx::wgmma_descriptor(b + k / 4 * (Block::kQueryBlockBytes / 16) + k % 4 * 2), k > 0);
+          for (int k = 0; k < 4; ++k) {
+            ptx::Wgmma<false, kHeads>::multiply(
+                score, ptx::wgmma_descriptor(a + block * (Block::kBlockBytes / 16) + k * 2),
+                ptx::wgmma_descriptor(b + block * (Block::kQueryBlockBytes / 16) + k * 2), 1);
+          }
         }
         ptx::wgmma_commit_group();
         ptx::wgmma_wait_group<0>();
@@ -144,23 +147,125 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
     }
   }
 
+
+  __device__ __forceinline__ void wait_for_room(u32 tile) const {
+    const u32 buffer = tile % kSm90MlaBuffers;
+    if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(this->empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
+  }
+  __device__ __forceinline__ void tell(u32 tile) const {
+    ptx::fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(this->full(tile % kSm90MlaBuffers));
+  }
+
+  /// The tiles from a cache of bf16. A thread has 16 of every 128 bytes of two entries, its neighbours the others.
+  __device__ __forceinline__ void copy_tiles() const {
+    const int thread = static_cast<int>(threadIdx.x) % Block::kProducers;
+    const int part = thread % 8;
+    for (int tile = 0; tile < this->tiles(); ++tile) {
+      wait_for_room(tile);
+      const u32 to = this->entries() + tile % kSm90MlaBuffers * kSm90MlaTile;
+#pragma unroll 1
+      for (int row = thread / 8; row < kSm90MlaEntries; row += Block::kProducers / 8) {
+        const bool there = tile * kSm90MlaEntries + row < this->count;
+        const u8* entry = this->entry_at(tile, row) + 16 * part;
+#pragma unroll 3
+        for (int b = 0; b < kSm90MlaBlocks; ++b) {
+          ptx::cp_async_16(to + Block::place(row, 8 * b + part, Block::kBlockBytes), entry + 128 * b, there);
+        }
+      }
+      ptx::cp_async_wait_all();
+      tell(tile);
+    }
+  }
+
+  /// What a thread has of a quantised entry: 16 of every 128 codes, 16 bytes of the rotated columns, the scales.
+  struct Piece {
+    uint4 codes[4];
+    uint4 rotated;
+    uint4 scales;
+  };
+  /// The tiles from a quantised cache, half of one at a time. The next halves are on their way into registers while one
+  /// is converted, and later ones into the L2 cache. Beyond the end they are the first entry again, without weight.
+  ///
+  /// The right half of a row's eight threads has the neighbouring row: together they store to all banks.
+  __device__ __forceinline__ void convert_tiles() const {
+    constexpr u32 kRows = Block::kProducers / 8;
+    static_assert(2 * kRows == kSm90MlaEntries);
+    constexpr u32 kPieces = kHeads <= 16 ? 2 : 1;  // halves on their way: where sums leave registers
+    constexpr u32 kAhead = 4;                      // halves that come into the L2 cache
+    const u32 thread = threadIdx.x % Block::kProducers;
+    const u32 part = thread % 8;
+    const u32 row = thread / 8 ^ part / 4;  // of every half
+    const u32 to = part / 4 * Block::kBlockBytes + row * 128 + (part % 4 * 2 ^ row % 8) * 16;
+    const u32 rotated_to = 8 * Block::kBlockBytes + row * 128 + (part ^ row % 8) * 16;
+    if (this->count == 0) return;
+    const auto entry_of = [&](u32 half) { return this->entry_at(0, static_cast<int>(half * kRows + row)); };
+    const auto prefetch = [&](u32 half) {  // 656 bytes are in six lines of 128
+      if (part < 6 && static_cast<int>(half * kRows + row) < this->count) ptx::prefetch_l2(entry_of(half) + 128 * part);
+    };
+    const auto load = [&](Piece& piece, const u8* entry, u32 group) {
+      piece.codes[group] = ptx::ld_global_early(entry + part * 16 + group * 128);
+    };
+    const auto load_rest = [&](Piece& piece, const u8* entry) {
+      piece.scales = ptx::ld_global_early(entry + 512);
+      piece.rotated = ptx::ld_global_early(entry + part * 16 + 528);
+    };
+    Piece pieces[kPieces];
+#pragma unroll
+    for (u32 r = 0; r < kPieces; ++r) {
+      const u8* entry = entry_of(r);
+#pragma unroll
+      for (u32 group = 0; group < 4; ++group) load(pieces[r], entry, group);
+      load_rest(pieces[r], entry);
+    }
+#pragma unroll 1
+    for (u32 half = kPieces; half < kAhead; ++half) prefetch(half);
+#pragma unroll 1
+    for (u32 begin = 0; begin < 2 * static_cast<u32>(this->tiles()); begin += kPieces) {
+#pragma unroll
+      for (u32 r = 0; r < kPieces; ++r) {
+        const u32 half = begin + r;
+        if (half % 2 == 0) wait_for_room(half / 2);
+        Piece& piece = pieces[r];
+        const u8* next = entry_of(half + kPieces);
+        prefetch(half + kAhead);
+        u8* tile = this->tiles_at() + half / 2 % kSm90MlaBuffers * kSm90MlaTile + half % 2 * (kRows * 128);
+        const float scales[4] = {__uint_as_float(piece.scales.x), __uint_as_float(piece.scales.y),
+                                 __uint_as_float(piece.scales.z), __uint_as_float(piece.scales.w)};
+        *reinterpret_cast<uint4*>(tile + rotated_to) = piece.rotated;
+        load_rest(piece, next);
+#pragma unroll
+        for (u32 group = 0; group < 4; ++group) {
+          const uint4 c = piece.codes[group];
+          load(piece, next, group);
+          u8* block = tile + group * 2 * Block::kBlockBytes;
+          *reinterpret_cast<uint4*>(block + to) = Block::dequantise(c.x, c.y, scales[group]);
+          *reinterpret_cast<uint4*>(block + (to ^ 16)) = Block::dequantise(c.z, c.w, scales[group]);
+        }
+        if (half % 2 == 1) tell(half / 2);
+      }
+    }
+  }
+
   __device__ void run() {
     constexpr int kConsumerRegisters = kHeads == 32 ? 184 : 144;
+    if (threadIdx.x < Block::kConsumers) this->template fetch_queries<Block::kConsumers>(static_cast<int>(threadIdx.x));
     this->begin();
     const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
     if (group < 2) {
       ptx::setmaxnreg_inc<kConsumerRegisters>();
-      this->load_queries();
+      this->await_queries();
       consume(group);
-      this->meet();
-      this->join();
-      this->meet();
     } else {
       ptx::setmaxnreg_dec<256 - kConsumerRegisters>();
-      this->produce();
-      this->meet();
-      this->meet();
+      if (this->args.element == 2) {
+        copy_tiles();
+      } else {
+        convert_tiles();
+      }
     }
+    this->join();
   }
 };
 

@@ -393,9 +393,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
       produce();
     }
     if (direct()) return;
-    meet();
-    if (group < 2) join();
-    meet();
+    join();
   }
 };
 

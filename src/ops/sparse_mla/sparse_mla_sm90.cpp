@@ -48,14 +48,14 @@ Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& 
 void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0) return;
   // Lists that fit one part have no use for a cluster, and the same sums without.
-  const int part = in_decode_class(problem.decode, context) ? kSm90MlaPart : kSm90MlaTopK;
+  const int heads = sm90_mla_heads(problem.heads);
+  const int part = in_decode_class(problem.decode, context) ? sm90_mla_part(heads) : kSm90MlaTopK;
   const int blocks = std::max(1, static_cast<int>(ceil_div(problem.top_k, part)));
   const Sm90MlaKernel kernel{.mla = sparse_mla_kernel(problem, args),
                              .aligned_q = suits_bulk_copies(args.q),
                              .aligned_out = suits_bulk_copies(args.out),
                              .blocks = blocks,
                              .part = part};
-  const int heads = sm90_mla_heads(problem.heads);
   const std::int64_t groups = ceil_div(problem.heads, heads);
   const auto cluster = static_cast<unsigned>(blocks);
   // Blocks of 64 heads that write their rows themselves stay for several items: the next one's start hides behind the
