@@ -23,8 +23,8 @@ inline constexpr int kSm90MlaProducers = 256;
 inline constexpr int sm90_mla_heads(long long heads) {
   return heads <= 8 ? 8 : heads <= 16 ? 16 : heads <= 32 ? 32 : 64;
 }
-/// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or of
-/// eight, of which 15 do, for 64 heads a block, whose tiles take longer.
+/// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or
+/// of eight, of which 15 do, for 64 heads a block, whose tiles take longer.
 inline constexpr int sm90_mla_part(int heads) { return heads == 64 ? 256 : 384; }
 /// Partial results of a block: those of the warpgroups that go through entries of their own.
 inline constexpr int sm90_mla_parts(int heads) { return heads == 64 ? 1 : 2; }
