@@ -13,10 +13,10 @@ struct Sm90MqaKernel {
   TensorMap keys;  // [pages, page, dim] or [keys, dim], boxes of up to 64 keys, 128-byte swizzle
   TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token, 128-byte swizzle
   PagedMqaLogitsKernel paged;
-  MqaLogitsKernel ragged;
   int requests, next_n;
-  int stages;    // tiles of keys under way, a multiple of kSm90MqaGroups
-  int q_stages;  // requests under way
+  int stages;    // tiles of keys under way, a power of two
+  int q_stages;  // requests under way, 1 or 2
+  MqaLogitsKernel ragged;
 };
 
 inline constexpr int kSm90MqaGroups = 3;  // warpgroups that score

@@ -23,7 +23,7 @@ struct Sm90Mqa {
   static constexpr int kParts = kMqaKeys / kPartKeys;
   static constexpr int kSteps = kDim / 32;  // along a key
 
-  struct Tile {
+  struct alignas(16) Tile {
     int request;
     int tile;     // of the sequence
     int segment;  // of this block's run: the number of its request
@@ -89,65 +89,101 @@ struct Sm90Mqa {
     last = static_cast<int>(min(static_cast<long long>(last), columns()));
     return first < last ? Window{first, last} : Window{0, 0};
   }
-  /// The tiles of a request, [first, last).
+  /// The tiles of a request of a ragged call, [first, last).
   __device__ Window tiles_of(int request) const {
     int first = 0x7fffffff;
     int last = 0;
+#pragma unroll 1
     for (int i = 0; i < args.next_n; ++i) {
       const Window seen = window(request, i);
       if (seen.first == seen.last) continue;
       first = min(first, seen.first / kMqaKeys);
       last = max(last, (seen.last + kMqaKeys - 1) / kMqaKeys);
     }
-    if (!kRagged) {
-      const long long most = (args.paged.block_table.pages * kPage + kMqaKeys - 1) / kMqaKeys;
-      last = static_cast<int>(min(static_cast<long long>(last), most));
-    }
     return first < last ? Window{first, last} : Window{0, 0};
   }
+  /// How many tiles a request has; `length` is the first of a paged call's.
+  __device__ int count_tiles(int request, int length) const {
+    if constexpr (kRagged) {
+      const Window range = tiles_of(request);
+      return range.last - range.first;
+    }
+    const PagedMqaLogitsKernel& paged = args.paged;
+#pragma unroll 1
+    for (int i = 1; i < args.next_n; ++i)
+      length = max(length, paged.context_lens[request * paged.lens_row + i * paged.lens_step]);
+    const int most = static_cast<int>(min(paged.max_len, paged.block_table.pages * kPage));
+    return (max(min(length, most), 0) + kMqaKeys - 1) / kMqaKeys;
+  }
 
-  /// All threads: counts the tiles and takes this block's share of them.
+  /// What is done while the lengths are on their way: barriers are initialised, by all warps because it is slow, and
+  /// the block tables come to L2, whatever part of them the lengths will ask for.
+  __device__ void set_up() const {
+    // From the last, which seldom has lengths to read.
+    const int warp = kSm90MqaThreads / 32 - 1 - static_cast<int>(threadIdx.x / 32);
+    if constexpr (!kRagged) {
+      const BlockTable& table = args.paged.block_table;
+      const unsigned lines = static_cast<unsigned>((table.pages + 31) / 32);
+      const unsigned line = (threadIdx.x % 64) * gridDim.x + blockIdx.x;
+      if (warp < 2 && table.step == 1 && line < lines * static_cast<unsigned>(args.requests))
+        ptx::prefetch_l2(table.data + line / lines * table.row + line % lines * 32);
+    }
+    if (threadIdx.x % 32 != 0) return;
+    if (warp == 2) {
+      ptx::prefetch_tensormap(&args.keys);
+      ptx::prefetch_tensormap(&args.q);
+    }
+#pragma unroll 1
+    for (int i = warp; i < args.stages; i += kSm90MqaThreads / 32) {
+      ptx::mbarrier_init(full(i), 1);
+      ptx::mbarrier_init(empty(i), 4);
+      if (i < args.q_stages) ptx::mbarrier_init(q_full(i), 1);
+    }
+    ptx::fence_mbarrier_init();
+  }
+
+  /// All threads: counts the tiles and takes this block's share of them. The code is short because all of it is a
+  /// miss of the instruction cache when a launch begins.
   __device__ void share_out() {
     __shared__ int sums[kSm90MqaStaticBytes / 4];
     const int thread = static_cast<int>(threadIdx.x);
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int warp = static_cast<int>(threadIdx.x / 32);
     int total = 0;
-    for (int first = 0; first < args.requests; first += kSm90MqaThreads) {
-      int count = 0;
-      if (first + thread < args.requests) {
-        const Window range = tiles_of(first + thread);
-        count = range.last - range.first;
-      }
-      int all;
-      const int through = simt::inclusive_sum<kSm90MqaThreads>(count, sums, all);
-      if (first + thread < args.requests) before[first + thread] = total + through - count;
-      total += all;
+#pragma unroll 1
+    for (int request = thread; request - thread <= args.requests; request += kSm90MqaThreads) {
+      const bool live = request < args.requests;
+      int length = 0;
+      if (!kRagged && live) length = args.paged.context_lens[request * args.paged.lens_row];
+      if (request == thread) set_up();
+      const int count = live ? count_tiles(request, length) : 0;
+      const int through = simt::warp_inclusive_sum(count, lane);
+      if (lane == 31) sums[warp] = through;
+      __syncthreads();
+      const int sum = lane < kSm90MqaThreads / 32 ? sums[lane] : 0;
+      const int below = __reduce_add_sync(~0u, lane < warp ? sum : 0);
+      if (request <= args.requests) before[request] = total + below + through - count;
+      total += __reduce_add_sync(~0u, sum);
       __syncthreads();
     }
-    if (thread == 0) before[args.requests] = total;
-    begin = static_cast<int>(static_cast<i64>(total) * blockIdx.x / gridDim.x);
-    end = static_cast<int>(static_cast<i64>(total) * (blockIdx.x + 1) / gridDim.x);
-    __syncthreads();
-  }
-  /// The request of a tile.
-  __device__ int request_of(int tile) const {
-    int low = 0;
-    int high = args.requests;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (before[middle] <= tile ? low : high) = middle;
-    }
-    return low;
+    // The first of the blocks have one tile more. Lane 0 speaks for all, so that the compiler uses uniform registers.
+    const unsigned all = __shfl_sync(~0u, static_cast<unsigned>(total), 0);
+    const unsigned each = all / gridDim.x;
+    const unsigned more = all % gridDim.x;
+    begin = static_cast<int>(each * blockIdx.x + min(blockIdx.x, more));
+    end = static_cast<int>(begin + each + (blockIdx.x < more));
   }
 
   /// A warp.
   __device__ void load_queries(int request, int segment) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int stage = segment % args.q_stages;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int stage = segment & (args.q_stages - 1);
     const MqaQueries& q = query_args();
     const bool whole = q.heads == kHeads;  // or there are heads of zeros, whose weights are not to be read
     const int tokens = kRagged ? static_cast<int>(min(static_cast<long long>(args.next_n), q.rows - static_cast<long long>(request) * args.next_n))
                                : args.next_n;
     if (!whole) {
+#pragma unroll 1
       for (int i = lane; i < tokens * kHeads; i += 32) {
         const int head = i % kHeads;
         const long long row = static_cast<long long>(request) * args.next_n + i / kHeads;
@@ -157,6 +193,7 @@ struct Sm90Mqa {
     }
     if (lane != 0) return;
     ptx::mbarrier_arrive_expect_tx(q_full(stage), static_cast<u32>(tokens * kHeads * (128 + (whole ? 4 : 0))));
+#pragma unroll 1
     for (int i = 0; i < tokens; ++i) {
       const u32 to = queries + stage * sm90_mqa_q_bytes(rows) + i * kHeads * 128;
       const int row = request * args.next_n + i;
@@ -184,6 +221,7 @@ struct Sm90Mqa {
     } else {
       ptx::mbarrier_arrive_expect_tx(full(stage), static_cast<u32>(__popc(tile.there) * kPartKeys * (128 + 4)));
       const int entry = kPage > kMqaKeys ? tile.tile * kMqaKeys % kPage : 0;
+#pragma unroll
       for (int part = 0; part < kParts; ++part) {
         if (!(tile.there >> part & 1)) continue;
         ptx::cp_async_bulk_tensor_3d(to + part * kPartKeys * 128, &args.keys, full(stage), 0, entry, pages[part],
@@ -195,68 +233,83 @@ struct Sm90Mqa {
     }
   }
 
-  /// One warp: this block's tiles, one after the other. Page numbers are looked up 32 at a time.
+  /// One warp: this block's tiles, a lane for each of the next 32. Lanes find their pages, wait for room and describe
+  /// their tiles side by side, so a tile costs the warp little more than the instructions that copy it.
   __device__ void produce() const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    int stage = 0;
-    int round = 0;
-    int segment = 0;
-    int stops[2] = {0, 0};  // tiles up to the end of the request before, and of the one before that
-    for (int at = begin, request = begin < end ? request_of(begin) : 0; at < end; ++segment) {
+    constexpr int kTogether = 4;  // tiles whose places are waited for together
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    int request = 0;  // of tile `begin`: the last that begins there or before
+#pragma unroll 1
+    for (int step = 1024; step > 0 && begin < end; step /= 32) {
+      if (step >= args.requests && step > 1) continue;
+      const int other = request + lane * step;
+      request += step * (__popc(__ballot_sync(~0u, other < args.requests && before[other] <= begin)) - 1);
+    }
+    const int shift = __ffs(args.stages) - 1;
+    int segments = 0;
+    int opened = 0;  // the first tile of the last segment
+#pragma unroll 1
+    for (int base = begin; base < end; base += 32) {
+      const int count = min(32, end - base);
+      const int at = min(base + lane, end - 1);
+#pragma unroll 1
       while (before[request + 1] <= at) ++request;
-      if (lane == 0) {
-        // Queries take the place of those that all tiles up to `done` have met.
-        const int done = args.q_stages == 1 ? stops[0] : stops[1];
-        for (int i = max(done - kSm90MqaGroups, 0); i < done; ++i) {
-          if (i + args.stages >= at - begin) ptx::mbarrier_wait(empty(i % args.stages), i / args.stages & 1);
-        }
-      }
-      __syncwarp();
-      load_queries(request, segment);
-      const int stop = min(end, before[request + 1]);
+      const int start = before[request];
+      const unsigned starts = __ballot_sync(~0u, lane < count && at == max(start, begin));
+      const int segment = segments + __popc(starts & ~0u >> (31 - lane)) - 1;
       const int first = kRagged ? tiles_of(request).first : 0;
-      for (; at < stop; at += 32) {
-        const int tile = first + at - before[request];
-        int pages[kParts];
-        for (int part = 0; part < kParts; ++part) {
-          pages[part] = -1;
-          if (kRagged || at + lane >= stop) continue;
-          const BlockTable& table = args.paged.block_table;
-          const long long index = (static_cast<long long>(tile + lane) * kMqaKeys + part * kPartKeys) / kPage;
-          if (index < table.pages) pages[part] = table.data[request * table.row + index * table.step];
-          if (pages[part] >= args.paged.cache.pages) pages[part] = -1;
-        }
-        const int count = min(32, stop - at);
-        for (int i = 0; i < count; ++i) {
-          int of_tile[kParts];
-          int there = kRagged;
-          for (int part = 0; part < kParts; ++part) {
-            of_tile[part] = __shfl_sync(~0u, pages[part], i);
-            there |= (of_tile[part] >= 0) << part;
-          }
-          if (lane == 0) {
-            if (round > 0) ptx::mbarrier_wait(empty(stage), (round - 1) & 1);
-            load_keys(stage, {request, tile + i, segment, there}, of_tile);
-          }
-          if (++stage == args.stages) {
-            stage = 0;
-            ++round;
-          }
-        }
+      const int tile = first + at - start;
+      int pages[kParts];
+      int there = kRagged;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        pages[part] = -1;
+        if constexpr (kRagged) continue;
+        const BlockTable& table = args.paged.block_table;
+        const long long index = (static_cast<long long>(tile) * kMqaKeys + part * kPartKeys) / kPage;
+        if (index < table.pages) pages[part] = table.data[request * table.row + index * table.step];
       }
-      at = stop;
-      stops[1] = stops[0];
-      stops[0] = at - begin;
+      const int stage = (at - begin) & (args.stages - 1);
+      const int round = (at - begin) >> shift;
+#pragma unroll 1
+      for (int from = 0, to; from < count; from = to) {
+        if (starts >> from & 1) {
+          // Queries take the place of those that all tiles before `done` have met.
+          const int now = base + from - begin;
+          const int done = args.q_stages == 1 ? now : opened;
+          const int last = done - 1 - lane;
+          if (lane < kSm90MqaGroups && last >= 0 && last + args.stages >= now)
+            ptx::mbarrier_wait(empty(last & (args.stages - 1)), last >> shift & 1);
+          __syncwarp();
+          load_queries(__shfl_sync(~0u, request, from), __shfl_sync(~0u, segment, from));
+          opened = now;
+        }
+        const unsigned later = starts & ~1u << from;
+        to = min(min(from + kTogether, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
+        if (lane >= from && lane < to) {
+          if constexpr (!kRagged) {
+#pragma unroll
+            for (int part = 0; part < kParts; ++part)
+              there |= (pages[part] >= 0 && pages[part] < args.paged.cache.pages) << part;
+          }
+          if (round > 0) ptx::mbarrier_wait(empty(stage), (round - 1) & 1);
+          load_keys(stage, {request, tile, segment, there}, pages);
+        }
+        __syncwarp();
+      }
+      segments += __popc(starts);
+      request = __shfl_sync(~0u, request, 31);
     }
   }
 
   /// Three warps fill what no tile covers.
   __device__ void fill() const {
     constexpr int kColumns = 1024;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int warp = static_cast<int>(threadIdx.x) / 32 % 4 - 1;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int warp = static_cast<int>(threadIdx.x / 32 % 4) - 1;
     const unsigned chunks = static_cast<unsigned>((columns() + kColumns - 1) / kColumns);
     const unsigned units = static_cast<unsigned>(query_args().rows) * chunks;
+#pragma unroll 1
     for (unsigned unit = blockIdx.x * 3 + warp; unit < units; unit += gridDim.x * 3) {
       const unsigned row = unit / chunks;
       const int from = static_cast<int>(unit % chunks) * kColumns;
@@ -268,7 +321,9 @@ struct Sm90Mqa {
         covered.last += covered.first;
       }
       float* out = logits(row);
+#pragma unroll 1
       for (int j = from + lane; j < min(to, covered.first); j += 32) out[j] = __uint_as_float(0xff800000u);
+#pragma unroll 1
       for (int j = max(from, covered.last) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
     }
   }
@@ -283,7 +338,7 @@ struct Sm90Mqa {
   __device__ __forceinline__ void score(int group, const Tile& tile, int stage, int token, const float (&scale)[2],
                                         bool takes, bool passes) const {
     constexpr int kN = kTokens * kHeads;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = static_cast<int>(threadIdx.x % 32);
     const int q_stage = tile.segment % args.q_stages;
     // Lane i of four stores the scores of key row 8 * (i % 2) and token i / 2.
     const int which = lane % 4;
@@ -327,7 +382,7 @@ struct Sm90Mqa {
         if (which == 2 * t + h) value = 0.5f * sum[h] * scale[h];
       }
     }
-    const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4 + 8 * (which % 2);
+    const int key = static_cast<int>(threadIdx.x / 32 % 4) * 16 + lane / 4 + 8 * (which % 2);
     const int j = tile.tile * kMqaKeys + key;
     const long long row = static_cast<long long>(tile.request) * args.next_n + mine;
     if (stores && j < columns() && row < query_args().rows) {
@@ -338,8 +393,8 @@ struct Sm90Mqa {
   /// A warpgroup: every third tile.
   __device__ void consume(int group) const {
     constexpr int kTogether = kHeads <= 64 ? 2 : 1;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int key = static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int key = static_cast<int>(threadIdx.x / 32 % 4) * 16 + lane / 4;
     if (group + 1 == kSm90MqaGroups && begin < end) pass_turn(group);  // the first is that of group 0
     int stage = group;
     int parity = 0;
@@ -382,18 +437,8 @@ struct Sm90Mqa {
   }
 
   __device__ void run() {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < args.stages; ++i) {
-        ptx::mbarrier_init(full(i), 1);
-        ptx::mbarrier_init(empty(i), 4);
-      }
-      for (int i = 0; i < args.q_stages; ++i) ptx::mbarrier_init(q_full(i), 1);
-      ptx::fence_mbarrier_init();
-      ptx::prefetch_tensormap(&args.keys);
-      ptx::prefetch_tensormap(&args.q);
-    }
     share_out();
-    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+    const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
     if (group < kSm90MqaGroups) {
       consume(group);
     } else if (threadIdx.x / 32 % 4 == 0) {

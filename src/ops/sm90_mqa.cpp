@@ -67,9 +67,8 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
 }
 
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
-  constexpr int kMost = 15;  // more than what is under way in the memory's latency
   for (const int q_stages : {2, 1}) {
-    for (int stages = kMost; stages >= 2 * kSm90MqaGroups; stages -= kSm90MqaGroups) {
+    for (const int stages : {16, 8, 4}) {  // 8 are as much as is under way in the memory's latency
       const int bytes =
           sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
                                 static_cast<int>(shape.next_n * padded(shape.heads)), stages, q_stages);
