@@ -14,17 +14,27 @@ struct Sm90MqaKernel {
   TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token, 128-byte swizzle
   PagedMqaLogitsKernel paged;
   int requests, next_n;
-  int stages;    // tiles of keys under way, a power of two
+  int stages;    // tiles of keys under way, a power of two, at least 2 * kSm90MqaSets
   int q_stages;  // requests under way, 1 or 2
   MqaLogitsKernel ragged;
 };
 
-inline constexpr int kSm90MqaGroups = 3;  // warpgroups that score
+inline constexpr int kSm90MqaGroups = 2;                 // warpgroups that score
+inline constexpr int kSm90MqaSets = 2 * kSm90MqaGroups;  // of tokens that they score at a time
 inline constexpr int kSm90MqaThreads = 128 * (kSm90MqaGroups + 1);
+/// Registers of a scorer's thread, for products of this many columns. The rest of what the launch gave is the loader's.
+inline constexpr int sm90_mqa_scorer_registers(int columns) { return columns < 128 ? 208 : 224; }
+inline constexpr int sm90_mqa_loader_registers(int columns) {
+  return (kSm90MqaGroups + 1) * (65536 / kSm90MqaThreads / 8 * 8) - kSm90MqaGroups * sm90_mqa_scorer_registers(columns);
+}
 inline constexpr int kSm90MqaStaticBytes = kSm90MqaThreads / 32 * 4;  // of shared memory, beside what a launch asks for
 inline constexpr int kSm90MqaRequests = 4096;  // at most: their tiles are counted in shared memory
 inline constexpr int kSm90MqaTile = kMqaKeys * 128;
 
+/// Heads of a request's tokens: two tokens share an instruction, so there is room for an even number of them.
+inline constexpr int sm90_mqa_rows(int next_n, int heads) {
+  return (next_n == 1 || heads > 64 ? next_n : (next_n + 1) / 2 * 2) * heads;
+}
 /// Shared memory of the parts, which follow each other in this order after a ring of `stages` tiles.
 inline constexpr int sm90_mqa_q_bytes(int rows) { return (rows * 128 + 1023) / 1024 * 1024; }
 inline constexpr int sm90_mqa_shared_bytes(int requests, int rows, int stages, int q_stages) {

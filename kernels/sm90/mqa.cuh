@@ -22,6 +22,7 @@ struct Sm90Mqa {
   static constexpr int kPartKeys = kPage < kMqaKeys ? kPage : kMqaKeys;  // of a tile that lie on one page
   static constexpr int kParts = kMqaKeys / kPartKeys;
   static constexpr int kSteps = kDim / 32;  // along a key
+  static constexpr int kTogether = kHeads <= 64 ? 2 : 1;  // tokens that share a matrix instruction
 
   struct alignas(16) Tile {
     int request;
@@ -41,7 +42,7 @@ struct Sm90Mqa {
   int begin, end;  // this block's tiles
 
   __device__ Sm90Mqa(const Sm90MqaKernel& arguments, u8* shared) : args(arguments) {
-    rows = args.next_n * kHeads;
+    rows = sm90_mqa_rows(args.next_n, kHeads);
     const u32 base = ptx::shared_address(shared);
     ring = (base + 1023) & ~1023u;
     u8* start = shared + (ring - base);
@@ -60,6 +61,18 @@ struct Sm90Mqa {
     ring_low = ptx::wgmma_descriptor_low(ring);
     queries_low = ptx::wgmma_descriptor_low(queries);
   }
+
+  /// Sets of kTokens tokens that share a tile.
+  template <int kTokens>
+  __device__ int tile_mates() const {
+    return args.next_n <= kTokens ? 1 : args.next_n <= 2 * kTokens ? 2 : kSm90MqaSets;
+  }
+  /// Sets that have the same tokens, if so many share a tile.
+  static __device__ int turns_of(int mates) {
+    return mates == 1 ? kSm90MqaSets : mates == 2 ? kSm90MqaSets / 2 : 1;
+  }
+  /// One token by itself needs half of the arithmetic.
+  __device__ bool alone() const { return kTogether == 1 || (!kRagged && args.next_n == 1); }
 
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (args.stages + stage); }
@@ -133,10 +146,13 @@ struct Sm90Mqa {
       ptx::prefetch_tensormap(&args.keys);
       ptx::prefetch_tensormap(&args.q);
     }
+    const int together = alone() ? 1 : kTogether;
+    const int mates = alone() ? tile_mates<1>() : tile_mates<kTogether>();
+    const int readers = 4 * min(mates, (args.next_n + together - 1) / together);
 #pragma unroll 1
     for (int i = warp; i < args.stages; i += kSm90MqaThreads / 32) {
       ptx::mbarrier_init(full(i), 1);
-      ptx::mbarrier_init(empty(i), 4);
+      ptx::mbarrier_init(empty(i), readers);
       if (i < args.q_stages) ptx::mbarrier_init(q_full(i), 1);
     }
     ptx::fence_mbarrier_init();
@@ -236,7 +252,7 @@ struct Sm90Mqa {
   /// One warp: this block's tiles, a lane for each of the next 32. Lanes find their pages, wait for room and describe
   /// their tiles side by side, so a tile costs the warp little more than the instructions that copy it.
   __device__ void produce() const {
-    constexpr int kTogether = 4;  // tiles whose places are waited for together
+    constexpr int kRun = 4;  // tiles whose places are waited for together
     const int lane = static_cast<int>(threadIdx.x % 32);
     int request = 0;  // of tile `begin`: the last that begins there or before
 #pragma unroll 1
@@ -278,14 +294,14 @@ struct Sm90Mqa {
           const int now = base + from - begin;
           const int done = args.q_stages == 1 ? now : opened;
           const int last = done - 1 - lane;
-          if (lane < kSm90MqaGroups && last >= 0 && last + args.stages >= now)
+          if (lane < kSm90MqaSets && last >= 0 && last + args.stages >= now)
             ptx::mbarrier_wait(empty(last & (args.stages - 1)), last >> shift & 1);
           __syncwarp();
           load_queries(__shfl_sync(~0u, request, from), __shfl_sync(~0u, segment, from));
           opened = now;
         }
         const unsigned later = starts & ~1u << from;
-        to = min(min(from + kTogether, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
+        to = min(min(from + kRun, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
         if (lane >= from && lane < to) {
           if constexpr (!kRagged) {
 #pragma unroll
@@ -302,136 +318,206 @@ struct Sm90Mqa {
     }
   }
 
-  /// Three warps fill what no tile covers.
+  /// The last warps fill what no tile covers.
   __device__ void fill() const {
     constexpr int kColumns = 1024;
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int warp = static_cast<int>(threadIdx.x / 32 % 4) - 1;
+    constexpr unsigned kWarps = kSm90MqaThreads / 32 - 4 * kSm90MqaGroups - 1;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     const unsigned chunks = static_cast<unsigned>((columns() + kColumns - 1) / kColumns);
-    const unsigned units = static_cast<unsigned>(query_args().rows) * chunks;
+    const unsigned units = static_cast<unsigned>(args.requests) * chunks;
 #pragma unroll 1
-    for (unsigned unit = blockIdx.x * 3 + warp; unit < units; unit += gridDim.x * 3) {
-      const unsigned row = unit / chunks;
+    for (unsigned unit = blockIdx.x * kWarps + kSm90MqaThreads / 32 - 1 - threadIdx.x / 32; unit < units;
+         unit += gridDim.x * kWarps) {
+      const int request = static_cast<int>(unit / chunks);
       const int from = static_cast<int>(unit % chunks) * kColumns;
       const int to = static_cast<int>(min(static_cast<long long>(from) + kColumns, columns()));
-      const int request = static_cast<int>(row / static_cast<unsigned>(args.next_n));
       Window covered{0, (before[request + 1] - before[request]) * kMqaKeys};
       if (kRagged && covered.last > 0) {
         covered.first = tiles_of(request).first * kMqaKeys;
         covered.last += covered.first;
       }
-      float* out = logits(row);
 #pragma unroll 1
-      for (int j = from + lane; j < min(to, covered.first); j += 32) out[j] = __uint_as_float(0xff800000u);
+      for (int token = 0; token < args.next_n; ++token) {
+        const long long row = static_cast<long long>(request) * args.next_n + token;
+        if (row >= query_args().rows) break;
+        float* out = logits(row);
 #pragma unroll 1
-      for (int j = max(from, covered.last) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
+        for (int j = from + lane; j < min(to, covered.first); j += 32) out[j] = __uint_as_float(0xff800000u);
+#pragma unroll 1
+        for (int j = max(from, covered.last) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
+      }
     }
   }
 
-  /// Warpgroups take tiles in turn: while one adds up its last scores, the next has the tensor cores to itself. A turn
-  /// is a whole tile, so a tile waits for earlier ones only: the loader may wait for it before it fetches a later one.
-  __device__ void take_turn(int group) const { ptx::bar_sync(1 + group, 256); }
-  __device__ void pass_turn(int group) const { ptx::bar_arrive(1 + (group + 1) % kSm90MqaGroups, 256); }
-
-  /// kTokens tokens of a request, from `token` on, against the tile in `stage`.
+  /// A warpgroup multiplies two sets of kTokens tokens with a tile each: while it adds up one set's products, the other's
+  /// and those of other warpgroups are under way. A set stays with its tokens of a request, so that their weights stay in
+  /// registers, where there are not more than sets for them; sets that have the same tokens take tiles by turns. Of a
+  /// set's products a thread has those of every fourth pair of heads, and of four lanes, lane i stores the scores of
+  /// token i / 2 with key i % 2.
   template <int kTokens>
-  __device__ __forceinline__ void score(int group, const Tile& tile, int stage, int token, const float (&scale)[2],
-                                        bool takes, bool passes) const {
-    constexpr int kN = kTokens * kHeads;
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int q_stage = tile.segment % args.q_stages;
-    // Lane i of four stores the scores of key row 8 * (i % 2) and token i / 2.
-    const int which = lane % 4;
-    const bool stores = which < 2 * kTokens;
-    const int mine = token + (stores ? which / 2 : 0);
-    const Window seen = window(tile.request, mine);
-    float d[kN / 2];
-    const u32 a = ring_low + stage * (kSm90MqaTile / 16);
-    const u32 b = queries_low + (q_stage * sm90_mqa_q_bytes(rows) + token * kHeads * 128) / 16;
-    if (takes) take_turn(group);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      ptx::Wgmma<true, kN>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
-      if (k == (kSteps - 1) / 2 || k == kSteps - 1) ptx::wgmma_commit_group();
-    }
-    ptx::wgmma_wait_group<1>();
-    if (passes) pass_turn(group);  // half way, so that the next products are there when these are done
-    ptx::wgmma_wait_group<0>();
-#pragma unroll
-    for (int i = 0; i < kN / 2; ++i) ptx::keep(d[i]);
-    const float* weight = weights + q_stage * rows + token * kHeads + 2 * (lane % 4);
-    float value = 0;
+  struct Set {
+    float weights[kTokens][kHeads / 4];
+    float* out;        // of this thread's key in the first tile, or null
+    int first, count;  // of the keys that the row sees
+    int segment;       // whose weights and keys these are
+    int token, tiles;  // the first token, and tiles that are left
+    int stage, parity;
+    float scale;  // of this thread's key, in a ragged call
+  };
+  __device__ int key_of_tile() const {
+    const int thread = static_cast<int>(threadIdx.x) % 128;
+    return thread / 32 * 16 + thread % 32 / 4 + 8 * (thread % 2);
+  }
+
+  template <int kTokens>
+  __device__ void take_tokens(Set<kTokens>& set) const {
+    const int lane = static_cast<int>(threadIdx.x) % 4;
+    const int q_stage = set.segment & (args.q_stages - 1);
+    ptx::mbarrier_wait(q_full(q_stage), set.segment >> (args.q_stages - 1) & 1);
+    const float* weight = weights + q_stage * rows + set.token * kHeads + 2 * lane;
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      float sum[2] = {0, 0};  // twice the sum: d + |d| is 2 * max(0, d), and an addition is quicker than a maximum
 #pragma unroll
       for (int j = 0; j < kHeads / 8; ++j) {
         const float2 w = *reinterpret_cast<const float2*>(weight + t * kHeads + 8 * j);
-        const int at = 4 * (t * kHeads / 8 + j);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          sum[h] = __fmaf_rn(w.x, d[at + 2 * h] + fabsf(d[at + 2 * h]), sum[h]);
-          sum[h] = __fmaf_rn(w.y, d[at + 2 * h + 1] + fabsf(d[at + 2 * h + 1]), sum[h]);
-        }
-      }
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
-        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
-        if (which == 2 * t + h) value = 0.5f * sum[h] * scale[h];
+        set.weights[t][2 * j] = 0.5f * w.x;
+        set.weights[t][2 * j + 1] = w.y;
       }
     }
-    const int key = static_cast<int>(threadIdx.x / 32 % 4) * 16 + lane / 4 + 8 * (which % 2);
-    const int j = tile.tile * kMqaKeys + key;
-    const long long row = static_cast<long long>(tile.request) * args.next_n + mine;
-    if (stores && j < columns() && row < query_args().rows) {
-      logits(row)[j] = (tile.there >> key / kPartKeys & 1) && j >= seen.first && j < seen.last ? value : __uint_as_float(0xff800000u);
+    const int request = tiles[set.stage].request;
+    const int token = set.token + lane / 2;
+    const long long row = static_cast<long long>(request) * args.next_n + token;
+    set.out = nullptr;
+    if (lane / 2 >= kTokens || token >= args.next_n || row >= query_args().rows) return;
+    const Window seen = window(request, token);
+    set.out = logits(row) + key_of_tile();
+    set.first = seen.first;
+    set.count = seen.last - seen.first;
+  }
+
+  /// Begins to multiply with the next tile.
+  template <int kTokens>
+  __device__ __forceinline__ void multiply(Set<kTokens>& set, float (&d)[kTokens * kHeads / 2]) const {
+    const int stage = set.stage;
+    ptx::mbarrier_wait(full(stage), set.parity);
+    // Lane 0 speaks for all, so that the compiler uses uniform registers.
+    const int segment = __shfl_sync(~0u, tiles[stage].segment, 0);
+    if (segment != set.segment || args.next_n > kSm90MqaSets * kTokens) {
+      set.segment = segment;
+      take_tokens(set);
+    }
+    const u32 a = ring_low + stage * (kSm90MqaTile / 16);
+    const u32 b = queries_low + (segment & (args.q_stages - 1)) * (sm90_mqa_q_bytes(rows) / 16) + set.token * kHeads * 8;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(a + 2 * k),
+                                                   ptx::wgmma_descriptor(b + 2 * k), k > 0);
+    }
+    ptx::wgmma_commit_group();
+    if constexpr (kRagged) {
+      const int j = tiles[stage].tile * kMqaKeys + key_of_tile();
+      set.scale = j < args.ragged.keys ? args.ragged.k_scale[j] : 0;
+    }
+  }
+  /// Waits for these products, but not for those of kLater sets.
+  template <int kLater, int kCount>
+  __device__ __forceinline__ void wait(float (&d)[kCount]) const {
+    ptx::wgmma_wait_group<kLater>();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) ptx::keep(d[i]);
+  }
+  /// The set's tokens have met the tile: others of it are next, or the tile goes back and the set's next one comes.
+  template <int kTokens>
+  __device__ __forceinline__ void advance(Set<kTokens>& set) const {
+    constexpr int kStep = kSm90MqaSets * kTokens;  // a power of two
+    const int base = set.token & ~(kStep - 1);
+    if (base + kStep < args.next_n) {
+      set.token += kStep;
+      return;
+    }
+    set.token -= base;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(set.stage));
+    const int turns = turns_of(tile_mates<kTokens>());
+    set.tiles -= turns;
+    set.stage += turns;
+    if (set.stage >= args.stages) {
+      set.stage -= args.stages;
+      set.parity ^= 1;
+    }
+  }
+  /// Gives the tile back, adds up and stores.
+  template <int kTokens>
+  __device__ __forceinline__ void add_up(Set<kTokens>& set, const float (&d)[kTokens * kHeads / 2]) const {
+    const int key = key_of_tile();
+    const int first_key = tiles[set.stage].tile * kMqaKeys;
+    const float scale = kRagged ? set.scale : scales[set.stage * kMqaKeys + key];
+    const bool there = kRagged || (tiles[set.stage].there >> key / kPartKeys & 1);
+    advance(set);
+    const int lane = static_cast<int>(threadIdx.x % 4);
+    // Half of the maxima are additions, with half of the weight: d + |d| is 2 * max(0, d), and additions and maxima have
+    // pipes of their own.
+    float sum[kTokens][2];
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) sum[t][0] = sum[t][1] = 0;
+#pragma unroll
+    for (int j = 0; j < kHeads / 4; ++j) {
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float dot = d[t * kHeads / 2 + j / 2 * 4 + 2 * h + j % 2];
+          sum[t][h] = __fmaf_rn(set.weights[t][j], j % 2 ? fmaxf(dot, 0.0f) : dot + fabsf(dot), sum[t][h]);
+        }
+      }
+    }
+    // Four lanes have parts of every sum. Each sends those that are not its own.
+    float of_key[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if constexpr (kTokens == 2) {
+        const float other = __shfl_xor_sync(~0u, lane / 2 ? sum[0][h] : sum[1][h], 2);
+        of_key[h] = (lane / 2 ? sum[1][h] : sum[0][h]) + other;
+      } else {
+        of_key[h] = sum[0][h] + __shfl_xor_sync(~0u, sum[0][h], 2);
+      }
+    }
+    const float other = __shfl_xor_sync(~0u, lane % 2 ? of_key[0] : of_key[1], 1);
+    const float total = (lane % 2 ? of_key[1] : of_key[0]) + other;
+    const int j = first_key + key;
+    if (set.out != nullptr && j < columns()) {
+      const bool seen = there && static_cast<u32>(j - set.first) < static_cast<u32>(set.count);
+      set.out[first_key] = seen ? total * scale : __uint_as_float(0xff800000u);
     }
   }
 
-  /// A warpgroup: every third tile.
+  template <int kTokens>
   __device__ void consume(int group) const {
-    constexpr int kTogether = kHeads <= 64 ? 2 : 1;
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const int key = static_cast<int>(threadIdx.x / 32 % 4) * 16 + lane / 4;
-    if (group + 1 == kSm90MqaGroups && begin < end) pass_turn(group);  // the first is that of group 0
-    int stage = group;
-    int parity = 0;
-    for (int first = begin; first < end; first += kSm90MqaGroups) {
-      if (first + group >= end) {  // no tile: the turn is passed on
-        take_turn(group);
-        if (group + 1 < kSm90MqaGroups) pass_turn(group);  // nobody waits for the last
-        break;
-      }
-      ptx::mbarrier_wait(full(stage), parity);
-      const Tile tile = tiles[stage];
-      ptx::mbarrier_wait(q_full(tile.segment % args.q_stages), tile.segment / args.q_stages & 1);
-      float scale[2];
-      for (int h = 0; h < 2; ++h) {
-        if constexpr (kRagged) {
-          const long long j = static_cast<long long>(tile.tile) * kMqaKeys + key + 8 * h;
-          scale[h] = j < args.ragged.keys ? args.ragged.k_scale[j] : 0;
-        } else {
-          scale[h] = scales[stage * kMqaKeys + key + 8 * h];
-        }
-      }
-      const bool passes = group + 1 < kSm90MqaGroups || first + kSm90MqaGroups < end;
-      int token = 0;
-      if constexpr (kTogether == 2) {
-        for (; token + 2 <= args.next_n; token += 2) {
-          score<2>(group, tile, stage, token, scale, token == 0, passes && token + 2 == args.next_n);
-        }
-      }
-      for (; token < args.next_n; ++token) {
-        score<1>(group, tile, stage, token, scale, token == 0, passes && token + 1 == args.next_n);
-      }
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(empty(stage));
-      stage += kSm90MqaGroups;
-      if (stage >= args.stages) {
-        stage -= args.stages;
-        parity ^= 1;
+    Set<kTokens> set[2] = {};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int number = 2 * group + i;
+      const int mates = tile_mates<kTokens>();
+      set[i].token = (number & (mates - 1)) * kTokens;
+      set[i].stage = number * turns_of(mates) / kSm90MqaSets;
+      set[i].segment = -1;
+      if (set[i].token < args.next_n) set[i].tiles = end - begin - set[i].stage;
+    }
+    float d[2][kTokens * kHeads / 2];
+    while (set[0].tiles > 0) {
+      if (set[1].tiles > 0 && set[1].token < args.next_n) {
+        multiply(set[0], d[0]);
+        multiply(set[1], d[1]);
+        wait<1>(d[0]);
+        add_up(set[0], d[0]);
+        wait<0>(d[1]);
+        add_up(set[1], d[1]);
+      } else {
+        multiply(set[0], d[0]);
+        wait<0>(d[0]);
+        add_up(set[0], d[0]);
+        if (set[1].tiles > 0) advance(set[1]);
       }
     }
   }
@@ -440,8 +526,16 @@ struct Sm90Mqa {
     share_out();
     const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
     if (group < kSm90MqaGroups) {
-      consume(group);
-    } else if (threadIdx.x / 32 % 4 == 0) {
+      ptx::setmaxnreg_inc<sm90_mqa_scorer_registers(kTogether * kHeads)>();
+      if (alone()) {
+        consume<1>(group);
+      } else {
+        consume<kTogether>(group);
+      }
+      return;
+    }
+    ptx::setmaxnreg_dec<sm90_mqa_loader_registers(kTogether * kHeads)>();
+    if (threadIdx.x / 32 % 4 == 0) {
       produce();
     } else {
       fill();

@@ -52,7 +52,7 @@ bool suits_sm90_mqa(const TensorView& q, const TensorView& weights, const Tensor
          (padded(heads) != heads || suits_bulk_copies(weights));
 }
 
-std::int64_t sm90_mqa_tokens(std::int64_t heads) { return std::clamp<std::int64_t>(256 / heads, 1, 8); }
+std::int64_t sm90_mqa_tokens(std::int64_t heads) { return heads <= 64 ? 8 : 4; }
 
 jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
   const bool usual = plan.head_dim == 128 && plan.page == 64;
@@ -68,10 +68,11 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
 
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
   for (const int q_stages : {2, 1}) {
-    for (const int stages : {16, 8, 4}) {  // 8 are as much as is under way in the memory's latency
+    for (const int stages : {16, 8}) {  // 8 are as much as is under way in the memory's latency
       const int bytes =
           sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
-                                static_cast<int>(shape.next_n * padded(shape.heads)), stages, q_stages);
+                                sm90_mqa_rows(static_cast<int>(shape.next_n), static_cast<int>(padded(shape.heads))),
+                                stages, q_stages);
       if (bytes + kSm90MqaStaticBytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
     }
   }
