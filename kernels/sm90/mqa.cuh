@@ -1,9 +1,9 @@
 // The indexer's scores on Hopper's tensor cores: logits[row, j] = scale[j] * sum_h weight[row, h] * max(0, q[row, h] . k[j])
 // for FP8 queries and keys of up to 128 elements.
 //
-// Keys are the 64-row operand of the matrix instruction, the heads of one or two query tokens its columns: a warpgroup
-// multiplies a tile of 64 keys with every token of its request, so a key is fetched once whatever their number, and
-// the sum over heads stays in registers but for two exchanges. All tiles of all requests are dealt to the blocks in
+// Keys are the 64-row operand of the matrix instruction, the heads of one or two query tokens its columns: a tile of 64
+// keys meets every token of its request, so a key is fetched once whatever their number, and the sum over heads stays in
+// registers but for two exchanges. All tiles of all requests are dealt to the blocks in
 // equal runs, from the lengths themselves: there is no schedule that could be stale. A score is computed in one way
 // only, whatever the call, the run and the tokens that share an instruction.
 #pragma once
@@ -22,7 +22,8 @@ struct Sm90Mqa {
   static constexpr int kPartKeys = kPage < kMqaKeys ? kPage : kMqaKeys;  // of a tile that lie on one page
   static constexpr int kParts = kMqaKeys / kPartKeys;
   static constexpr int kSteps = kDim / 32;  // along a key
-  static constexpr int kTogether = kHeads <= 64 ? 2 : 1;  // tokens that share a matrix instruction
+  // Tokens that share a matrix instruction. The loader of a tile of four pages leaves no registers for two.
+  static constexpr int kTogether = kHeads <= 64 && kPage > 16 ? 2 : 1;
 
   struct alignas(16) Tile {
     int request;
