@@ -50,9 +50,14 @@ struct GroupedGemmArgs {
   long long weight_scale_plane;  // elements between the scales of neighbouring groups
   Layout layout;
   int groups;
+  int queue;  // of tiles, that no other launch uses at the time; -1: every cluster takes every so many'th tile
 };
 
-/// What the loader tells the warpgroups about a tile of a grouped product.
+/// Queues of tiles: first those that launches take in turn, then those of recorded launches, which keep theirs.
+constexpr int kTileQueues = 16384;
+constexpr int kRecordedTileQueues = 16384;
+
+/// A tile of a grouped product, as the warp that walks tells the others.
 struct GroupedTile {
   int token0;  // in its plane; -1: there are no more tiles
   int row0;
@@ -138,12 +143,16 @@ struct GemmPrefillConfig {
   constexpr int store_bytes() const {
     return swapped ? (groups() * block_n * swapped_row * 4 + 1023) / 1024 * 1024 : block_m * block_n * 2;
   }
-  /// A tile is described in one of so many places: the loader is at most `stages` k blocks ahead of a warpgroup, so
-  /// it does not come round to one that is still read.
-  constexpr int slots() const { return grouped ? stages + 2 : 0; }
+  /// Tiles that are known ahead, each with its description and two barriers, and numbers on their way from one block of
+  /// a cluster to the other, likewise.
+  static constexpr int tiles_ahead = 2;
+  static constexpr int numbers_ahead = 4;
+  constexpr int walk_bytes() const {
+    return grouped ? tiles_ahead * (static_cast<int>(sizeof(GroupedTile)) + 16) + numbers_ahead * (4 + 16) : 0;
+  }
   constexpr int shared_bytes() const {
     return 1024 + store_bytes() + stages * stage_bytes() + scale_bytes() + 16 * (stages + scale_stages) +
-           slots() * static_cast<int>(sizeof(GroupedTile));
+           walk_bytes();
   }
 };
 

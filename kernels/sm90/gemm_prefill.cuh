@@ -76,22 +76,23 @@ struct GemmPrefill {
   template <class Body>
   __device__ void for_each_tile(Body body) const {
     if constexpr (c.grouped) {
-      Walk walk(all, rank);
-      GemmTile t;
-      while (walk.next(t)) body(t);
+      typename Walk::Told told(ring);
+      for (GemmTile t; told.next(t);) {
+        told.release();
+        body(t);
+      }
     } else {
       for (int index = static_cast<int>(blockIdx.x) / kCluster; index < tiles_m * tiles_n; index += walkers) {
         body(tile(index));
       }
     }
   }
-  /// The same in a warpgroup: of a grouped product it is told.
+  /// The same in a warpgroup, which may read a tile of a grouped product again.
   template <class Body>
   __device__ void for_each_tile(const Reader& at, Body body) const {
     if constexpr (c.grouped) {
-      typename Walk::Told told(ring.slots);
-      GemmTile t;
-      while (told.next(t, at)) body(t, told);
+      typename Walk::Told told(ring);
+      for (GemmTile t; told.next(t); told.release()) body(t, told);
     } else {
       for (int index = static_cast<int>(blockIdx.x) / kCluster; index < tiles_m * tiles_n; index += walkers) {
         body(tile(index), index);
@@ -118,35 +119,21 @@ struct GemmPrefill {
     }
   }
 
-  /// One thread; of a grouped product the whole warp, which finds the tiles together and tells the warpgroups.
+  /// One thread.
   __device__ void produce() const {
-    const bool issues = !c.grouped || threadIdx.x % 32 == 0;
     int step = 0;
-    int count = 0;
     for_each_tile([&](const GemmTile& t) {
-      for (int block = 0; issues && block < args.blocks; ++block, ++step) {
+      for (int block = 0; block < args.blocks; ++block, ++step) {
         const int stage = step % c.stages;
         if (step >= c.stages) ptx::mbarrier_wait(ring.empty(stage), (step / c.stages - 1) & 1);
-        if constexpr (c.grouped) {
-          if (block == 0) Walk::tell(ring.slots, count++, t);
-        }
         ptx::mbarrier_arrive_expect_tx(ring.full(stage), c.stage_bytes());
         const int k = block * kStepElements;
         load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane);
         load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), args.weights, stage, k, t.row0, t.group);
       }
-      if constexpr (c.grouped) __syncwarp();
     });
-    if (!issues) return;
-    if constexpr (c.grouped) {  // the end is a step without bytes, which nobody releases
-      const int stage = step % c.stages;
-      if (step >= c.stages) ptx::mbarrier_wait(ring.empty(stage), (step / c.stages - 1) & 1);
-      Walk::tell(ring.slots, count, {.token0 = -1});
-      ptx::mbarrier_arrive(ring.full(stage));
-      ++step;
-    }
     if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers
-      for (int i = c.grouped; i < c.stages; ++i, ++step) {
+      for (int i = 0; i < c.stages; ++i, ++step) {
         if (step >= c.stages) ptx::mbarrier_wait(ring.empty(step % c.stages), (step / c.stages - 1) & 1);
       }
     }
@@ -255,7 +242,7 @@ struct GemmPrefill {
       for (auto& sub : sum) {
         for (float& value : sub) value = 0;
       }
-      GemmSums<c>{ring, args}.add(sum, t.row0, at, scale);
+      GemmSums<c>{ring, args}.add(sum, t.row0, t.end - t.token0 - static_cast<int>(group) * c.store_rows(), at, scale);
       if constexpr (c.grouped) {
         told.again(t);
         const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t)};
@@ -301,6 +288,16 @@ struct GemmPrefill {
         ptx::mbarrier_init(ring.scale_full(stage), 32);
         ptx::mbarrier_init(ring.scale_empty(stage), 4 * c.groups());
       }
+      if constexpr (c.grouped) {
+        for (int place = 0; place < c.tiles_ahead; ++place) {
+          ptx::mbarrier_init(ring.tile_full(place), 1);
+          ptx::mbarrier_init(ring.tile_empty(place), Walk::kHearers);
+        }
+        for (int place = 0; place < c.numbers_ahead; ++place) {
+          ptx::mbarrier_init(ring.number_full(place), 1);
+          ptx::mbarrier_init(ring.number_empty(place), 1);
+        }
+      }
       ptx::fence_mbarrier_init();
     }
     if constexpr (kCluster > 1) {
@@ -315,9 +312,11 @@ struct GemmPrefill {
     if (warp >= kLoader) {
       ptx::setmaxnreg_dec<c.grouped ? 72 : 56>();  // who walks over groups holds more
       if (warp == kLoader) {
-        if (c.grouped || threadIdx.x % 32 == 0) produce();
+        if (threadIdx.x % 32 == 0) produce();
       } else if (c.fp8 && warp == kLoader + 1) {
         produce_scales();
+      } else if constexpr (c.grouped) {
+        if (warp == kLoader + 2) Walk::run(all, ring, rank);
       }
     } else {
       ptx::setmaxnreg_inc<c.groups() == 1 ? 248 : c.grouped ? 216 : 224>();

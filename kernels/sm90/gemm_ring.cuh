@@ -1,5 +1,5 @@
 // The shared memory of the prefill kernel: the tile that results leave from, a ring of k blocks, a ring of scales, and
-// their barriers.
+// their barriers; of a grouped product also a ring of tiles.
 #pragma once
 #include "layout/gemm.cuh"
 #include "ptx/barrier.cuh"
@@ -13,7 +13,7 @@ struct GemmRing {
   u32 store_tile;  // shared addresses
   u32 stages;
   u32 barriers;  // full[stages], empty[stages], scale_full[scale_stages], scale_empty[scale_stages]
-  u32 slots;
+  u32 tiles;     // GroupedTile[tiles_ahead], their barriers full[], empty[]; barriers of numbers likewise, and those
   float* scales;
 
   __device__ explicit GemmRing(u8* shared) {
@@ -24,13 +24,19 @@ struct GemmRing {
     const u32 end = stages + c.stages * c.stage_bytes();
     scales = reinterpret_cast<float*>(shared + (end - base));
     barriers = end + c.scale_bytes();
-    slots = barriers + 16 * (c.stages + c.scale_stages);
+    tiles = barriers + 16 * (c.stages + c.scale_stages);
   }
 
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (c.stages + stage); }
   __device__ u32 scale_full(int stage) const { return barriers + 8 * (2 * c.stages + stage); }
   __device__ u32 scale_empty(int stage) const { return barriers + 8 * (2 * c.stages + c.scale_stages + stage); }
+  __device__ u32 told(int place) const { return tiles + place * static_cast<int>(sizeof(GroupedTile)); }
+  __device__ u32 tile_full(int place) const { return told(c.tiles_ahead) + 8 * place; }
+  __device__ u32 tile_empty(int place) const { return tile_full(c.tiles_ahead + place); }
+  __device__ u32 number_full(int place) const { return tile_full(2 * c.tiles_ahead + place); }
+  __device__ u32 number_empty(int place) const { return number_full(c.numbers_ahead + place); }
+  __device__ u32 number(int place) const { return number_full(2 * c.numbers_ahead) + 4 * place; }
   __device__ u32 token_tile(int stage) const { return stages + stage * c.stage_bytes(); }
   __device__ u32 weight_tile(int stage) const { return stages + stage * c.stage_bytes() + c.block_m * 128; }
 

@@ -15,8 +15,9 @@ struct GemmSums {
   const GemmRing<c>& ring;
   const GemmArgs& args;
 
-  /// All blocks of k for a tile whose first column is row0.
-  __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, Reader& at, BlockScales<c>& scale) const {
+  /// All blocks of k for a tile whose first column is row0. `live`: its rows that count, more than none.
+  __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, int live, Reader& at,
+                      BlockScales<c>& scale) const {
     if constexpr (!c.fp8) {
       add_plain(sum, at);
     } else if constexpr (c.row_scales) {
@@ -24,7 +25,11 @@ struct GemmSums {
     } else if constexpr (c.subs() == 1 && c.block_n <= 128) {
       add_ahead(sum[0], 128 - row0 % 128, at, scale);
     } else {
-      add_scaled(sum, 128 - row0 % 128, at, scale);
+      if (c.grouped && c.subs() == 2 && live <= 64) {
+        add_scaled<1>(sum, 128 - row0 % 128, at, scale);
+      } else {
+        add_scaled<c.subs()>(sum, 128 - row0 % 128, at, scale);
+      }
     }
   }
 
@@ -38,9 +43,10 @@ struct GemmSums {
     }
   }
 
-  /// FP8 where one product at a time is under way. While the tensor cores work on a block's first, the next block's
-  /// scales are read; while they work on its last, its arrival is awaited: both behind one product would last longer than
-  /// that. The other warpgroup multiplies while this one promotes.
+  /// FP8 where one product at a time is under way, for the first kSubs tiles of 64 tokens. While the tensor cores work
+  /// on a block's first, the next block's scales are read; while they work on its last, its arrival is awaited: both
+  /// behind one product would last longer than that. The other warpgroup multiplies while this one promotes.
+  template <int kSubs>
   __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at,
                              BlockScales<c>& scale) const {
     const u32 blocks = args.blocks;
@@ -51,25 +57,25 @@ struct GemmSums {
       const bool last = block + 1 == blocks;
       Reader next = at;
       next.next();
-      Promotion<c> promotions[c.subs()];
+      Promotion<c> promotions[kSubs];
 #pragma unroll
-      for (int s = 0; s < c.subs(); ++s) {
+      for (int s = 0; s < kSubs; ++s) {
         float block_sum[c.block_n / 2];
         ptx::wgmma_fence();
         multiply(block_sum, at, s, 0);
         ptx::wgmma_commit_group();
         if (s == 0) {
 #pragma unroll
-          for (int t = 0; t < c.subs(); ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
+          for (int t = 0; t < kSubs; ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
           if (last || ++scale.part == c.scale_blocks) scale.next_stage();
           if (!last) {
             if (scale.part == 0) scale.wait();
             scale.read();
           }
         }
-        if (s == c.subs() - 1 && !last) next.wait();
+        if (s == kSubs - 1 && !last) next.wait();
         ptx::wgmma_wait_group<0>();
-        if (s == c.subs() - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
+        if (s == kSubs - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
         promotions[s].add(sum[s], block_sum, border);
       }
       at = next;

@@ -1,13 +1,19 @@
 // How a cluster finds its tiles in a product of many groups: counts, offsets or ids are read on the device, so the
 // host need not know them.
 //
-// A warp walks together. Every cluster takes every so many'th tile, so nothing is handed from one to another; a
-// group without rows has no tiles, and tiles all cost the same, so the order is that of the groups. Whatever the
-// index holds is brought into range.
+// A warp of every block walks, ahead of the others. A cluster that is done with a tile draws the number of its next from
+// a queue: those far from their memory would be behind at the end, and before it work on rows that have left L2. The
+// order is that of the groups; a group without rows has no tiles. Whatever the index holds is brought into range.
 #pragma once
 #include "sm90/gemm_prefill.cuh"
 
 namespace fathom {
+
+struct TileQueue {
+  u32 drawn;  // numbers, without the first of every cluster
+  u32 done;   // clusters. The last one leaves both zero
+};
+__device__ TileQueue tile_queues[kTileQueues + kRecordedTileQueues];
 
 template <GemmPrefillConfig c>
 struct GroupedWalk {
@@ -19,23 +25,36 @@ struct GroupedWalk {
   static_assert(!c.swapped || (c.cluster_n == 1 && c.row_scales == c.fp8));
 
   const Args& all;
+  const GemmRing<c>& ring;
   int index = static_cast<int>(blockIdx.x) / c.cluster_n;
+  bool draws = false;  // its indices; otherwise it takes every so many'th
+  int numbers = 0;     // drawn
+  bool used = false;   // the index
   int lane = static_cast<int>(threadIdx.x) % 32;
   int rank;
   int tiles_n;
-  // Counts and offsets: 32 groups at a time, one a lane, of at most 32 times 32.
-  int chunks_through;    // tiles of the groups before 32 * (lane + 1)
-  int base = 0;          // the first of those held
+  // Counts and offsets: a chunk of at most 32 groups at a time, one a lane, of at most 32 chunks.
+  int per_chunk;
+  int chunks_through;    // tiles of the chunks up to the lane's
+  int base = 0;          // the first group of the chunk held
   int before = 0;        // tiles of the groups before
   int begin, rows;       // the lane's group
   int through = 0;       // tiles of the groups from base to the lane's
   // Ids: the group that this tile of rows came to last.
   int group = -1;
 
-  __device__ GroupedWalk(const Args& args, int rank_in_cluster) : all(args), rank(rank_in_cluster) {
+  __device__ GroupedWalk(const Args& args, const GemmRing<c>& shared, int rank_in_cluster)
+      : all(args), ring(shared), rank(rank_in_cluster) {
     tiles_n = (args.gemm.n + kWeights * c.cluster_n - 1) / (kWeights * c.cluster_n);
-    if (args.layout != Args::contiguous) count_chunks();
+    int tiles = tiles_of(args.gemm.m) * tiles_n;
+    if (args.layout != Args::contiguous) {
+      count_chunks();
+      tiles = __shfl_sync(kAll, chunks_through, 31);
+    }
+    // In few rounds nobody falls behind.
+    draws = args.queue >= 0 && tiles > 4 * clusters();
   }
+  static __device__ int clusters() { return static_cast<int>(gridDim.x) / c.cluster_n; }
   static __device__ const GemmArgs& gemm(const Args& args) { return args.gemm; }
   // A swapped tile names the group as the plane of its weights, and the other way round.
   static __device__ int group_of(const GemmTile& t) { return c.swapped ? t.plane : t.group; }
@@ -47,31 +66,53 @@ struct GroupedWalk {
     return {t.end, plane_of(t), plane_of(t) * args.out_plane, t.by_id ? args.index : nullptr, group_of(t)};
   }
 
-  /// The loader tells the warpgroups: before the barrier of the tile's first block.
-  static __device__ void tell(u32 slots, int count, const GemmTile& t) {
-    const u32 to = slots + static_cast<u32>(count % c.slots()) * sizeof(GroupedTile);
-    ptx::st_shared_int4(to, {t.token0, t.row0, t.end, t.group});
-    ptx::st_shared_int4(to + 16, {t.plane, t.by_id, 0, 0});
-  }
-  struct Told {
-    u32 first, last, slot;  // shared addresses
-    __device__ explicit Told(u32 slots) : first(slots) {
-      slot = first - sizeof(GroupedTile);
-      last = first + (c.slots() - 1) * sizeof(GroupedTile);
+  /// One warp walks, ahead of all others, and tells them.
+  static __device__ void run(const Args& args, const GemmRing<c>& ring, int rank) {
+    GroupedWalk walk(args, ring, rank);
+    GemmTile t;
+    bool more = true;
+    for (int count = 0; more; ++count) {
+      const int place = count % c.tiles_ahead;
+      if (count >= c.tiles_ahead) ptx::mbarrier_wait(ring.tile_empty(place), (count / c.tiles_ahead - 1) & 1);
+      more = walk.next(t);  // as late as may be, so that no cluster keeps others waiting for its last tile
+      if (walk.lane == 0) {
+        const u32 to = ring.told(place);
+        ptx::st_shared_int4(to, {more ? t.token0 : -1, t.row0, t.end, t.group});
+        ptx::st_shared_int4(to + 16, {t.plane, t.by_id, 0, 0});
+        ptx::mbarrier_arrive(ring.tile_full(place));
+      }
     }
-    /// Waits for the tile's first block, and so for what the loader wrote before it.
-    template <class Reader>
-    __device__ bool next(GemmTile& t, const Reader& at) {
-      slot = slot == last ? first : slot + sizeof(GroupedTile);
-      at.wait();
+    walk.leave_queue();
+  }
+  /// Threads that hear of tiles, and so free their places: the warpgroups, the loader and the warp of scales.
+  static constexpr int kHearers = 128 * c.groups() + 1 + (c.fp8 ? 32 : 0);
+  /// What one of them has heard.
+  struct Told {
+    u32 first;  // shared address of the ring's first tile
+    u32 place = 0;
+    u32 phase = 0;
+
+    __device__ explicit Told(const GemmRing<c>& ring) : first(ptx::pinned(ring.told(0))) {}
+    __device__ u32 barrier() const { return first + c.tiles_ahead * sizeof(GroupedTile) + 8 * place; }
+    __device__ bool next(GemmTile& t) const {
+      ptx::mbarrier_wait(barrier(), phase);
       again(t);
       return t.token0 >= 0;
     }
     /// The same tile once more, so that no registers hold it in between.
     __device__ void again(GemmTile& t) const {
-      const int4 low = ptx::ld_shared_int4(slot);
-      const int4 high = ptx::ld_shared_int4(slot + 16);
+      const u32 from = first + place * sizeof(GroupedTile);
+      const int4 low = ptx::ld_shared_int4(from);
+      const int4 high = ptx::ld_shared_int4(from + 16);
       t = {low.x, low.y, low.z, low.w, high.x, high.y != 0};
+    }
+    /// After the last look at the tile.
+    __device__ void release() {
+      ptx::mbarrier_arrive(barrier() + 8 * c.tiles_ahead);
+      if (++place == c.tiles_ahead) {
+        place = 0;
+        phase ^= 1;
+      }
     }
   };
 
@@ -83,17 +124,52 @@ struct GroupedWalk {
     return true;
   }
 
-  __device__ void advance() { index += static_cast<int>(gridDim.x) / c.cluster_n; }
+  /// The next index. One block of a cluster draws it and sends it to the other.
+  __device__ void advance() {
+    if (!draws) {
+      index += clusters();
+      return;
+    }
+    const int place = numbers % c.numbers_ahead;
+    const u32 round = numbers++ / c.numbers_ahead;
+    if (rank == 0) {
+      if (c.cluster_n > 1 && round > 0) ptx::mbarrier_wait(ring.number_empty(place), (round - 1) & 1);
+      if (lane == 0) {
+        index = clusters() + static_cast<int>(atomicAdd(&tile_queues[all.queue].drawn, 1));
+        if constexpr (c.cluster_n > 1) {
+          ptx::st_async(ptx::mapa(ring.number(place), 1), __int_as_float(index), ptx::mapa(ring.number_full(place), 1));
+        }
+      }
+      index = __shfl_sync(kAll, index, 0);
+    } else {
+      if (lane == 0) ptx::mbarrier_arrive_expect_tx(ring.number_full(place), 4);
+      ptx::mbarrier_wait(ring.number_full(place), round & 1);
+      index = __float_as_int(ptx::ld_shared(ring.number(place)));
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive_cluster(ring.number_empty(place), 0);
+    }
+  }
+  __device__ void leave_queue() const {
+    if (!draws || rank > 0 || lane > 0) return;
+    TileQueue& queue = tile_queues[all.queue];
+    if (static_cast<int>(atomicAdd(&queue.done, 1)) + 1 == clusters()) queue = {0, 0};
+  }
   static __device__ int tiles_of(int rows) { return (rows + kTokens - 1) / kTokens; }
 
   /// Tile `at` of a group with so many tiles of rows: in bands of eight, so that what runs at one time shares operands.
   __device__ void place(GemmTile& tile, int at, int tiles_m) const {
     constexpr int kBand = 8;
-    const int band = at / (kBand * tiles_n);
-    const int in_band = at % (kBand * tiles_n);
-    const int height = min(kBand, tiles_m - band * kBand);
-    tile.token0 = (band * kBand + in_band % height) * kTokens;
-    tile.row0 = (in_band / height * c.cluster_n + (c.cluster_n > 1 ? rank : 0)) * kWeights;
+    int row = 0;
+    int column = at;
+    if (tiles_m > 1) {  // divisions are long, and a launch begins with a cold instruction cache
+      const int band = at / (kBand * tiles_n);
+      const int in_band = at % (kBand * tiles_n);
+      const int height = min(kBand, tiles_m - band * kBand);
+      row = band * kBand + in_band % height;
+      column = in_band / height;
+    }
+    tile.token0 = row * kTokens;
+    tile.row0 = (column * c.cluster_n + (c.cluster_n > 1 ? rank : 0)) * kWeights;
   }
 
   /// Rows [begin, begin + rows) of a group; none if there is no such group.
@@ -117,37 +193,30 @@ struct GroupedWalk {
     return value;
   }
 
-  /// All groups once, eight loads at a time: whoever walked them one after the other would start late.
+  /// All groups once, each lane those of its chunk.
   __device__ void count_chunks() {
-    constexpr int kAtOnce = 8;
-    int mine = 0;
-#pragma unroll 1
-    for (int chunk = 0; 32 * chunk < all.groups; chunk += kAtOnce) {
-      int tiles[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        int first, count;
-        find(32 * (chunk + i) + lane, first, count);
-        tiles[i] = tiles_of(count);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int sum = __reduce_add_sync(kAll, tiles[i]);
-        if (lane == chunk + i) mine = sum * tiles_n;
-      }
+    per_chunk = (all.groups + 31) / 32;
+    int sum = 0;
+#pragma unroll 4
+    for (int i = 0; i < per_chunk; ++i) {
+      find(lane * per_chunk + i, begin, rows);
+      sum += tiles_of(rows) * tiles_n;
     }
-    chunks_through = sum_through(mine);
+    chunks_through = sum_through(sum);
+    through = per_chunk == 1 ? chunks_through : 0;
   }
 
   __device__ bool next_of_groups(GemmTile& tile) {
+    if (used) advance();
+    used = true;
     if (index - before >= __shfl_sync(kAll, through, 31)) {
       const u32 later = __ballot_sync(kAll, chunks_through > index);
       if (later == 0) return false;
       const int chunk = __ffs(static_cast<int>(later)) - 1;
       const int left = __shfl_sync(kAll, chunks_through, max(chunk - 1, 0));
       before = chunk > 0 ? left : 0;
-      base = 32 * chunk;
-      find(base + lane, begin, rows);
+      base = per_chunk * chunk;
+      find(lane < per_chunk ? base + lane : all.groups, begin, rows);
       through = sum_through(tiles_of(rows) * tiles_n);
     }
     const int at = index - before;
@@ -161,7 +230,6 @@ struct GroupedWalk {
     tile.group = base + owner;
     tile.plane = all.layout == Args::masked ? tile.group : 0;
     tile.by_id = false;
-    advance();
     return true;
   }
 
@@ -175,32 +243,28 @@ struct GroupedWalk {
     const int tiles_m = tiles_of(all.gemm.m);
     for (; index < tiles_m * tiles_n; advance(), group = -1) {
       place(tile, index, tiles_m);
+      int ids[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) ids[i] = id_of(tile, 32 * i + lane);
       int least = all.groups;
-#pragma unroll 2
-      for (int i = 0; i < kEach; ++i) {
-        const int id = id_of(tile, 32 * i + lane);
+#pragma unroll
+      for (const int id : ids) {
         if (id > group && id < least) least = id;
       }
-      least = static_cast<int>(__reduce_min_sync(kAll, static_cast<u32>(least)));
-      if (least >= all.groups) continue;
+      group = static_cast<int>(__reduce_min_sync(kAll, static_cast<u32>(least)));
+      if (group >= all.groups) continue;
       bool whole = true;
       int end = 0;
-#pragma unroll 2
+#pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const bool its = id_of(tile, 32 * i + lane) == least;
+        const bool its = ids[i] == group;
         whole = whole && (its || 32 * i + lane >= kTokens);
         if (its) end = 32 * i + lane + 1;
       }
-      whole = __all_sync(kAll, whole);
       tile.end = tile.token0 + __reduce_max_sync(kAll, end);
-      tile.group = least;
+      tile.group = group;
       tile.plane = 0;
-      tile.by_id = !whole;
-      group = least;
-      if (whole) {  // nothing else to find here
-        advance();
-        group = -1;
-      }
+      tile.by_id = !__all_sync(kAll, whole);
       return true;
     }
     return false;

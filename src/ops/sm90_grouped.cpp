@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <span>
 
@@ -15,11 +17,12 @@ namespace {
 
 struct Tile {
   int m, n, stages;
-  double step;  // microseconds of one block of k, as measured for dense products
+  double step;  // microseconds of one block of k, as measured
+  double end;   // and of a tile's end, where it has rows that are not stored
 };
 constexpr Tile kFp8Tiles[] = {
-    {256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 128, 5, 0.43}, {64, 128, 8, 0.33}};
-constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 128, 5, 0.37}, {64, 128, 8, 0.24}};
+    {256, 128, 3, 0.79, 3}, {128, 192, 4, 0.61, 1.5}, {128, 128, 5, 0.43, 1.1}, {64, 128, 8, 0.33, 0.6}};
+constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68, 0.6}, {128, 128, 5, 0.37, 0.6}, {64, 128, 8, 0.24, 0.6}};
 constexpr double kBytesPerMicrosecond = 4.3e6;
 
 struct Expectation {
@@ -36,9 +39,14 @@ Expectation expectation(const Sm90GroupedShape& shape) {
   return {std::clamp(rows / expected, 1.0, groups), expected};
 }
 
-// Tiles of rows of a group, on average: half of the last one is empty.
-double row_tiles(double rows, int tile) {
-  return std::max(1.0, rows / tile + 0.5 * (rows > tile / 2 ? 1.0 : 0.0));
+// Tiles of rows of a group, on average.
+double row_tiles(bool by_id, double rows, int tile) {
+  // Rows that groups pad to 128: of larger tiles, every second at a border is taken twice.
+  if (by_id) return std::max(1.0, rows / tile + (tile > 128 ? 0.5 : 0.0));
+  constexpr double kCounts[] = {0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3};  // of what is expected
+  double tiles = 0;
+  for (const double count : kCounts) tiles += std::ceil(count * rows / tile);
+  return tiles / std::size(kCounts);
 }
 
 struct Planes {
@@ -134,7 +142,7 @@ std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, con
       const double tiles = expected.groups * static_cast<double>(ceil_div(shape.n, weights));
       return std::ceil(tiles / sms) * weights;
     };
-    return shape.narrow && rounds(64) < 0.9 * rounds(128) ? narrow_sm90_grouped(kernel) : kernel;
+    return shape.fp8 && rounds(64) < 0.9 * rounds(128) ? narrow_sm90_grouped(kernel) : kernel;
   }
   return std::nullopt;
 }
@@ -170,10 +178,10 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
   // Reading the weights takes as long as it takes; among tiles that keep up with it the cheaper one stands
   // better.
   const auto cost = [&](const Tile& tile) {
-    const double count =
-        expected.groups * row_tiles(expected.rows, tile.m) * static_cast<double>(ceil_div(shape.n, tile.n));
+    const double count = expected.groups * row_tiles(shape.by_id, expected.rows, tile.m) *
+                         static_cast<double>(ceil_div(shape.n, tile.n));
     const double waves = std::ceil(count / device.num_sms);
-    const double compute = waves * (blocks * tile.step + 0.6);
+    const double compute = waves * (blocks * tile.step + (shape.by_id ? 1.0 : tile.end));
     return std::max(compute, bytes / kBytesPerMicrosecond) + 0.05 * compute;
   };
   const Tile best = *std::ranges::min_element(tiles, {}, cost);
@@ -188,6 +196,21 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
   const std::int64_t tiles_n = ceil_div(shape.n, best.n);
   if (best.m * best.n > 128 * 192 && blocks >= 8 && (tiles_n % 2 == 0 || tiles_n > 20)) kernel.cluster_n = 2;
   return kernel;
+}
+
+int tile_queue(const Context& context) {
+  static std::atomic<unsigned> launches = 0;
+  static std::atomic<int> recorded = 0;
+  const cuda::StreamHandle stream = cuda::stream_of(context);
+  const cuda::Driver& driver = cuda::device_context(context).driver();
+  int capturing = cuda::kCaptureStatusNone;
+  if (stream != nullptr)
+    driver.check(driver.cuStreamIsCapturing(stream, &capturing), "cuStreamIsCapturing",
+                 "launching a product");
+  if (capturing == cuda::kCaptureStatusNone) return static_cast<int>(launches++ % kTileQueues);
+  if (recorded.load() >= kRecordedTileQueues) return -1;
+  const int mine = recorded++;
+  return mine < kRecordedTileQueues ? kTileQueues + mine : -1;
 }
 
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
@@ -245,10 +268,9 @@ Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const 
     return decline("needs at most 1024 groups, got " + std::to_string(shape.groups));
   // Wrong offsets may give every group all rows, and even then tiles are counted.
   const double tiles = static_cast<double>(shape.groups) * static_cast<double>(ceil_div(shape.rows, 8)) *
-                       static_cast<double>(ceil_div(shape.n, shape.narrow ? 64 : 128));
+                       static_cast<double>(ceil_div(shape.n, 64));
   if (tiles > static_cast<double>(kMostCounted)) {
-    return decline(
-        fmt::format("needs fewer than 2^31 tiles of 8 by {}, got {}", shape.narrow ? 64 : 128, tiles));
+    return decline(fmt::format("needs fewer than 2^31 tiles of 8 by 64, got {}", tiles));
   }
   return accept;
 }
@@ -270,6 +292,7 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
   const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
   const GemmPrefillConfig config = sm90_grouped_config(plan);
   GroupedGemmArgs args = arguments(shape, layout, tensors);
+  args.queue = tile_queue(context);
   const TensorView& b = tensors.b[0];
   const Planes weights{shape.groups, shape.n, shape.k, b.step(0), distance(tensors.b)};
   if (config.swapped) {

@@ -15,8 +15,8 @@ struct Sm90GroupedShape {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t expected_m =
-      0;                // rows of a group, where the caller knows; 0: as if all groups were full and alike
-  bool narrow = false;  // few rows: tiles of 64 weights where they share out better than those of 128
+      0;               // rows of a group, where the caller knows; 0: as if all groups were full and alike
+  bool by_id = false;  // every row names its group
 };
 
 /// Of an MGroupedFp8GemmNtProblem or an MGroupedBf16GemmNtProblem.
@@ -28,7 +28,8 @@ Sm90GroupedShape sm90_grouped_shape(const Problem& problem, bool fp8) {
           .rows = problem.rows,
           .n = problem.n,
           .k = problem.k,
-          .expected_m = problem.expected_m};
+          .expected_m = problem.expected_m,
+          .by_id = problem.layout == GroupLayout::contiguous};
 }
 
 /// What a kernel is compiled for; compared byte by byte.
@@ -48,6 +49,11 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
 Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped);
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
+
+/// The queue that the next launch on the context's stream draws its tiles from. A recorded launch may be
+/// replayed beside any other, so it has one that is never given away again, or -1, none, when these are used
+/// up. The others take turns: thousands of launches lie between two that have the same.
+int tile_queue(const Context& context);
 
 /// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned ones.
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);

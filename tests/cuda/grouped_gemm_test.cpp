@@ -111,12 +111,11 @@ TEST(Sm90Grouped, FewRowsSwapTheOperands) {
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).swapped, 0) << "as if all blocks were full";
 }
 
-// By name: tiles of 64 weights where fewer rounds of 128 would leave most of the device idle at the end.
+// Tiles of 64 weights where fewer rounds of 128 would leave most of the device idle at the end.
 TEST(Sm90Grouped, TilesAreNarrowWhereThatSharesThemOutBetter) {
   const auto width = [](std::int64_t groups, std::int64_t rows, std::int64_t n, std::int64_t expected) {
-    return plan_sm90_grouped(
-               {.groups = groups, .rows = rows, .n = n, .k = 7168, .expected_m = expected, .narrow = true},
-               usual_device("sm_90a"))
+    return plan_sm90_grouped({.groups = groups, .rows = rows, .n = n, .k = 7168, .expected_m = expected},
+                             usual_device("sm_90a"))
         .tile_n;
   };
   EXPECT_EQ(width(257, 9, 4096, 1), 64) << "9 groups: 288 tiles in 3 rounds, or 576 in 5 of half the time";
@@ -125,7 +124,6 @@ TEST(Sm90Grouped, TilesAreNarrowWhereThatSharesThemOutBetter) {
   EXPECT_EQ(width(6, 120, 4096, 20), 64) << "192 tiles";
   EXPECT_EQ(width(257, 9 * 64, 4096, 2), 128);
   EXPECT_EQ(width(32, 32 * 1024, 4096, 1024), grouped_plan(false, 32, 32 * 1024, 4096, 7168, 1024).tile_n);
-  EXPECT_EQ(grouped_plan(false, 257, 9, 4096, 7168, 1).tile_n, 128) << "unless asked for";
 }
 
 TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
@@ -176,8 +174,8 @@ TEST(Sm90Grouped, ProblemsOfTheModelFindEveryKernel) {
             sm90_grouped_source(grouped_plan(masked, 256, masked ? 4096 : 256 * rows, n, k, rows)).name;
         EXPECT_TRUE(listed.contains(name)) << name << " for " << rows;
       }
-      const Sm90GroupedKernel few = plan_sm90_grouped(
-          {.groups = 256, .rows = rows, .n = n, .k = k, .narrow = true}, usual_device("sm_90a"));
+      const Sm90GroupedKernel few =
+          plan_sm90_grouped({.groups = 256, .rows = rows, .n = n, .k = k}, usual_device("sm_90a"));
       EXPECT_TRUE(listed.contains(sm90_grouped_source(few).name)) << rows << " of all groups";
     }
   }
@@ -214,7 +212,7 @@ TEST_F(Sm90GroupedOnFake, LaunchesWhatThePlanSays) {
   m_grouped_fp8_gemm_nt(args(32, 4096, 4096, 7168), cuda::make_context(fake_.table(), 0, early));
   ASSERT_EQ(fake_.launch_attributes.size(), 1u);
   EXPECT_EQ(fake_.launch_attributes[0].id, cuda::kLaunchProgrammaticStreamSerialization);
-  m_grouped_fp8_gemm_nt(args(1, 20, 100, 256), on_fake);
+  m_grouped_fp8_gemm_nt(args(1, 20, 60, 256), on_fake);
   EXPECT_EQ(fake_.launched.grid_x, 1u) << "no more blocks than tiles";
   m_grouped_fp8_gemm_nt(args(3, 0, 100, 256), on_fake);
   m_grouped_fp8_gemm_nt(args(3, 5, 0, 256), on_fake);
@@ -223,9 +221,27 @@ TEST_F(Sm90GroupedOnFake, LaunchesWhatThePlanSays) {
 
 TEST_F(Sm90GroupedOnFake, NarrowTilesAreMoreBlocks) {
   jit::nvrtc();
-  m_grouped_fp8_gemm_nt(args(1, 20, 128, 256), context("sm90:narrow"));
+  m_grouped_fp8_gemm_nt(args(1, 20, 128, 256), context("sm90:wgmma"));
   EXPECT_EQ(fake_.launched.grid_x, 2u);
   EXPECT_EQ(fake_.launched.block_x, 256u);
+}
+
+TEST_F(Sm90GroupedOnFake, LaunchesThatMayRunTogetherDrawFromDifferentQueues) {
+  const Context on_fake = context("sm90:wgmma");
+  const Context on_stream = on_fake.on_stream(&fake_);
+  std::set<int> queues;
+  for (int i = 0; i < kTileQueues; ++i) queues.insert(tile_queue(i % 2 == 0 ? on_fake : on_stream));
+  EXPECT_EQ(std::ssize(queues), kTileQueues);
+  EXPECT_EQ(*queues.begin(), 0);
+  EXPECT_EQ(*queues.rbegin(), kTileQueues - 1);
+  EXPECT_TRUE(queues.contains(tile_queue(on_stream))) << "they come round";
+  fake_.capturing = true;
+  for (int queue; (queue = tile_queue(on_stream)) >= 0;) EXPECT_TRUE(queues.insert(queue).second) << queue;
+  EXPECT_GT(std::ssize(queues), kTileQueues + kRecordedTileQueues / 2);
+  EXPECT_LT(*queues.rbegin(), kTileQueues + kRecordedTileQueues);
+  EXPECT_EQ(tile_queue(on_stream), -1) << "used up";
+  fake_.capturing = false;
+  EXPECT_TRUE(queues.contains(tile_queue(on_stream)));
 }
 
 TEST_F(Sm90GroupedOnFake, SaysWhyItDeclines) {

@@ -14,8 +14,6 @@ using Impl = Implementation<MGroupedFp8GemmNtProblem, MGroupedFp8GemmNtArgs>;
 
 // Best first for each device. The last of each takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"sm90:narrow", m_grouped_fp8_gemm_nt_narrow_can_run, m_grouped_fp8_gemm_nt_narrow, /*fallback=*/false,
-     DeviceKind::cuda},
     {"sm90:wgmma", m_grouped_fp8_gemm_nt_sm90_can_run, m_grouped_fp8_gemm_nt_sm90, /*fallback=*/false,
      DeviceKind::cuda},
     {"cuda:simt", always, m_grouped_fp8_gemm_nt_simt, /*fallback=*/true, DeviceKind::cuda},

@@ -21,9 +21,6 @@ inline GroupedTensors grouped_tensors(const MGroupedFp8GemmNtArgs& args) {
 Verdict m_grouped_fp8_gemm_nt_sm90_can_run(const MGroupedFp8GemmNtProblem& problem, const Context& context);
 void m_grouped_fp8_gemm_nt_sm90(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
                                 const Context& context);
-Verdict m_grouped_fp8_gemm_nt_narrow_can_run(const MGroupedFp8GemmNtProblem& problem, const Context& context);
-void m_grouped_fp8_gemm_nt_narrow(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
-                                  const Context& context);
 void m_grouped_fp8_gemm_nt_simt(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
                                 const Context& context);
 }  // namespace fathom

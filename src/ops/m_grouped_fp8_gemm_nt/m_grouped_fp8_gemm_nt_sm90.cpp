@@ -13,26 +13,6 @@ void m_grouped_fp8_gemm_nt_sm90(const MGroupedFp8GemmNtProblem& problem, const M
   run_sm90_grouped(sm90_grouped_shape(problem, true), problem.layout, grouped_tensors(args), context);
 }
 
-namespace {
-Sm90GroupedShape narrow(const MGroupedFp8GemmNtProblem& problem) {
-  Sm90GroupedShape shape = sm90_grouped_shape(problem, true);
-  shape.narrow = true;
-  return shape;
-}
-}  // namespace
-
-// Not run on a device yet (docs/status.md), so by name only.
-Verdict m_grouped_fp8_gemm_nt_narrow_can_run(const MGroupedFp8GemmNtProblem& problem,
-                                             const Context& context) {
-  if (Verdict unnamed = when_named(problem, context, "sm90:narrow")) return unnamed;
-  return sm90_grouped_verdict(narrow(problem), problem.aligned, context);
-}
-
-void m_grouped_fp8_gemm_nt_narrow(const MGroupedFp8GemmNtProblem& problem, const MGroupedFp8GemmNtArgs& args,
-                                  const Context& context) {
-  run_sm90_grouped(narrow(problem), problem.layout, grouped_tensors(args), context);
-}
-
 KernelSources m_grouped_fp8_gemm_nt_kernels;
 std::vector<jit::Source> m_grouped_fp8_gemm_nt_kernels(std::string_view problem,
                                                        const cuda::DeviceInfo& device) {
