@@ -48,6 +48,14 @@ struct MlaPrepareKernel {
 inline constexpr int kMostLaneValues = 16;
 /// Heads that a warp has at a time, of 32 * each values at most: a lane has 16.
 inline constexpr int query_heads_of_a_warp(int each) { return 16 / each; }
+/// Pairs of a query that a thread of mla_prepare rotates, and how many threads a head has; blocks of a token: the first
+/// one takes its key.
+inline constexpr int kMlaPairs = 4;
+inline int mla_parts(long long half) { return static_cast<int>((half + kMlaPairs - 1) / kMlaPairs); }
+inline int mla_blocks(long long heads, long long half) {
+  return 1 + static_cast<int>((heads * mla_parts(half) + kRowThreads - 1) / kRowThreads);
+}
+
 /// Elements of a latent row in shared memory at a time.
 inline constexpr int kLatentChunk = 1024;
 

@@ -36,6 +36,24 @@ __device__ __forceinline__ void load_run(float (&v)[kEach], const SimtRows& x, l
   for (int i = 0; i < kEach; ++i) v[i] = i < n ? load_element(x.data, x.bf16, first + i) : 0.0f;
 }
 
+/// The first n of four neighbouring elements; in one where they lie on as many.
+__device__ __forceinline__ void store_run(const SimtRows& x, long long first, const float (&v)[4], int n) {
+  const unsigned long long address = reinterpret_cast<unsigned long long>(x.data) + (x.bf16 ? 2 : 4) * first;
+  if (n == 4 && address % (x.bf16 ? 8 : 16) == 0) {
+    if (x.bf16) {
+      *reinterpret_cast<uint2*>(address) = {float_to_bf16(v[0]) | static_cast<unsigned>(float_to_bf16(v[1])) << 16,
+                                            float_to_bf16(v[2]) | static_cast<unsigned>(float_to_bf16(v[3])) << 16};
+    } else {
+      *reinterpret_cast<float4*>(address) = {v[0], v[1], v[2], v[3]};
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < n) store_element(x.data, x.bf16, first + i, v[i]);
+  }
+}
+
 /// A row of a warp: lane l has its elements [kEach * l, kEach * l + count), and all of it passes through `shared`, room
 /// for 32 * kEach floats, where lanes need the values of others.
 template <int kEach>
@@ -412,34 +430,65 @@ __device__ __forceinline__ void mla_key_prepare(const MlaPrepareKernel& args, lo
       [&](long long i, float value) { put_in_cache(rope, element, i, value); });
 }
 
-/// A warp rotates one head of one token.
-__device__ __forceinline__ void mla_query_prepare(const MlaPrepareKernel& args, long long token, long long head) {
+/// Four pairs of one head of one token.
+__device__ __forceinline__ void mla_query_prepare(const MlaPrepareKernel& args, long long token, const float* angles,
+                                                  int head, int part) {
+  const int half = static_cast<int>(args.rotation.half);
+  const int begin = kMlaPairs * part;
+  const int pairs = half - begin < kMlaPairs ? half - begin : kMlaPairs;
+  // Interleaved: eight neighbours; else four, and their partners.
+  const bool interleaved = args.rotation.interleaved != 0;
+  const int first = interleaved ? 2 * begin : begin;
+  const int second = interleaved ? first + kMlaPairs : half + begin;
+  const int first_count = !interleaved || 2 * pairs > kMlaPairs ? (interleaved ? kMlaPairs : pairs) : 2 * pairs;
+  const int second_count = interleaved ? 2 * pairs - first_count : pairs;
   const long long from = token * args.q.row + head * args.q.head;
   const long long to = token * args.q_out.row + head * args.q_out.head;
-  const auto get = [&](long long i) { return load_element(args.q.data, args.q.bf16, from + i); };
-  const auto put = [&](long long i, float value) { store_element(args.q_out.data, args.q_out.bf16, to + i, value); };
-  const float* cos = angles_of(args.rotation, token);
-  if (cos != nullptr) {
-    rotate_pairs(args.rotation, cos, lane_id(), 32, get, put);
-    return;
+  float a[kMlaPairs], b[kMlaPairs];
+  load_run(a, args.q, from + first, first_count);
+  load_run(b, args.q, from + second, second_count);
+  if (angles != nullptr) {
+    const SimtRows table{const_cast<float*>(angles), 0, 0, 0};
+    float cos[kMlaPairs], sin[kMlaPairs];
+    load_run(cos, table, begin, pairs);
+    load_run(sin, table, half + begin, pairs);
+    const auto rotate = [](float& x, float& y, float c, float s) {
+      const float before = x;
+      x = before * c - y * s;
+      y = y * c + before * s;
+    };
+    if (interleaved) {
+#pragma unroll
+      for (int i = 0; i < kMlaPairs / 2; ++i) {
+        rotate(a[2 * i], a[2 * i + 1], cos[i], sin[i]);
+        rotate(b[2 * i], b[2 * i + 1], cos[i + kMlaPairs / 2], sin[i + kMlaPairs / 2]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kMlaPairs; ++i) rotate(a[i], b[i], cos[i], sin[i]);
+    }
   }
-  for (long long i = lane_id(); i < args.rope_dim; i += 32) put(i, get(i));
+  store_run(args.q_out, to + first, a, first_count);
+  store_run(args.q_out, to + second, b, second_count);
 }
 
-/// Blocks (x, 0) take keys, a block a token; blocks (x, y) from y = 1 on queries, a warp a head.
+/// A block has the key of a token, or some heads of its queries.
 __device__ inline void mla_prepare(const MlaPrepareKernel& args) {
   __shared__ float chunk[kLatentChunk];
-  for (long long token = blockIdx.x; token < args.tokens; token += gridDim.x) {
-    if (blockIdx.y == 0) {
+  const int parts = mla_parts(args.rotation.half);
+  const int tasks = static_cast<int>(args.heads) * parts;
+  const int blocks = mla_blocks(args.heads, args.rotation.half);
+  for (long long block = blockIdx.x; block < args.tokens * blocks; block += gridDim.x) {
+    const Quotient place = divide(block, blocks);
+    const long long token = place.quotient;
+    if (place.rest == 0) {
       const long long slot = integer_at(args.slots, token);
       if (slot >= 0 && slot < args.cache_rows) mla_key_prepare(args, token, slot, chunk);
       continue;
     }
-    constexpr long long kWarps = kRowThreads / 32;
-    for (long long head = (blockIdx.y - 1) * kWarps + threadIdx.x / 32; head < args.heads;
-         head += (gridDim.y - 1) * kWarps) {
-      mla_query_prepare(args, token, head);
-    }
+    const float* angles = angles_of(args.rotation, token);
+    const int task = static_cast<int>(place.rest - 1) * kRowThreads + static_cast<int>(threadIdx.x);
+    if (task < tasks) mla_query_prepare(args, token, angles, task / parts, task % parts);
   }
 }
 

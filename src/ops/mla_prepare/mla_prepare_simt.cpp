@@ -35,9 +35,8 @@ void mla_prepare_simt(const MlaPrepareProblem& problem, const MlaPrepareArgs& ar
                                 .heads = problem.heads,
                                 .element = static_cast<int>(size_of(problem.cache)),
                                 .epsilon = args.epsilon};
-  const unsigned queries = problem.heads == 0 ? 0 : simt_blocks(problem.heads, kRowWarps, kGridAxis);
-  launch_simt(source, {.grid = {simt_blocks(problem.tokens), 1 + queries}, .block = {kRowThreads}}, context,
-              kernel);
+  const std::int64_t blocks = problem.tokens * mla_blocks(problem.heads, kernel.rotation.half);
+  launch_simt(source, {.grid = {simt_blocks(blocks)}, .block = {kRowThreads}}, context, kernel);
 }
 
 KernelSources mla_prepare_kernels;
