@@ -667,7 +667,7 @@ struct DeviceMoe {
 // Host and device add in other orders. A sum that bf16 then rounds the other way, where it is the largest of
 // its group, moves that group's scale by 2^-8, and one in thirty of its values by an FP8 code, 2^-4 of
 // itself.
-constexpr double kMostFromHost = 1e-4;
+constexpr double kMostFromHost = 5e-4;
 
 constexpr GroupLayout kGroupLayouts[] = {GroupLayout::offsets, GroupLayout::masked, GroupLayout::contiguous};
 
