@@ -241,11 +241,12 @@ struct Sm90Mqa {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         if (!(tile.there >> part & 1)) continue;
-        ptx::cp_async_bulk_tensor_3d(to + part * kPartKeys * 128, &args.keys, full(stage), 0, entry, pages[part],
-                                     ptx::kEvictFirst);
+        // Scales first: lanes copy together, and the first tile's would come after everybody's keys.
         const u8* page = static_cast<const u8*>(args.paged.cache.data) + pages[part] * args.paged.cache.page;
         ptx::cp_async_bulk(ptx::shared_address(scales + stage * kMqaKeys + part * kPartKeys),
                            page + kPage * kDim + 4 * entry, 4 * kPartKeys, full(stage));
+        ptx::cp_async_bulk_tensor_3d(to + part * kPartKeys * 128, &args.keys, full(stage), 0, entry, pages[part],
+                                     ptx::kEvictFirst);
       }
     }
   }
@@ -302,7 +303,8 @@ struct Sm90Mqa {
           opened = now;
         }
         const unsigned later = starts & ~1u << from;
-        to = min(min(from + kRun, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
+        const int run = base + from - begin < args.stages ? 1 : kRun;  // at first there is room for all: no time is lost
+        to = min(min(from + run, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
         if (lane >= from && lane < to) {
           if constexpr (!kRagged) {
 #pragma unroll
