@@ -39,10 +39,29 @@ struct alignas(16) TopKScratch {
   int last_equal;  // the last position that is chosen of those with the k-th largest score
 };
 
+/// What they tell one another where rows are few.
+struct alignas(16) TopKFewScratch : TopKScratch {
+  int listed;    // candidates of this block, also those for which there was no room
+  unsigned top;  // the largest key of the sample
+  int sure;      // candidates of this block that are chosen without a closer look
+  int few;       // and those that need one
+  int before;    // chosen in the blocks before this one
+  unsigned long long close[32];
+  unsigned long long landed[32];  // mbarriers: a warp's chunk of scores is there
+};
+
 /// Dynamic shared memory of a kernel for rows of up to n scores.
 inline constexpr long long top_k_shared_bytes(long long n) {
   const long long bits = n < kTopKLongestRow ? n : kTopKLongestRow;
   return 8 * kTopKCandidates + 4 * kTopKBins + 4 * ((bits + 31) / 32 + 32);
+}
+
+/// The shared memory of sm90_top_k_few: `slots` chunks of 128 * `fours` scores under way in a warp, a list of `list` candidates,
+/// and a bit for each of `bits` scores.
+inline constexpr long long sm90_top_k_few_shared_bytes(int threads, int slots, int fours, int list, int blocks,
+                                                   long long bits) {
+  return static_cast<long long>(sizeof(TopKFewScratch)) + threads / 32 * slots * fours * 512ll + 8ll * list +
+         (blocks > 1 ? 2 : 1) * 4ll * kTopKBins + 4 * ((bits + 31) / 32 + 32);
 }
 
 }  // namespace fathom

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "cuda/device_context.hpp"
 #include "jit/kernel_cache.hpp"
 #include "ops/simt_kernel.hpp"
@@ -8,30 +11,52 @@
 namespace fathom {
 namespace {
 
-constexpr int kThreads = 512;
-
 struct Plan {
-  std::int32_t page;    // 0: no pages
-  std::int32_t blocks;  // of a cluster, which share a row
+  std::int32_t page;     // 0: no pages
+  std::int32_t few;      // rows; what follows the threads is for these
+  std::int32_t threads;  // of a block
+  std::int32_t blocks;   // of a cluster, which share a row
+  std::int32_t fours;    // a chunk of 128 * fours scores is under way in every warp
+  std::int32_t list;     // candidates of a block
+  std::int32_t sample;   // scores of a row that give the bound
 };
 
-// A row is shared while that leaves every block enough to read and all blocks fit the device at a time, two
-// to a multiprocessor.
+// Many rows: a block each, the kernel of top_k.cuh. Few: a multiprocessor for a block, with as much as it
+// holds under way, and a row shared by two if it is long enough to pay for their meeting. Four only for very
+// few rows: more clusters of four than 31 would wait for a second turn, because not every part of the device
+// has a number of multiprocessors that four divides.
 Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
-  constexpr std::int64_t kLeast = 1 << 13;  // scores of a block
-  std::int32_t blocks = 1;
-  while (blocks < 8 && problem.n / (2 * blocks) >= kLeast && problem.rows * 2 * blocks <= 2 * device.num_sms)
-    blocks *= 2;
-  return {problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0, blocks};
+  Plan plan{.page = problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0,
+            .few = problem.rows <= device.num_sms,
+            .threads = 512,
+            .blocks = 1,
+            .fours = 4,
+            .list = 8192,
+            .sample = 1024};
+  if (plan.few == 0 || problem.n <= 1 << 14) return plan;
+  const bool longer = problem.n > 1 << 16;
+  plan.threads = 1024;
+  if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
+  if (problem.n > 1 << 15 && 6 * problem.rows <= device.num_sms) plan.blocks = 4;
+  if (!longer && problem.n / plan.blocks > 1 << 14) plan.fours = 8;
+  plan.sample = longer ? 2048 : plan.blocks == 1 ? 1024 : 512;
+  return plan;
 }
 
 jit::Source source(const Plan& plan) {
-  return simt_source({.name = fmt::format("top_k.sm90_b{}_p{}", plan.blocks, plan.page),
-                      .header = "sm90/top_k.cuh",
-                      .function = fmt::format("sm90_top_k<{}, {}, {}>", kThreads, plan.page, plan.blocks),
-                      .args = "TopKKernel",
-                      .args_bytes = sizeof(TopKKernel),
-                      .threads = kThreads});
+  const bool few = plan.few != 0;
+  return simt_source(
+      {.name = few ? fmt::format("top_k.sm90_t{}_b{}_f{}_s{}_p{}", plan.threads, plan.blocks, plan.fours,
+                                 plan.sample, plan.page)
+                   : fmt::format("top_k.sm90_b1_p{}", plan.page),
+       .header = few ? "sm90/top_k_few.cuh" : "sm90/top_k.cuh",
+       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, false, 1, {}, {}, {}>", plan.threads,
+                                     plan.page, plan.blocks, plan.fours, plan.list, plan.sample)
+                       : fmt::format("sm90_top_k<{}, {}, 1>", plan.threads, plan.page),
+       .args = "TopKKernel",
+       .args_bytes = sizeof(TopKKernel),
+       .threads = plan.threads,
+       .blocks = few ? 1 : 2});
 }
 
 Verdict fits(const TopKProblem& problem, const cuda::DeviceInfo& device) {
@@ -40,6 +65,9 @@ Verdict fits(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   }
   if (problem.k > kTopKCandidates / 2)
     return decline(fmt::format("needs a k of up to {}, got {}", kTopKCandidates / 2, problem.k));
+  if (std::max(problem.rows, problem.n) > std::numeric_limits<std::int32_t>::max())
+    return decline(fmt::format("needs fewer than 2^31 rows and scores of a row, got {} and {}", problem.rows,
+                               problem.n));
   return accept;
 }
 
@@ -51,15 +79,20 @@ Verdict top_k_sm90_can_run(const TopKProblem& problem, const Context& context) {
 
 void top_k_sm90(const TopKProblem& problem, const TopKArgs& args, const Context& context) {
   if (problem.rows == 0) return;
-  const Plan plan = plan_of(problem, cuda::device_context(context).info());
+  const cuda::DeviceInfo& device = cuda::device_context(context).info();
+  const Plan plan = plan_of(problem, device);
   const auto blocks = static_cast<unsigned>(plan.blocks);
-  jit::launch(
-      jit::kernel(context, source, plan),
-      {.grid = {simt_blocks(problem.rows) * blocks},
-       .block = {kThreads},
-       .cluster = {blocks},
-       .shared_bytes = static_cast<std::int64_t>(sizeof(TopKScratch)) + top_k_shared_bytes(problem.n)},
-      context, top_k_kernel(problem, args));
+  const long long shared =
+      plan.few != 0
+          ? sm90_top_k_few_shared_bytes(plan.threads, /*slots=*/1, plan.fours, plan.list, plan.blocks,
+                                        std::min<std::int64_t>(problem.n, kTopKLongestRow))
+          : static_cast<long long>(sizeof(TopKScratch)) + top_k_shared_bytes(problem.n);
+  jit::launch(jit::kernel(context, source, plan),
+              {.grid = {simt_blocks(problem.rows) * blocks},
+               .block = {static_cast<unsigned>(plan.threads)},
+               .cluster = {blocks},
+               .shared_bytes = shared},
+              context, top_k_kernel(problem, args));
 }
 
 std::vector<jit::Source> top_k_sm90_kernels(const TopKProblem& problem, const cuda::DeviceInfo& device) {
