@@ -1,6 +1,6 @@
 // The k largest scores of each of few rows on Hopper: a block a row, or the blocks of a cluster.
 //
-// Every score is read from memory once, by copies that run ahead, also into the next row. Meanwhile a sample of the row
+// Every score is read from memory once, by copies that run ahead. Meanwhile a sample of the row
 // gives a bound that the k largest very likely pass and not many others: what passes is listed with its position, in any
 // order, and counted by the first digits of its distance to the bound. Digits of scores and then of positions are looked
 // at until exactly k are left. These are marked in a bit for each score, from which they are written in ascending order.
@@ -14,9 +14,9 @@
 
 namespace fathom {
 
-/// kMany: more rows than blocks, which go round. kSlots: chunks of 128 * kFours scores under way in a warp. kList:
+/// kSlots: chunks of 128 * kFours scores under way in a warp. kList:
 /// candidates of a block. kSample: a row's scores that give the bound.
-template <int kThreads, int kPage, int kBlocks, bool kMany, int kSlots, int kFours, int kList, int kSample>
+template <int kThreads, int kPage, int kBlocks, int kSlots, int kFours, int kList, int kSample>
 struct Sm90TopKFew {
   using General = simt::TopK<kThreads, 0, true>;
   using Writer = typename simt::TopK<kThreads, kPage, true>::Writer;
@@ -398,130 +398,97 @@ struct Sm90TopKFew {
     General{args, memory, positions, bins_at(0), bits()}.run(row);
   }
 
-  /// All threads of the cluster, for rows from `row` on.
+  /// All threads of the cluster.
   __device__ void run(unsigned row) {
-    const unsigned step = gridDim.x / kBlocks;
-    const Range range = range_of(row);
+    const Range range = range_of(row);  // on its way meanwhile
     clear();
-    Part part = part_of(row, range);
+    const Part part = part_of(row, range);
     float sample[kSampled];
     load_sample(part, sample);  // before the chunks, which would hold it up
-    int ahead = 0;              // chunks of the row that are under way
-    if constexpr (!kMany) {
-      const int under_way = min(chunks(part), kSlots);
+    const int mine = chunks(part);
+    int ahead = 0;  // chunks that are under way
 #pragma unroll 1
-      for (; ahead < under_way; ++ahead) fetch(part.scores + part.first, part.units, ahead, ahead);
-    }
-    unsigned taken = 0;  // chunks of this warp so far
+    for (; ahead < min(mine, kSlots); ++ahead) fetch(part.scores + part.first, part.units, ahead, ahead);
+    const int k = static_cast<int>(args.k);
+    Bound bound{0, 53};
+    Search search;
+    if (thread() == 0) scratch().listed = scratch().top = scratch().few = scratch().sure = 0;
+    __syncthreads();
+    int found = -1, close = 0;
 #pragma unroll 1
-    for (bool first = true; kMany ? row < args.rows : first; first = false) {
-      const int mine = chunks(part);
-      Part next{};
-      if constexpr (kMany) {
-        const int under_way = min(mine, kSlots);
-#pragma unroll 1
-        for (; ahead < under_way; ++ahead) fetch(part.scores + part.first, part.units, ahead, taken + ahead);
-        next = part_of(row + step, range_of(row + step));
-      }
-      const int k = static_cast<int>(args.k);
-      Bound bound{0, 53};
-      Search search;
-      if (thread() == 0) scratch().listed = scratch().top = scratch().few = scratch().sure = 0;
-      __syncthreads();
-      int found = -1, close = 0;
-#pragma unroll 1
-      for (int phase = is_long(part) ? 0 : 1; phase < 2; ++phase) {
-        int wanted = k;
-        if (phase == 0) {
-          const float root = rsqrtf(static_cast<float>(part.length));
-          const float share = static_cast<float>(k * kSample) * root * root;
-          wanted = min(static_cast<int>(share + 4.5f * share * rsqrtf(share)) + 4, kSample);
-          unsigned top = 0;
+    for (int phase = is_long(part) ? 0 : 1; phase < 2; ++phase) {
+      int wanted = k;
+      if (phase == 0) {
+        const float root = rsqrtf(static_cast<float>(part.length));
+        const float share = static_cast<float>(k * kSample) * root * root;
+        wanted = min(static_cast<int>(share + 4.5f * share * rsqrtf(share)) + 4, kSample);
+        unsigned top = 0;
 #pragma unroll
-          for (int i = 0; i < kSampled; ++i) {
-            if (kSample < kThreads && thread() >= kSample) break;
-            const unsigned key = simt::top_k_key(sample[i]);
-            top = max(top, key);
-            list()[thread() + i * kThreads] = static_cast<Composite>(key) << 32 | static_cast<unsigned>(thread() + i * kThreads);
-            atomicAdd(&bins()[key >> 21], 1);
-          }
-          top = __reduce_max_sync(~0u, top);
-          if (simt::lane_id() == 0) atomicMax(&scratch().top, top);
-        } else {
-          const float least = bound.key == 0 ? __uint_as_float(0xff800000u) : simt::top_k_score(bound.key);
-#pragma unroll 1
-          for (int i = 0; i < mine; ++i) {
-            filter(bound, part, i, await(taken + i), least, [&] {
-              const bool same = ahead < mine;
-              if (same || (kMany && ahead - mine < chunks(next))) {
-                fetch(same ? part.scores + part.first : next.scores + next.first, same ? part.units : next.units,
-                      same ? ahead : ahead - mine, taken + ahead);
-                ++ahead;
-              }
-            });
-          }
-          filter_edges(bound, part, least);
-          if constexpr (kMany) load_sample(next, sample);
+        for (int i = 0; i < kSampled; ++i) {
+          if (kSample < kThreads && thread() >= kSample) break;
+          const unsigned key = simt::top_k_key(sample[i]);
+          top = max(top, key);
+          list()[thread() + i * kThreads] = static_cast<Composite>(key) << 32 | static_cast<unsigned>(thread() + i * kThreads);
+          atomicAdd(&bins()[key >> 21], 1);
         }
-        const bool shared = phase > 0;
-        meet(shared);
-        int count = kSample;
-        if (shared) {
-          found = candidates();
-          count = scratch().listed;
-          if (found < k) break;
-        }
-        search = {static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, wanted};
-        close = descend(search, count, shared ? kClose : 0, shared ? 0 : 42, shared);
-        if (shared) break;
-        bound.key = static_cast<unsigned>(search.base >> 32);
-        bound.shift = max(64 - __clz(static_cast<int>(scratch().top - bound.key)) - 11, 32);
-      }
-      ahead -= mine;
-      taken += mine;
-      int* positions = reinterpret_cast<int*>(list());
-      int chosen = 0;
-      if (found >= k) {
-        chosen = choose(part, scratch().listed, search, close, positions);
-        __syncthreads();
+        top = __reduce_max_sync(~0u, top);
+        if (simt::lane_id() == 0) atomicMax(&scratch().top, top);
       } else {
-        if (kBlocks > 1) meet_cluster();  // the others have read this block's number
+        const float least = bound.key == 0 ? __uint_as_float(0xff800000u) : simt::top_k_score(bound.key);
 #pragma unroll 1
-        for (; ahead > 0; --ahead, ++taken) await(taken);
-        __syncthreads();
-        if (rank == 0) run_general(row);  // in the place of chunks and list
-        __syncthreads();
-        ptx::fence_proxy_async();  // it has written where chunks will be copied to
-        clear();
-        if constexpr (kMany) {  // once more: they would have no registers meanwhile
-          next = part_of(row + step, range_of(row + step));
-          load_sample(next, sample);
+        for (int i = 0; i < mine; ++i) {
+          filter(bound, part, i, await(i), least, [&] {
+            if (ahead < mine) {
+              fetch(part.scores + part.first, part.units, ahead, ahead);
+              ++ahead;
+            }
+          });
         }
-        if (kPage > 0 && rank == 0) {  // it has left the pages out
-          positions = args.out + row * args.out_row;
-          chosen = k;
-        }
+        filter_edges(bound, part, least);
       }
-      const int before = kBlocks > 1 && found >= k ? scratch().before : 0;
-      const Writer write{args, static_cast<long long>(row)};
-#pragma unroll 1
-      for (int i = thread(); i < chosen; i += kThreads) {
-        const int position = positions[i];
-        if (position >= 0) write(before + i, position);
+      const bool shared = phase > 0;
+      meet(shared);
+      int count = kSample;
+      if (shared) {
+        found = candidates();
+        count = scratch().listed;
+        if (found < k) break;
       }
-      if (kBlocks > 1 && found >= k) ptx::cluster_wait();  // the others have read what is this block's
-      if constexpr (kMany) {
-        __syncthreads();
-        part = next;
-        row += step;
+      search = {static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, wanted};
+      close = descend(search, count, shared ? kClose : 0, shared ? 0 : 42, shared);
+      if (shared) break;
+      bound.key = static_cast<unsigned>(search.base >> 32);
+      bound.shift = max(64 - __clz(static_cast<int>(scratch().top - bound.key)) - 11, 32);
+    }
+    int* positions = reinterpret_cast<int*>(list());
+    int chosen = 0;
+    if (found >= k) {
+      chosen = choose(part, scratch().listed, search, close, positions);
+      __syncthreads();
+    } else {
+      if (kBlocks > 1) meet_cluster();  // the others have read this block's number
+      __syncthreads();
+      if (rank == 0) run_general(row);  // in the place of chunks and list
+      __syncthreads();
+      if (kPage > 0 && rank == 0) {  // it has left the pages out
+        positions = args.out + row * args.out_row;
+        chosen = k;
       }
     }
+    const int before = kBlocks > 1 && found >= k ? scratch().before : 0;
+    const Writer write{args, static_cast<long long>(row)};
+#pragma unroll 1
+    for (int i = thread(); i < chosen; i += kThreads) {
+      const int position = positions[i];
+      if (position >= 0) write(before + i, position);
+    }
+    if (kBlocks > 1 && found >= k) ptx::cluster_wait();  // the others have read what is this block's
   }
 };
 
-template <int kThreads, int kPage, int kBlocks, bool kMany, int kSlots, int kFours, int kList, int kSample>
+template <int kThreads, int kPage, int kBlocks, int kSlots, int kFours, int kList, int kSample>
 __device__ void sm90_top_k_few(const TopKKernel& args) {
-  using Block = Sm90TopKFew<kThreads, kPage, kBlocks, kMany, kSlots, kFours, kList, kSample>;
+  using Block = Sm90TopKFew<kThreads, kPage, kBlocks, kSlots, kFours, kList, kSample>;
   static_assert(kThreads / 32 * kSlots * 128 * kFours + 2 * kList >= 2 * kTopKCandidates, "the general search has no room");
   if (simt::lane_id() == 0) {
 #pragma unroll

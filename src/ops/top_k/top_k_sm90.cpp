@@ -50,8 +50,8 @@ jit::Source source(const Plan& plan) {
                                  plan.sample, plan.page)
                    : fmt::format("top_k.sm90_b1_p{}", plan.page),
        .header = few ? "sm90/top_k_few.cuh" : "sm90/top_k.cuh",
-       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, false, 1, {}, {}, {}>", plan.threads,
-                                     plan.page, plan.blocks, plan.fours, plan.list, plan.sample)
+       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, 1, {}, {}, {}>", plan.threads, plan.page,
+                                     plan.blocks, plan.fours, plan.list, plan.sample)
                        : fmt::format("sm90_top_k<{}, {}, 1>", plan.threads, plan.page),
        .args = "TopKKernel",
        .args_bytes = sizeof(TopKKernel),
