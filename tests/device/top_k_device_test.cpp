@@ -1,4 +1,6 @@
 // top_k on a device: exactly the reference's positions, whatever the scores.
+#include "fathom/ops/index_select.hpp"
+#include "fathom/ops/mqa_logits.hpp"
 #include "fathom/ops/top_k.hpp"
 #include "twin.hpp"
 
@@ -182,6 +184,52 @@ TEST(TopKOnDevice, IsTheSameOnTwoHundredRunsAndInAGraph) {
       stream.synchronize();
       out.expect_same();
     }
+  }
+}
+
+// The choice of a device among its own scores, whatever the workspace has room for.
+TEST(IndexSelectOnDevice, ChoosesTheSameInAnyChunks) {
+  const std::int64_t rows = 70, keys = 900, heads = 64, dim = 128, top_k_size = 200;
+  const Seed seed;
+  Random random(seed.value);
+  const OnDevice q(random.normal(DType::f8e4m3, {rows, heads, dim}, 30));
+  const OnDevice k(random.normal(DType::f8e4m3, {keys, dim}, 30));
+  const OnDevice k_scale(random.uniform(DType::f32, {keys}, 1e-3, 1e-2));
+  const OnDevice weights(random.normal(DType::f32, {rows, heads}));
+  Tensor starts(DType::i32, {rows}), ends(DType::i32, {rows}), counts(DType::i32, {rows});
+  for (std::int64_t t = 0; t < rows; ++t) {
+    starts.set(t, static_cast<double>(t % 5 * 11));
+    ends.set(t, static_cast<double>(t == 7 ? 77 - 55 : 100 + 11 * t));
+    counts.set(t, std::max(ends[t] - starts[t], 0.0));
+  }
+  const OnDevice first(starts), last(ends), lengths(counts);
+  const Context& context = device_context("");
+  const OnDevice scores(poisoned(DType::f32, {rows, keys}));
+  const OnDevice expected(poisoned(DType::i32, {rows, top_k_size}));
+  mqa_logits({.q = q,
+              .k = k,
+              .k_scale = k_scale,
+              .weights = weights,
+              .first = first,
+              .last = last,
+              .logits = scores},
+             context);
+  top_k({.scores = scores, .lengths = lengths, .starts = first, .out = expected}, context);
+  const Strided whole = expected.download();
+  for (const std::int64_t chunk : {1, 8, 23, 70, 100}) {
+    const OnDevice workspace(poisoned(DType::f32, {chunk, keys}));
+    const OnDevice out(poisoned(DType::i32, {rows, top_k_size}));
+    index_select({.q = q,
+                  .weights = weights,
+                  .k = k,
+                  .k_scale = k_scale,
+                  .first = first,
+                  .last = last,
+                  .lengths = lengths,
+                  .workspace = workspace,
+                  .out = out},
+                 context);
+    expect_same_bytes(out.download().view, whole.view);
   }
 }
 
