@@ -108,7 +108,8 @@ std::vector<Timing> graph_timings(std::span<const ListedProblem> problems, const
       cuda::synchronize(context);
       const cuda::Graph graph = cuda::Graph::capture(context, [&] { work.run(0); });
       timings.back() = timer.time([&](std::int64_t) { graph.launch(context); });
-    } catch (const Error&) {  // its row will say why
+    } catch (const Error& error) {
+      timings.back().note = one_line(error.what());
     }
   }
   return timings;

@@ -133,8 +133,12 @@ std::string table_row(const BenchRow& row, const Comparison& comparison, int wid
 }
 
 std::string graph_lines(const BenchRow& row) {
-  if (!row.error.empty() || !row.graph.measured()) return "";
+  if (!row.error.empty()) return "";
+  if (!row.graph.measured())
+    return row.graph.note.empty() ? "" : fmt::format("  no CUDA graph: {}\n", row.graph.note);
   const double us = row.graph.mean();
+  if (!row.timing.kernel_time())
+    return fmt::format("  one CUDA graph {:.2f} us (min {:.2f})\n", us, row.graph.least());
   const double gaps = us - row.timing.mean();
   std::string text = fmt::format(
       "  one CUDA graph {:.2f} us (min {:.2f}), {} kernels {:.2f}, between them {:.2f} ({:.1f} %)\n", us,
@@ -246,7 +250,7 @@ std::string report_json(const BenchReport& report, const Peers& peers) {
     if (row.graph.measured()) {
       entry["graph_us"] = row.graph.mean();
       entry["graph_us_min"] = row.graph.least();
-      entry["gaps_us"] = row.graph.mean() - row.timing.mean();
+      if (row.timing.kernel_time()) entry["gaps_us"] = row.graph.mean() - row.timing.mean();
     }
     const double us = row.timing.mean();
     entry["bytes"] = row.bytes;

@@ -17,7 +17,7 @@ int print_markdown() {
       "before those for host memory. `ref:any`, the reference, takes every valid problem on the host.\n"
       "`cuda:simt` is for NVIDIA GPUs from compute capability 8.0, within the limits that the header of an "
       "op\n"
-      "names; what has not been tested on a device in its present form runs by name only\n"
+      "names; one that others were measured to be faster than runs by name only\n"
       "(`FATHOM_FORCE_IMPL`). Both are counted as a fallback where a faster one exists.\n");
   fmt::print("`fathom bench` takes the problem strings.\n\n");
   fmt::print("| op | what it does | implementations | a problem |\n|---|---|---|---|\n");

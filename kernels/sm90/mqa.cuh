@@ -509,6 +509,11 @@ struct Sm90Mqa {
     }
     float d[2][kTokens * kHeads / 2];
     while (set[0].tiles > 0) {
+      if (set[0].token >= args.next_n) {  // the last round has no tokens for this group
+        advance(set[0]);
+        if (set[1].tiles > 0) advance(set[1]);
+        continue;
+      }
       if (set[1].tiles > 0 && set[1].token < args.next_n) {
         multiply(set[0], d[0]);
         multiply(set[1], d[1]);

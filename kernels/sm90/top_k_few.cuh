@@ -141,20 +141,21 @@ struct Sm90TopKFew {
     entry = static_cast<Composite>(key) << 32 | static_cast<unsigned>(entry);
     if (key >= from.key) atomicAdd(&bins()[min(key - from.key >> (from.shift - 32), kTopKBins - 1u)], 1);
   }
-  /// Lists and counts what reaches the bound in a chunk of this warp, or is NaN. `then` may fetch another in its place.
+  /// Lists and counts what reaches the bound in a chunk of this warp. `then` may fetch another in its place.
   template <class Then>
   __device__ void filter(Bound bound, const Part& part, int chunk, const float* scores, float least, Then then) {
     const int lane = simt::lane_id();
     const int unit = (chunk * kWarps + warp()) * (kChunk / 4) + lane;
     scores += 4 * lane;
-    unsigned reached = 0;
+    constexpr unsigned kAll = kFours == 8 ? ~0u : (1u << 4 * kFours) - 1;
+    unsigned reached = bound.key == 0 ? kAll : 0;  // with NaN, which is the least of all
 #pragma unroll 4  // as a whole it would not stay in registers
     for (int j = 0; j < kFours; ++j) {
       const float4 four = *reinterpret_cast<const float4*>(scores + 128 * j);
-      if (!(four.x < least)) reached |= 1u << 4 * j;
-      if (!(four.y < least)) reached |= 2u << 4 * j;
-      if (!(four.z < least)) reached |= 4u << 4 * j;
-      if (!(four.w < least)) reached |= 8u << 4 * j;
+      if (four.x >= least) reached |= 1u << 4 * j;
+      if (four.y >= least) reached |= 2u << 4 * j;
+      if (four.z >= least) reached |= 4u << 4 * j;
+      if (four.w >= least) reached |= 8u << 4 * j;
     }
     const int live = (static_cast<int>(part.units) - unit + 31) >> 5;  // units of this lane
     if (live < kFours) reached &= (1u << 4 * max(live, 0)) - 1;
@@ -192,7 +193,7 @@ struct Sm90TopKFew {
     if (position >= part.first) position += 4 * part.units;
     if (position >= part.end) return;
     const float score = part.scores[position];
-    if (score < least) return;
+    if (bound.key != 0 && !(score >= least)) return;
     const int at = atomicAdd(&scratch().listed, 1);
     if (at >= kList) return;
     list()[at] = raw(score, position);

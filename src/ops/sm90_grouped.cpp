@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 
+#include "core/log.hpp"
 #include "cuda/device_context.hpp"
 #include "jit/kernel_cache.hpp"
 
@@ -208,9 +209,13 @@ int tile_queue(const Context& context) {
     driver.check(driver.cuStreamIsCapturing(stream, &capturing), "cuStreamIsCapturing",
                  "launching a product");
   if (capturing == cuda::kCaptureStatusNone) return static_cast<int>(launches++ % kTileQueues);
-  if (recorded.load() >= kRecordedTileQueues) return -1;
-  const int mine = recorded++;
-  return mine < kRecordedTileQueues ? kTileQueues + mine : -1;
+  const int mine = recorded.load() < kRecordedTileQueues ? recorded++ : kRecordedTileQueues;
+  if (mine < kRecordedTileQueues) return kTileQueues + mine;
+  if (context.verbose("dispatch")) {
+    log_info("dispatch: all " + std::to_string(kRecordedTileQueues) +
+             " queues for recorded grouped products are in use: this one shares its tiles out beforehand");
+  }
+  return -1;
 }
 
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {

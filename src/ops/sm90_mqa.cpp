@@ -69,10 +69,10 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
   for (const int q_stages : {2, 1}) {
     for (const int stages : {16, 8}) {  // 8 are as much as is under way in the memory's latency
-      const int bytes =
-          sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
-                                sm90_mqa_rows(static_cast<int>(shape.next_n), static_cast<int>(padded(shape.heads))),
-                                stages, q_stages);
+      const int bytes = sm90_mqa_shared_bytes(
+          static_cast<int>(shape.requests),
+          sm90_mqa_rows(static_cast<int>(shape.next_n), static_cast<int>(padded(shape.heads))), stages,
+          q_stages);
       if (bytes + kSm90MqaStaticBytes <= device.shared_bytes_per_block) return {stages, q_stages, bytes};
     }
   }

@@ -185,6 +185,12 @@ TEST(Report, AGraphShowsItsGapsAndKernels) {
   const auto row = nlohmann::json::parse(report_json(all, peers())).at("rows")[0];
   EXPECT_DOUBLE_EQ(row.at("gaps_us").get<double>(), 1);
   EXPECT_EQ(row.at("kernel_us").size(), 3u);
+  all.rows[0].timing.method = "events";  // its mean holds the gaps
+  EXPECT_EQ(graph_lines(all.rows[0]), "  one CUDA graph 5.00 us (min 5.00)\n");
+  EXPECT_FALSE(nlohmann::json::parse(report_json(all, peers())).at("rows")[0].contains("gaps_us"));
+  all.rows[0].graph = {};
+  all.rows[0].graph.note = "it waits";
+  EXPECT_EQ(graph_lines(all.rows[0]), "  no CUDA graph: it waits\n");
 }
 
 TEST(Report, JsonHasEveryRow) {

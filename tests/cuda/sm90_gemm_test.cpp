@@ -266,6 +266,18 @@ TEST_F(Sm90OnFake, FewRowsAreQuantisedAndMultipliedInOneLaunchIfAsked) {
   }
   EXPECT_ERROR(NoImplementation, "sm90:fused needs at most 16 rows of x, got 17", launches(17, true, forced));
   EXPECT_EQ(launches(1, true, context({.strict = true})), 2) << "two steps, where these were faster";
+  for (const auto& [m, k, count] : {std::tuple{8, 2048, 1}, {9, 2048, 2}, {16, 1536, 1}, {8, 2176, 2}}) {
+    const int before = fake_.calls("cuLaunchKernelEx");
+    fp8_linear({.x = view(DType::bf16, {m, k}),
+                .w = view(DType::f8e4m3, {2112, k}),
+                .w_scale = view(DType::f32, {17, k / 128}),
+                .out = view(DType::bf16, {m, 2112}),
+                .q = view(DType::f8e4m3, {m, k}),
+                .q_scale = view(DType::f32, {m, k / 128}),
+                .decode = true},
+               context());
+    EXPECT_EQ(fake_.calls("cuLaunchKernelEx") - before, count) << m << " rows of " << k;
+  }
 }
 
 TEST_F(Sm90OnFake, TheHeadGateIsOneLaunch) {

@@ -296,6 +296,10 @@ TEST(PagedMqaLogitsOnDevice, HasTheScoresOfTheRaggedOpWhateverTheDrafts) {
     for (const std::int64_t next_n : {1, 2, 3, 4, 5, 8}) {
       check_paged(PagedBatch(5, next_n, 64, false, next_n), implementation);
     }
+    // More drafts than the sets of two warpgroups have at a time, so that the second has none at last.
+    check_paged(PagedBatch(3, 9, 64, false, 12), implementation);
+    check_paged(PagedBatch(3, 5, 128, false, 13), implementation);
+    check_paged(PagedBatch(3, 5, 64, false, 14, 16), implementation);
     check_paged(PagedBatch(3, 2, 8, false, 9), implementation);
     check_paged(PagedBatch(3, 2, 32, false, 11), implementation);
     if (implementation == "cuda:simt") check_paged(PagedBatch(3, 2, 20, true, 10), implementation);

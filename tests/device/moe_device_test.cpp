@@ -598,7 +598,7 @@ TEST(MoeCombineOnDevice, GivesTheBytesOfTheHost) {
   }
 }
 
-// By name: the op declines otherwise until these tests have passed.
+// By name, as every implementation here.
 const std::string kMoeForward = "moe_forward=cuda:chain";
 
 // A mixture of experts whose tensors are on the device.
@@ -688,10 +688,10 @@ TEST(MoeForwardOnDevice, AgreesWithTheHostInEveryLayout) {
       const Strided expected = device.result(GroupLayout::offsets);
       if (tokens == 0) continue;
       EXPECT_LT(calc_diff(expected.view, host.run(test_context())), kMostFromHost);
-      if (tokens == 5) {  // for so few values the rounding to FP8 comes to 1e-3, now a little more, now less
+      if (tokens <= 64) {  // as near to the mixture that quantises nothing as the host is
         const double of_the_host = calc_diff(host.run(test_context()), host.in_double());
         EXPECT_LT(of_the_host, 2e-3);
-        EXPECT_LT(calc_diff(expected.view, host.in_double()), 1.02 * of_the_host + 1e-5);
+        EXPECT_LT(calc_diff(expected.view, host.in_double()), 1.3 * of_the_host + 1e-5);
       }
       for (const GroupLayout layout : kGroupLayouts) {
         expect_same_bytes(device.result(layout).view, expected.view);

@@ -7,7 +7,7 @@
 namespace fathom {
 namespace {
 
-enum class Scores { normal, positive, flat, few_values, ascending, spikes, with_nan, late };
+enum class Scores { normal, positive, flat, few_values, ascending, spikes, with_nan, late, deceptive };
 constexpr Scores kScores[] = {Scores::normal,    Scores::positive, Scores::flat,     Scores::few_values,
                               Scores::ascending, Scores::spikes,   Scores::with_nan, Scores::late};
 
@@ -37,6 +37,9 @@ Tensor scores_of(Scores kind, std::int64_t rows, std::int64_t n, Random& random)
       case Scores::with_nan:
         if (i % 3 == 0) x[i] = std::numeric_limits<float>::quiet_NaN();
         if (i % 3 == 1) x[i] = -std::numeric_limits<float>::infinity();
+        break;
+      case Scores::deceptive:  // a sample of every eighth sees nothing else, and NaN is not what it promises
+        x[i] = i % 8 == 0 ? 10.0f : i % 5 == 0 ? std::numeric_limits<float>::quiet_NaN() : -1.0f;
         break;
       case Scores::late:  // the last positions have it all
         x[i] += column > 0.9f * static_cast<float>(n) ? 50.0f : 0.0f;
@@ -107,6 +110,7 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
     check(3, 5000, 2048, kind, TopKTransform::plain);
     check(2, 20000, 2048, kind, TopKTransform::paged);
     check(2, 20000, 100, kind, TopKTransform::ragged);
+    check(2, 8192, 2048, kind, TopKTransform::plain);
   }
   for (const std::int64_t page : {16, 32, 128}) {
     check(3, 5000, 300, Scores::normal, TopKTransform::paged, page);
@@ -125,7 +129,11 @@ TEST(TopKOnDevice, IsExactForAnySizes) {
                                    {1, 30000, 5000},
                                    {200, 9000, 512},
                                    {140, 40000, 33},
-                                   {3, 50001, 2048}}) {
+                                   {3, 50001, 2048},
+                                   {64, 65536, 2048},
+                                   {100, 30000, 2048},
+                                   {64, 100000, 2048},
+                                   {100, 100000, 2048}}) {
     check(rows, n, k, Scores::normal, TopKTransform::plain);
     check(rows, n, k, Scores::late, TopKTransform::paged);
   }

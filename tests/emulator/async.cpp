@@ -139,7 +139,8 @@ void read_transposed(const Operand& from, u32 columns, float* to) {
   }
 }
 
-/// A thread has columns 2 (lane % 4) and the next, and those 8 further, of rows lane / 4 and 8 further of its warp.
+/// A thread has columns 2 (lane % 4) and the next, and those 8 further, of rows lane / 4 and 8 further of its
+/// warp.
 void read_registers(const std::vector<std::array<u32, 4>>& rows, float* to) {
   for (u32 t = 0; t < 128; ++t) {
     for (u32 i = 0; i < 8; ++i) {

@@ -146,11 +146,10 @@ struct DsaAttentionArgs {
 ///   rule
 ///                per_token_group, others read bf16, or f32 where the weight is. w_uk and w_uv have one dtype
 ///   kv_cache     as mla_cache_store; index_cache as index_key_store
-///   inner        f32 or bf16, of what products put out between the products; f32 where `compute` is f32, as is x then
-///   selected, scores  only where max_seqlen_k exceeds index_topk; scores: f32, see mqa_logits
-///   out          f32 or bf16; accumulate needs f32
-///   workspace    contiguous, on 256 bytes (64 on the host); may hold anything, also NaN, and holds nothing
-///   of use afterwards
+///   inner        f32 or bf16, of what products put out between the products; f32 where `compute` is f32, as
+///   is x then selected, scores  only where max_seqlen_k exceeds index_topk; scores: f32, see mqa_logits out
+///   f32 or bf16; accumulate needs f32 workspace    contiguous, on 256 bytes (64 on the host); may hold
+///   anything, also NaN, and holds nothing of use afterwards
 ///
 /// A chain of public ops, whose contracts fix the order of every sum: a row's bytes depend neither on the
 /// other rows, nor on chunks, next_n or the threads (on CUDA: within mode extend, and within the other

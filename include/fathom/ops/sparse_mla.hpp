@@ -72,11 +72,11 @@ struct SparseMlaArgs {
 /// blocks of fixed size, so dense attention is this op over slots in ascending position, and a row's bytes
 /// depend on its q and its list of valid entries alone: not on the other rows, on padding or on the thread
 /// count. Slots that are not listed are never read. `decode` is for launches of few tokens: a GPU may then
-/// sum parts of 256 or 384 entries, by its heads, apart and join them in order, so the two classes differ in rounding; a Context
-/// that is `invariant` runs all calls in the other. Throws InvalidArgument if a shape or dtype differs,
-/// softmax_scale is not finite, a length is not in 0 to top_k or an index neither -1 nor a slot of the cache;
-/// nothing is written then. On a device, where these are not looked at, a length is taken as the nearest of
-/// these and such an index is no entry.
+/// sum parts of 384 entries, or 256 with more than 32 heads, apart and join them in order, so the two classes
+/// differ in rounding; a Context that is `invariant` runs all calls in the other. Throws InvalidArgument if a
+/// shape or dtype differs, softmax_scale is not finite, a length is not in 0 to top_k or an index neither -1
+/// nor a slot of the cache; nothing is written then. On a device, where these are not looked at, a length is
+/// taken as the nearest of these and such an index is no entry.
 void sparse_mla(const SparseMlaArgs& args, const Context& context);
 
 }  // namespace fathom

@@ -9,7 +9,7 @@ namespace {
 
 using Impl = Implementation<CopyRowsProblem, CopyRowsArgs>;
 
-// Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
+// Best first for each device. The last of each device takes every valid problem.
 constexpr Impl kImplementations[] = {
     {"cuda:simt", always, copy_rows_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, copy_rows_cpu},

@@ -68,8 +68,8 @@ Verdict fp8_linear_sm90_can_run(const Fp8LinearProblem& problem, const Context& 
   const Verdict verdict = sm90_gemm_verdict(
       {.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k}, problem.aligned, context);
   if (verdict) return verdict;
-  // Long rows are quantised again by every block that multiplies them: two launches are faster then, though a gap lies
-  // between them (docs/performance.md).
+  // Long rows are quantised again by every block that multiplies them: two launches are faster then, though a
+  // gap lies between them (docs/performance.md).
   if (problem.k <= (problem.m <= 8 ? 2048 : 1536)) return accept;
   return when_named(problem, context, "sm90:fused");
 }

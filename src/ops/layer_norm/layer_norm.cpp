@@ -10,7 +10,7 @@ namespace {
 
 using Impl = Implementation<LayerNormProblem, LayerNormArgs>;
 
-// Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
+// Best first for each device. The last of each device takes every valid problem.
 constexpr Impl kImplementations[] = {
     {"cuda:simt", always, layer_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, layer_norm_cpu},

@@ -9,7 +9,7 @@ namespace {
 
 using Impl = Implementation<RmsNormProblem, RmsNormArgs>;
 
-// Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
+// Best first for each device. The last of each device takes every valid problem.
 constexpr Impl kImplementations[] = {
     {"cuda:simt", always, rms_norm_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rms_norm_cpu},

@@ -15,7 +15,7 @@ namespace {
 
 using Impl = Implementation<RopeProblem, RopeArgs>;
 
-// Best first for each device. The reference takes every valid problem, `cuda:simt` by name.
+// Best first for each device. The last of each device takes every valid problem.
 constexpr Impl kImplementations[] = {
     {"cuda:simt", always, rope_simt, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:simd", always, rope_cpu},

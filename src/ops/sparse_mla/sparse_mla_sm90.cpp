@@ -58,8 +58,8 @@ void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args,
                              .part = part};
   const std::int64_t groups = ceil_div(problem.heads, heads);
   const auto cluster = static_cast<unsigned>(blocks);
-  // Blocks of 64 heads that write their rows themselves stay for several items: the next one's start hides behind the
-  // last one's end.
+  // Blocks of 64 heads that write their rows themselves stay for several items: the next one's start hides
+  // behind the last one's end.
   std::int64_t items = problem.tokens * groups;
   if (heads == 64 && blocks == 1 && kernel.aligned_out && kernel.mla.out.bf16) {
     items = std::min<std::int64_t>(items, cuda::device_context(context).info().num_sms);

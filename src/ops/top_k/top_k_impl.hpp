@@ -17,7 +17,6 @@ Verdict top_k_sm90_can_run(const TopKProblem& problem, const Context& context);
 void top_k_sm90(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 /// None if it declines the problem.
 std::vector<jit::Source> top_k_sm90_kernels(const TopKProblem& problem, const cuda::DeviceInfo& device);
-/// Plain and ragged: always. Pages have not run on a device in this form.
 void top_k_simt(const TopKProblem& problem, const TopKArgs& args, const Context& context);
 
 /// Writes what the transform makes of selected positions: one row at a time.
