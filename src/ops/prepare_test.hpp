@@ -1,6 +1,7 @@
 // Problems of the ops that normalise, rotate and store, for their tests on the host and on a device.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <ostream>
 #include <vector>
@@ -44,6 +45,35 @@ inline std::vector<PrepareCase> prepare_cases() {
     cases.push_back({3, 16, 6, 3, style, true, DType::f32, DType::f32});
     cases.push_back({4, 512, 64, 33, style, true, DType::f32, DType::bf16});
     cases.push_back({2, 1, 0, 1, style, true, DType::f32, DType::f32});
+  }
+  return cases;
+}
+
+struct MlaPrepareCase {
+  std::int64_t tokens, lora, rope_dim, heads;
+  RopeStyle style;
+  DType cache, x;
+};
+inline std::ostream& operator<<(std::ostream& out, const MlaPrepareCase& c) {
+  return out << to_string(c.style) << " " << to_string(c.cache) << " " << c.tokens << " " << c.lora << " "
+             << to_string(c.x);
+}
+
+/// The model's sizes, odd ones, and `own`, in every form.
+inline std::vector<MlaPrepareCase> mla_prepare_cases(const std::array<std::int64_t, 4>& own) {
+  std::vector<MlaPrepareCase> cases;
+  for (const RopeStyle style : {RopeStyle::interleaved, RopeStyle::half_split}) {
+    for (const DType cache : {DType::u8, DType::bf16, DType::f32}) {
+      for (const auto& [tokens, lora, rope_dim, heads] : {std::array<std::int64_t, 4>{1, 512, 64, 128},
+                                                          {67, 512, 64, 3},
+                                                          {5, 128, 6, 0},
+                                                          {9, 300, 38, 2},
+                                                          own}) {
+        if (cache == DType::u8 && lora % 128 != 0) continue;
+        for (const DType x : {DType::f32, DType::bf16})
+          cases.push_back({tokens, lora, rope_dim, heads, style, cache, x});
+      }
+    }
   }
   return cases;
 }

@@ -171,53 +171,42 @@ TEST(IndexPrepareOnDevice, DeclinesRowsTooLong) {
 
 TEST(MlaPrepareOnDevice, HasTheBytesOfTheCpu) {
   if (!norms_agree()) GTEST_SKIP() << "needs the norms of AVX-512 on the host";
-  for (const RopeStyle style : {RopeStyle::interleaved, RopeStyle::half_split}) {
-    for (const DType cache_dtype : {DType::u8, DType::bf16, DType::f32}) {
-      for (const auto& [tokens, lora, rope_dim, heads] : {std::tuple{1, 512, 64, 128},
-                                                          {67, 512, 64, 3},
-                                                          {5, 128, 6, 0},
-                                                          {9, 300, 38, 2},
-                                                          {2, 2048, 64, 9}}) {
-        if (cache_dtype == DType::u8 && lora % 128 != 0) continue;
-        for (const DType x : {DType::f32, DType::bf16}) {
-          SCOPED_TRACE(testing::Message() << to_string(style) << " " << to_string(cache_dtype) << " "
-                                          << tokens << " " << lora << " " << to_string(x));
-          const PrepareCase c{tokens, lora, rope_dim, 0, style, false, x, DType::bf16, tokens % 2 == 0};
-          const DType other = x == DType::f32 ? DType::bf16 : DType::f32;
-          Random random(tokens + lora);
-          const auto heads_at = [&, heads = heads, rope_dim = rope_dim](std::int64_t head, std::int64_t at) {
-            return [=](const TensorView& all) { return with_heads(all, heads, rope_dim, head, at); };
-          };
-          const Twin latent(random.normal(x, {tokens, lora + 1}, 20), columns(lora));
-          const Twin rope(random.normal(x, {tokens, rope_dim + 1}), columns(rope_dim));
-          const Twin weight(random.uniform(other, {lora}, 0.5, 2));
-          const Twin positions(random_positions(random, c));
-          const Twin table(random.normal(DType::f32, {kPrepareTable, rope_dim}));
-          const Twin slots(random_slots(random, c, kSlots));
-          const std::int64_t width =
-              cache_dtype == DType::u8 ? mla_cache_entry_bytes(lora, rope_dim) : lora + rope_dim;
-          const Twin cache(poisoned(cache_dtype, {kSlots, width + 3}), columns(width));
-          const std::int64_t some = std::max(heads, 1);
-          const Twin q(random.normal(x, {tokens, some * (rope_dim + 10)}), heads_at(rope_dim + 10, 10));
-          const Twin q_out(poisoned(other, {tokens, some * (rope_dim + 1)}), heads_at(rope_dim + 1, 0));
-          for (const bool device : {true, false}) {
-            mla_prepare({.latent = on(latent, device),
-                         .rope = on(rope, device),
-                         .weight = on(weight, device),
-                         .positions = on(positions, device),
-                         .cos_sin = on(table, device),
-                         .slots = on(slots, device),
-                         .cache = on(cache, device),
-                         .q = heads > 0 ? on(q, device) : TensorView{},
-                         .q_out = heads > 0 ? on(q_out, device) : TensorView{},
-                         .style = style},
-                        device ? device_context("cuda:simt") : test_context());
-          }
-          cache.expect_same();
-          q_out.expect_same();
-        }
-      }
+  for (const MlaPrepareCase& shape : mla_prepare_cases({2, 2048, 64, 9})) {
+    SCOPED_TRACE(testing::Message() << shape);
+    const auto [tokens, lora, rope_dim, heads, style, cache_dtype, x] = shape;
+    const PrepareCase c{tokens, lora, rope_dim, 0, style, false, x, DType::bf16, tokens % 2 == 0};
+    const DType other = x == DType::f32 ? DType::bf16 : DType::f32;
+    Random random(tokens + lora);
+    const auto heads_at = [&, heads = heads, rope_dim = rope_dim](std::int64_t head, std::int64_t at) {
+      return [=](const TensorView& all) { return with_heads(all, heads, rope_dim, head, at); };
+    };
+    const Twin latent(random.normal(x, {tokens, lora + 1}, 20), columns(lora));
+    const Twin rope(random.normal(x, {tokens, rope_dim + 1}), columns(rope_dim));
+    const Twin weight(random.uniform(other, {lora}, 0.5, 2));
+    const Twin positions(random_positions(random, c));
+    const Twin table(random.normal(DType::f32, {kPrepareTable, rope_dim}));
+    const Twin slots(random_slots(random, c, kSlots));
+    const std::int64_t width =
+        cache_dtype == DType::u8 ? mla_cache_entry_bytes(lora, rope_dim) : lora + rope_dim;
+    const Twin cache(poisoned(cache_dtype, {kSlots, width + 3}), columns(width));
+    const std::int64_t some = std::max<std::int64_t>(heads, 1);
+    const Twin q(random.normal(x, {tokens, some * (rope_dim + 10)}), heads_at(rope_dim + 10, 10));
+    const Twin q_out(poisoned(other, {tokens, some * (rope_dim + 1)}), heads_at(rope_dim + 1, 0));
+    for (const bool device : {true, false}) {
+      mla_prepare({.latent = on(latent, device),
+                   .rope = on(rope, device),
+                   .weight = on(weight, device),
+                   .positions = on(positions, device),
+                   .cos_sin = on(table, device),
+                   .slots = on(slots, device),
+                   .cache = on(cache, device),
+                   .q = heads > 0 ? on(q, device) : TensorView{},
+                   .q_out = heads > 0 ? on(q_out, device) : TensorView{},
+                   .style = style},
+                  device ? device_context("cuda:simt") : test_context());
     }
+    cache.expect_same();
+    q_out.expect_same();
   }
 }
 

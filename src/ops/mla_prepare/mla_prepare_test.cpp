@@ -28,64 +28,53 @@ void chain(const MlaPrepareArgs& args, const Context& context) {
 
 // Projections side by side, queries at the end of whole heads, rows of the cache with something between them.
 TEST(MlaPrepare, HasTheBytesOfTheChain) {
-  for (const RopeStyle style : {RopeStyle::interleaved, RopeStyle::half_split}) {
-    for (const DType cache_dtype : {DType::u8, DType::bf16, DType::f32}) {
-      for (const auto& [tokens, lora, rope_dim, heads] : {std::tuple{1, 512, 64, 128},
-                                                          {67, 512, 64, 3},
-                                                          {5, 128, 6, 0},
-                                                          {0, 128, 64, 2},
-                                                          {9, 300, 38, 2}}) {
-        if (cache_dtype == DType::u8 && lora % 128 != 0) continue;
-        for (const DType x : {DType::f32, DType::bf16}) {
-          SCOPED_TRACE(testing::Message() << to_string(style) << " " << to_string(cache_dtype) << " "
-                                          << tokens << " " << lora << " " << to_string(x));
-          const PrepareCase c{tokens, lora, rope_dim, 0, style, false, x, DType::bf16, tokens % 2 == 0};
-          const DType other = x == DType::f32 ? DType::bf16 : DType::f32;
-          Random random(tokens + lora);
-          const Tensor kv = random.normal(x, {tokens, lora + rope_dim}, 20);
-          TensorView rope = first_columns(kv, rope_dim);
-          if (rope.data != nullptr) rope.data = rope.as<std::byte>() + lora * size_of(x);
-          const Tensor weight = random.uniform(other, {lora}, 0.5, 2);
-          const Tensor positions = random_positions(random, c);
-          const Tensor table = random.normal(DType::f32, {kPrepareTable, rope_dim});
-          const Tensor slots = random_slots(random, c, kSlots);
-          const std::int64_t width =
-              cache_dtype == DType::u8 ? mla_cache_entry_bytes(lora, rope_dim) : lora + rope_dim;
-          const Tensor got = poisoned(cache_dtype, {kSlots, width + 3});
-          const Tensor expected = poisoned(cache_dtype, {kSlots, width + 3});
-          const Tensor q = random.normal(x, {tokens, heads * (rope_dim + 10)});
-          const Tensor q_got = poisoned(other, {tokens, heads * (rope_dim + 1)});
-          const Tensor q_expected = poisoned(other, {tokens, heads * (rope_dim + 1)});
-          MlaPrepareArgs args{.latent = first_columns(kv, lora),
-                              .rope = rope,
-                              .weight = weight,
-                              .positions = positions,
-                              .cos_sin = table,
-                              .slots = slots,
-                              .cache = first_columns(got, width),
-                              .style = style,
-                              .epsilon = 1e-5f};
-          if (heads > 0) {
-            args.q = with_heads(q, heads, rope_dim, rope_dim + 10, 10);
-            args.q_out = with_heads(q_got, heads, rope_dim, rope_dim + 1);
-          }
-          mla_prepare(args, test_context());
-          args.cache = first_columns(expected, width);
-          if (heads > 0) args.q_out = with_heads(q_expected, heads, rope_dim, rope_dim + 1);
-          chain(args, test_context());
-          expect_same_bytes(got, expected);
-          expect_same_bytes(q_got, q_expected);
-          mla_prepare(args, forced_context("ref:any"));
-          if (cache_dtype != DType::u8 && tokens > 0) {
-            const TensorView used = first_columns(got, width);
-            for (std::int64_t t = 0; t < tokens; ++t) {
-              const auto slot = static_cast<std::int64_t>(slots[t]);
-              if (slot < 0) continue;
-              expect_close(used.rows(slot, slot + 1), args.cache.rows(slot, slot + 1),
-                           {.relative = cache_dtype == DType::bf16 ? 0x1p-7 : 1e-5, .absolute = 1e-4});
-            }
-          }
-        }
+  for (const MlaPrepareCase& shape : mla_prepare_cases({0, 128, 64, 2})) {
+    SCOPED_TRACE(testing::Message() << shape);
+    const auto [tokens, lora, rope_dim, heads, style, cache_dtype, x] = shape;
+    const PrepareCase c{tokens, lora, rope_dim, 0, style, false, x, DType::bf16, tokens % 2 == 0};
+    const DType other = x == DType::f32 ? DType::bf16 : DType::f32;
+    Random random(tokens + lora);
+    const Tensor kv = random.normal(x, {tokens, lora + rope_dim}, 20);
+    TensorView rope = first_columns(kv, rope_dim);
+    if (rope.data != nullptr) rope.data = rope.as<std::byte>() + lora * size_of(x);
+    const Tensor weight = random.uniform(other, {lora}, 0.5, 2);
+    const Tensor positions = random_positions(random, c);
+    const Tensor table = random.normal(DType::f32, {kPrepareTable, rope_dim});
+    const Tensor slots = random_slots(random, c, kSlots);
+    const std::int64_t width =
+        cache_dtype == DType::u8 ? mla_cache_entry_bytes(lora, rope_dim) : lora + rope_dim;
+    const Tensor got = poisoned(cache_dtype, {kSlots, width + 3});
+    const Tensor expected = poisoned(cache_dtype, {kSlots, width + 3});
+    const Tensor q = random.normal(x, {tokens, heads * (rope_dim + 10)});
+    const Tensor q_got = poisoned(other, {tokens, heads * (rope_dim + 1)});
+    const Tensor q_expected = poisoned(other, {tokens, heads * (rope_dim + 1)});
+    MlaPrepareArgs args{.latent = first_columns(kv, lora),
+                        .rope = rope,
+                        .weight = weight,
+                        .positions = positions,
+                        .cos_sin = table,
+                        .slots = slots,
+                        .cache = first_columns(got, width),
+                        .style = style,
+                        .epsilon = 1e-5f};
+    if (heads > 0) {
+      args.q = with_heads(q, heads, rope_dim, rope_dim + 10, 10);
+      args.q_out = with_heads(q_got, heads, rope_dim, rope_dim + 1);
+    }
+    mla_prepare(args, test_context());
+    args.cache = first_columns(expected, width);
+    if (heads > 0) args.q_out = with_heads(q_expected, heads, rope_dim, rope_dim + 1);
+    chain(args, test_context());
+    expect_same_bytes(got, expected);
+    expect_same_bytes(q_got, q_expected);
+    mla_prepare(args, forced_context("ref:any"));
+    if (cache_dtype != DType::u8 && tokens > 0) {
+      const TensorView used = first_columns(got, width);
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        const auto slot = static_cast<std::int64_t>(slots[t]);
+        if (slot < 0) continue;
+        expect_close(used.rows(slot, slot + 1), args.cache.rows(slot, slot + 1),
+                     {.relative = cache_dtype == DType::bf16 ? 0x1p-7 : 1e-5, .absolute = 1e-4});
       }
     }
   }
