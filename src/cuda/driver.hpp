@@ -33,6 +33,8 @@
   X(cuStreamBeginCapture_v2, StreamHandle, int)                                                              \
   X(cuStreamEndCapture, StreamHandle, GraphHandle*)                                                          \
   X(cuStreamIsCapturing, StreamHandle, int*)                                                                 \
+  X(cuStreamGetCaptureInfo_v3, StreamHandle, int*, std::uint64_t*, GraphHandle*, const GraphNodeHandle**,    \
+    const GraphEdgeData**, std::size_t*)                                                                     \
   X(cuEventCreate, EventHandle*, unsigned)                                                                   \
   X(cuEventDestroy_v2, EventHandle)                                                                          \
   X(cuEventRecord, EventHandle, StreamHandle)                                                                \
@@ -64,6 +66,9 @@
   X(cuGraphInstantiateWithFlags, GraphExecHandle*, GraphHandle, unsigned long long)                          \
   X(cuGraphLaunch, GraphExecHandle, StreamHandle)                                                            \
   X(cuGraphDestroy, GraphHandle)                                                                             \
+  X(cuGraphRetainUserObject, GraphHandle, UserObjectHandle, unsigned, unsigned)                              \
+  X(cuUserObjectCreate, UserObjectHandle*, void*, void (*)(void*), unsigned, unsigned)                       \
+  X(cuUserObjectRelease, UserObjectHandle, unsigned)                                                         \
   X(cuGraphExecDestroy, GraphExecHandle)
 
 namespace fathom::cuda {

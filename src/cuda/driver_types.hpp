@@ -13,6 +13,9 @@ struct CUmod_st;
 struct CUfunc_st;
 struct CUgraph_st;
 struct CUgraphExec_st;
+struct CUgraphNode_st;
+struct CUgraphEdgeData_st;
+struct CUuserObject_st;
 
 namespace fathom::cuda {
 
@@ -35,6 +38,9 @@ using ModuleHandle = CUmod_st*;
 using FunctionHandle = CUfunc_st*;
 using GraphHandle = CUgraph_st*;
 using GraphExecHandle = CUgraphExec_st*;
+using GraphNodeHandle = CUgraphNode_st*;
+using GraphEdgeData = CUgraphEdgeData_st;
+using UserObjectHandle = CUuserObject_st*;
 
 // CUdevice_attribute
 enum DeviceAttribute : int {
@@ -66,13 +72,15 @@ enum FunctionAttribute : int {
 enum PointerAttribute : int { kPointerMemoryType = 2, kPointerDeviceOrdinal = 9 };
 inline constexpr unsigned kMemoryTypeDevice = 2;
 
-// Flags of streams, events and stream capture.
+// Flags of streams, events, stream capture and what a graph keeps.
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDefault = 0;
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr int kCaptureThreadLocal = 1;
 inline constexpr int kCaptureStatusNone = 0;
 inline constexpr int kCaptureStatusActive = 1;
+inline constexpr unsigned kUserObjectNoDestructorSync = 1;
+inline constexpr unsigned kGraphUserObjectMove = 1;
 
 // CUlaunchAttribute and CUlaunchConfig
 enum LaunchAttributeId : int {

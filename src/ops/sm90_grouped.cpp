@@ -3,15 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <iterator>
 #include <optional>
 #include <span>
 
-#include "core/log.hpp"
 #include "cuda/device_context.hpp"
 #include "jit/kernel_cache.hpp"
+#include "ops/tile_queues.hpp"
 
 namespace fathom {
 namespace {
@@ -197,25 +196,6 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
   const std::int64_t tiles_n = ceil_div(shape.n, best.n);
   if (best.m * best.n > 128 * 192 && blocks >= 8 && (tiles_n % 2 == 0 || tiles_n > 20)) kernel.cluster_n = 2;
   return kernel;
-}
-
-int tile_queue(const Context& context) {
-  static std::atomic<unsigned> launches = 0;
-  static std::atomic<int> recorded = 0;
-  const cuda::StreamHandle stream = cuda::stream_of(context);
-  const cuda::Driver& driver = cuda::device_context(context).driver();
-  int capturing = cuda::kCaptureStatusNone;
-  if (stream != nullptr)
-    driver.check(driver.cuStreamIsCapturing(stream, &capturing), "cuStreamIsCapturing",
-                 "launching a product");
-  if (capturing == cuda::kCaptureStatusNone) return static_cast<int>(launches++ % kTileQueues);
-  const int mine = recorded.load() < kRecordedTileQueues ? recorded++ : kRecordedTileQueues;
-  if (mine < kRecordedTileQueues) return kTileQueues + mine;
-  if (context.verbose("dispatch")) {
-    log_info("dispatch: all " + std::to_string(kRecordedTileQueues) +
-             " queues for recorded grouped products are in use: this one shares its tiles out beforehand");
-  }
-  return -1;
 }
 
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {

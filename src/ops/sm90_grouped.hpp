@@ -50,11 +50,6 @@ Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped);
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
 
-/// The queue that the next launch on the context's stream draws its tiles from. A recorded launch may be
-/// replayed beside any other, so it has one that is never given away again, or -1, none, when these are used
-/// up. The others take turns: thousands of launches lie between two that have the same.
-int tile_queue(const Context& context);
-
 /// What a problem may launch on the device: the kernel of cuda:simt, and on Hopper the planned ones.
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
 

@@ -175,7 +175,14 @@ class FakeDriver {
   Result act(Tag<&Driver::cuStreamBeginCapture_v2>, StreamHandle, int) { return capturing = true, kSuccess; }
   Result act(Tag<&Driver::cuStreamEndCapture>, StreamHandle, GraphHandle* handle) {
     capturing = false;
-    return give(handle);
+    *handle = recorded();
+    recorded_ = nullptr;
+    return kSuccess;
+  }
+  Result act(Tag<&Driver::cuStreamGetCaptureInfo_v3>, StreamHandle, int* status, std::uint64_t*,
+             GraphHandle* handle, const GraphNodeHandle**, const GraphEdgeData**, std::size_t*) {
+    *handle = recorded();
+    return *status = kCaptureStatusActive, kSuccess;
   }
   Result act(Tag<&Driver::cuStreamIsCapturing>, StreamHandle, int* status) {
     return *status = capturing ? kCaptureStatusActive : kCaptureStatusNone, kSuccess;
@@ -185,12 +192,28 @@ class FakeDriver {
   Result act(Tag<&Driver::cuEventElapsedTime>, float* ms, EventHandle, EventHandle) {
     return *ms = 1.0f, kSuccess;
   }
-  Result act(Tag<&Driver::cuGraphInstantiateWithFlags>, GraphExecHandle* handle, GraphHandle,
+  Result act(Tag<&Driver::cuGraphInstantiateWithFlags>, GraphExecHandle* handle, GraphHandle graph,
              unsigned long long) {
-    return give(handle);
+    give(handle);
+    kept_[*handle] = kept_[graph];
+    return kSuccess;
   }
-  Result act(Tag<&Driver::cuGraphDestroy>, GraphHandle) { return take(); }
-  Result act(Tag<&Driver::cuGraphExecDestroy>, GraphExecHandle) { return take(); }
+  Result act(Tag<&Driver::cuGraphDestroy>, GraphHandle graph) { return kept_.erase(graph), take(); }
+  Result act(Tag<&Driver::cuGraphExecDestroy>, GraphExecHandle graph) { return kept_.erase(graph), take(); }
+  Result act(Tag<&Driver::cuUserObjectCreate>, UserObjectHandle* handle, void* value, void (*destroy)(void*),
+             unsigned, unsigned) {
+    give(handle);
+    objects_[*handle] = std::shared_ptr<void>(value, destroy);
+    return kSuccess;
+  }
+  Result act(Tag<&Driver::cuGraphRetainUserObject>, GraphHandle graph, UserObjectHandle object, unsigned,
+             unsigned) {
+    kept_[graph].push_back(objects_[object]);
+    return objects_.erase(object), take();
+  }
+  Result act(Tag<&Driver::cuUserObjectRelease>, UserObjectHandle object, unsigned) {
+    return objects_.erase(object), take();
+  }
   Result act(Tag<&Driver::cuModuleLoadData>, ModuleHandle* handle, const void*) { return give(handle); }
   Result act(Tag<&Driver::cuModuleUnload>, ModuleHandle) { return take(); }
   Result act(Tag<&Driver::cuModuleGetFunction>, FunctionHandle* handle, ModuleHandle, const char*) {
@@ -237,6 +260,10 @@ class FakeDriver {
     return kSuccess;
   }
 
+  GraphHandle recorded() {
+    if (recorded_ == nullptr) give(&recorded_);
+    return recorded_;
+  }
   const DeviceInfo& device(DeviceId id) const { return devices[static_cast<std::size_t>(id)]; }
 
   static inline FakeDriver* current_ = nullptr;  // plain function pointers carry no state; one fake at a time
@@ -245,6 +272,9 @@ class FakeDriver {
   std::map<std::string, int> calls_;
   std::map<std::string, Failure> failures_;
   std::set<void*> memory_;
+  GraphHandle recorded_ = nullptr;
+  std::map<UserObjectHandle, std::shared_ptr<void>> objects_;
+  std::map<void*, std::vector<std::shared_ptr<void>>> kept_;  // by a graph or its instance
   std::uintptr_t handles_ = 0;
   int live_ = 0;
 };

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "cuda/device_context.hpp"
 #include "fake_driver.hpp"
+#include "fathom/cuda/device.hpp"
 #include "fathom/engine/problems.hpp"
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
@@ -14,6 +16,7 @@
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
 #include "ops/sm90_grouped.hpp"
+#include "ops/tile_queues.hpp"
 
 namespace fathom {
 namespace {
@@ -235,13 +238,43 @@ TEST_F(Sm90GroupedOnFake, LaunchesThatMayRunTogetherDrawFromDifferentQueues) {
   EXPECT_EQ(*queues.begin(), 0);
   EXPECT_EQ(*queues.rbegin(), kTileQueues - 1);
   EXPECT_TRUE(queues.contains(tile_queue(on_stream))) << "they come round";
-  fake_.capturing = true;
-  for (int queue; (queue = tile_queue(on_stream)) >= 0;) EXPECT_TRUE(queues.insert(queue).second) << queue;
-  EXPECT_GT(std::ssize(queues), kTileQueues + kRecordedTileQueues / 2);
-  EXPECT_LT(*queues.rbegin(), kTileQueues + kRecordedTileQueues);
-  EXPECT_EQ(tile_queue(on_stream), -1) << "used up";
-  fake_.capturing = false;
+  const auto record = [&](int launches) {
+    return cuda::Graph::capture(on_stream, [&] {
+      for (int i = 0; i < launches; ++i) EXPECT_TRUE(queues.insert(tile_queue(on_stream)).second) << i;
+    });
+  };
+  std::optional<cuda::Graph> first = record(100);
+  const cuda::Graph second = record(kRecordedTileQueues - 100);
+  EXPECT_EQ(std::ssize(queues), kTileQueues + kRecordedTileQueues);
+  EXPECT_EQ(*queues.rbegin(), kTileQueues + kRecordedTileQueues - 1);
+  const auto third = [&] { cuda::Graph::capture(on_stream, [&] { queues.insert(tile_queue(on_stream)); }); };
+  third();
+  EXPECT_EQ(*queues.begin(), -1) << "used up";
   EXPECT_TRUE(queues.contains(tile_queue(on_stream)));
+
+  // A graph gives back what it had, and only that.
+  queues.clear();
+  first.reset();
+  first.emplace(record(100));
+  third();
+  EXPECT_EQ(std::ssize(queues), 101);
+  EXPECT_EQ(*queues.begin(), -1);
+}
+
+TEST_F(Sm90GroupedOnFake, GivesAQueueBackIfItsGraphCannotKeepIt) {
+  const Context on_stream = context("sm90:wgmma").on_stream(&fake_);
+  std::set<int> queues;
+  for (const char* call : {"cuStreamGetCaptureInfo_v3", "cuUserObjectCreate", "cuGraphRetainUserObject"}) {
+    const int handles = fake_.live_handles();
+    fake_.fail(call);
+    EXPECT_ERROR(CudaError, call, cuda::Graph::capture(on_stream, [&] { tile_queue(on_stream); }));
+    EXPECT_EQ(fake_.live_handles(), handles);
+  }
+  const cuda::Graph all = cuda::Graph::capture(on_stream, [&] {
+    for (int i = 0; i < kRecordedTileQueues; ++i) queues.insert(tile_queue(on_stream));
+  });
+  EXPECT_EQ(*queues.begin(), kTileQueues);
+  EXPECT_EQ(std::ssize(queues), kRecordedTileQueues);
 }
 
 TEST_F(Sm90GroupedOnFake, SaysWhyItDeclines) {

@@ -10,6 +10,7 @@
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "on_device.hpp"
 #include "ops/grouped_test.hpp"
+#include "ops/tile_queues.hpp"
 
 namespace fathom {
 namespace {
@@ -486,6 +487,23 @@ TEST_P(GroupedOnDevice, GraphsFollowTheCounts) {
         }
       }
     }
+  }
+}
+
+// The queues of tiles of graphs that are gone serve others: more graphs than there are queues, and none is
+// without.
+TEST(GroupedGraphs, GiveTheirQueuesBack) {
+  const Context& context = device_context("sm90:wgmma");
+  const cuda::Stream stream(context);
+  const Context on_stream = context.on_stream(stream.handle());
+  constexpr int kLaunches = 128;
+  for (int i = 0; i < 3 * kRecordedTileQueues / kLaunches; ++i) {
+    const cuda::Graph graph = cuda::Graph::capture(on_stream, [&] {
+      for (int launch = 0; launch < kLaunches; ++launch) ASSERT_GE(tile_queue(on_stream), kTileQueues) << i;
+    });
+    graph.launch(on_stream);
+    stream.synchronize();
+    ASSERT_FALSE(HasFailure());
   }
 }
 

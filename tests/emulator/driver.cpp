@@ -54,7 +54,11 @@ struct Event {
   std::chrono::steady_clock::time_point time;
   bool captured = false;
 };
-using Graph = std::vector<std::function<Result()>>;
+struct Graph {
+  std::vector<std::function<Result()>> actions;
+  std::vector<std::shared_ptr<void>> kept;  // an instance keeps what its graph does
+};
+using UserObject = std::shared_ptr<void>;
 
 struct Machine {
   std::recursive_mutex mutex;
@@ -78,7 +82,7 @@ int context_home = 0;
 Result perform(StreamHandle stream, std::function<Result()> action) {
   Machine& m = machine();
   if (stream != nullptr && reinterpret_cast<Stream*>(stream)->capturing) {
-    m.recording->push_back(std::move(action));
+    m.recording->actions.push_back(std::move(action));
     return kSuccess;
   }
   if (m.failed != kSuccess) return m.failed;
@@ -238,6 +242,17 @@ FATHOM_EXPORT cuStreamIsCapturing(StreamHandle stream, int* status) {
   FATHOM_LOCK;
   const bool capturing = stream != nullptr && reinterpret_cast<Stream*>(stream)->capturing;
   return *status = capturing ? kCaptureStatusActive : kCaptureStatusNone, kSuccess;
+}
+
+FATHOM_EXPORT cuStreamGetCaptureInfo_v3(StreamHandle stream, int* status, std::uint64_t* id,
+                                        GraphHandle* graph, const GraphNodeHandle** nodes,
+                                        const GraphEdgeData** edges, std::size_t* count) {
+  FATHOM_LOCK;
+  *id = *count = 0;
+  *nodes = nullptr;
+  *edges = nullptr;
+  *graph = reinterpret_cast<GraphHandle>(machine().recording);
+  return cuStreamIsCapturing(stream, status);
 }
 
 FATHOM_EXPORT cuEventCreate(EventHandle* event, unsigned) {
@@ -449,7 +464,7 @@ FATHOM_EXPORT cuGraphInstantiateWithFlags(GraphExecHandle* instance, GraphHandle
 FATHOM_EXPORT cuGraphLaunch(GraphExecHandle graph, StreamHandle stream) {
   FATHOM_LOCK;
   return perform(stream, [graph] {
-    for (const auto& action : *reinterpret_cast<Graph*>(graph)) {
+    for (const auto& action : reinterpret_cast<Graph*>(graph)->actions) {
       if (const Result status = action(); status != kSuccess) return status;
     }
     return kSuccess;
@@ -457,6 +472,22 @@ FATHOM_EXPORT cuGraphLaunch(GraphExecHandle graph, StreamHandle stream) {
 }
 FATHOM_EXPORT cuGraphDestroy(GraphHandle graph) {
   delete reinterpret_cast<Graph*>(graph);
+  return kSuccess;
+}
+FATHOM_EXPORT cuUserObjectCreate(UserObjectHandle* object, void* value, void (*destroy)(void*), unsigned,
+                                 unsigned) {
+  return *object = reinterpret_cast<UserObjectHandle>(new UserObject(value, destroy)), kSuccess;
+}
+FATHOM_EXPORT cuGraphRetainUserObject(GraphHandle graph, UserObjectHandle object, unsigned, unsigned flags) {
+  FATHOM_LOCK;
+  if (flags != kGraphUserObjectMove) return kErrorInvalidValue;
+  auto* moved = reinterpret_cast<UserObject*>(object);
+  reinterpret_cast<Graph*>(graph)->kept.push_back(std::move(*moved));
+  delete moved;
+  return kSuccess;
+}
+FATHOM_EXPORT cuUserObjectRelease(UserObjectHandle object, unsigned) {
+  delete reinterpret_cast<UserObject*>(object);
   return kSuccess;
 }
 FATHOM_EXPORT cuGraphExecDestroy(GraphExecHandle graph) {
