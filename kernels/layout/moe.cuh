@@ -45,6 +45,7 @@ struct MoePermuteKernelArgs {
   long long x_scale_row, x_scale_column, out_scale_group, out_scale_row, out_scale_column;  // words
 };
 inline constexpr int kPermuteThreads = 256;     // of the blocks that copy
+inline constexpr int kPermuteFewSlots = 32;     // one for every lane of a warp
 inline constexpr int kPermuteMostSlots = 2048;  // placed by every copying block for itself
 inline constexpr int kPlaceThreads = 512;       // of the blocks that place slots, a slot each
 /// Two or three numbers of every group, and the end of the last one.

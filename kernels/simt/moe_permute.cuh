@@ -145,15 +145,28 @@ struct RowPart {
   }
 };
 
-/// Row `token` of x and its scales to the rows that row_of_slot(slot) names, by `step` threads. `part` is loaded with
+/// Row `token` of x and its scales, by `step` threads: store(pass) puts `part` where it belongs. `part` is loaded with
 /// pass 0.
+template <class Word, class Store>
+__device__ __forceinline__ void copy_passes(const MoePermuteKernelArgs& args, long long token, int thread, int step,
+                                            RowPart<Word>& part, const Store& store) {
+  const long long words = args.width / static_cast<long long>(sizeof(Word));
+#pragma unroll 1
+  for (int pass = 0;;) {
+    store(pass);
+    ++pass;
+    const long long done = static_cast<long long>(pass) * step;  // scales; and kWords words for each
+    if (done * RowPart<Word>::kWords >= words && done >= args.scales) return;
+    part.load(args, token, thread, step, pass);
+  }
+}
+
+/// The same to the rows that row_of_slot(slot) names.
 template <class Word, class Rows>
 __device__ __forceinline__ void copy_token(const MoePermuteKernelArgs& args, long long token, int thread, int step,
                                            RowPart<Word>& part, const Rows& row_of_slot) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const long long words = args.width / static_cast<long long>(sizeof(Word));
-#pragma unroll 1
-  for (int pass = 0;;) {
+  copy_passes(args, token, thread, step, part, [&](int pass) {
 #pragma unroll 1
     for (int first = 0; first < args.top_k; first += 32) {
       const int own = first + lane < args.top_k ? row_of_slot(first + lane) : -1;
@@ -164,11 +177,7 @@ __device__ __forceinline__ void copy_token(const MoePermuteKernelArgs& args, lon
         if (row >= 0) part.store(args, row, thread, step, pass);
       }
     }
-    ++pass;
-    const long long done = static_cast<long long>(pass) * step;  // scales; and kWords words for each
-    if (done * RowPart<Word>::kWords >= words && done >= args.scales) return;
-    part.load(args, token, thread, step, pass);
-  }
+  });
 }
 
 /// Counts slots by group, those before `first` apart from the others. kAhead: loads under way together.
@@ -240,11 +249,11 @@ __device__ void moe_permute(const MoePermuteKernelArgs& args, int* shared) {
   __shared__ int rows[kPermuteMostSlots];
   const Groups groups{shared, shared + args.groups, nullptr};
   const int slots = static_cast<int>(args.tokens) * args.top_k;
-  const int split = args.tokens == 0 ? 1 : static_cast<int>(gridDim.x) / static_cast<int>(args.tokens);
+  const int split = static_cast<int>(gridDim.x) / static_cast<int>(args.tokens);
   const int token = static_cast<int>(blockIdx.x) / split;
   const int thread = static_cast<int>(blockIdx.x) % split * kPermuteThreads + static_cast<int>(threadIdx.x);
   RowPart<Word> part;  // on its way while rows are placed
-  if (args.tokens != 0) part.load(args, token, thread, split * kPermuteThreads, 0);
+  part.load(args, token, thread, split * kPermuteThreads, 0);
 #pragma unroll 1
   for (int g = static_cast<int>(threadIdx.x); g < args.groups; g += kPermuteThreads) groups.totals[g] = 0;
   __syncthreads();
@@ -257,7 +266,6 @@ __device__ void moe_permute(const MoePermuteKernelArgs& args, int* shared) {
   __syncthreads();
   begin_groups<kPermuteThreads>(args, groups);
   write_row_groups(args, groups);
-  if (args.tokens == 0) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll 1
   for (int s = static_cast<int>(threadIdx.x) / 32; s < args.top_k; s += kPermuteThreads / 32) {
@@ -272,6 +280,78 @@ __device__ void moe_permute(const MoePermuteKernelArgs& args, int* shared) {
   }
   __syncthreads();
   copy_token(args, token, thread, split * kPermuteThreads, part, [&](int slot) { return rows[slot]; });
+}
+
+/// Both for up to 32 slots: every warp knows them all, a lane each, so that no thread waits for another, and a block
+/// copies the row of one slot.
+template <class Word>
+__device__ void moe_permute_few(const MoePermuteKernelArgs& args) {
+  static_assert(kPermuteFewSlots == 32);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int slots = static_cast<int>(args.tokens) * args.top_k;
+  const int slot = static_cast<int>(blockIdx.x);
+  const int token = slots > 0 ? slot / args.top_k : 0;
+  RowPart<Word> part;  // on its way while rows are placed
+  if (slots > 0) part.load(args, token, thread, kPermuteThreads, 0);
+  const int id = lane < slots ? group_of(args, static_cast<unsigned>(lane)) : -1;
+  const unsigned same = __match_any_sync(~0u, id);
+  const int rank = __popc(same & ((1u << lane) - 1));
+  int taken = 0;  // rows that the group takes, told by its first slot
+  if (id >= 0 && rank == 0 && !args.masked) {
+    long long padded = args.alignment;  // a division would be the longest part of the code
+    while (padded < __popc(same)) padded += args.alignment;
+    taken = static_cast<int>(padded < args.rows ? padded : args.rows);
+  }
+  // The row that a group begins with, and how many slots are its own. All lanes take part.
+  const auto look_up = [&](int group, int& count) {
+    long long begin = 0;
+    count = 0;
+#pragma unroll 1
+    for (int i = 0; i < slots; ++i) {
+      const int other = __shfl_sync(~0u, id, i);
+      const int rows = __shfl_sync(~0u, taken, i);
+      if (other < group) begin += rows;
+      count += other == group;
+    }
+    return begin < args.rows ? begin : args.rows;
+  };
+  int count;
+  const long long begin = look_up(id, count);
+  int row = -1;
+  if (id >= 0 && (args.masked ? 0 : begin) + rank < args.rows) {
+    row = static_cast<int>((args.masked ? id * args.rows : begin) + rank);
+  }
+  const int own = __shfl_sync(~0u, row, slot);
+  if (slots > 0) {
+    copy_passes(args, token, thread, kPermuteThreads, part, [&](int pass) {
+      if (own >= 0) part.store(args, own, thread, kPermuteThreads, pass);
+    });
+    if (thread == slot) slot_row(args, token, slot - token * args.top_k) = row;
+  }
+  // What describes the groups, by all blocks.
+  const int step = static_cast<int>(gridDim.x) * kPermuteThreads;
+#pragma unroll 1
+  for (int first = slot * kPermuteThreads; first <= args.groups; first += step) {
+    const int g = first + thread;
+    const long long begins = look_up(g, count);
+    const long long room = args.rows - begins;
+    if (g < args.groups && args.masked_m != nullptr) {
+      args.masked_m[g * args.masked_m_step] = static_cast<int>(count < room ? count : room);
+    }
+    if (g <= args.groups && args.offsets != nullptr) args.offsets[g * args.offsets_step] = static_cast<int>(begins);
+  }
+  if (args.row_to_group == nullptr) return;
+#pragma unroll 1
+  for (long long first = slot * kPermuteThreads; first < args.rows; first += step) {
+    int group = -1;
+#pragma unroll 1
+    for (int i = 0; i < slots; ++i) {
+      const int other = __shfl_sync(~0u, id, i);
+      if (__shfl_sync(~0u, row, i) == first + thread) group = other;
+    }
+    if (first + thread < args.rows) args.row_to_group[(first + thread) * args.row_to_group_step] = group;
+  }
 }
 
 }  // namespace fathom::simt

@@ -87,7 +87,7 @@ TEST_F(MoeOnFake, GridsFitTheDeviceAndTheWork) {
                           context_);
             }),
             1);
-  EXPECT_EQ(fake_.launched.grid_x, 1u) << "a thread for every word";
+  EXPECT_EQ(fake_.launched.grid_x, 8u) << "a block for every row";
 }
 
 TEST_F(MoeOnFake, PermutationIsOneLaunchForFewSlotsAndTwoForMany) {
@@ -168,7 +168,7 @@ TEST(MoeKernels, OfTheWholeAreThoseOfItsParts) {
   const std::string whole[] = {problem_string(MoeForwardProblem{.tokens = 4})};
   std::set<std::string> names;
   for (const jit::Source& source : kernel_sources(whole, usual_device("sm_90a"))) names.insert(source.name);
-  for (const char* part : {"quantize_groups.simt_bf16_per_token_group_f32", "moe_permute.simt_16",
+  for (const char* part : {"quantize_groups.simt_bf16_per_token_group_f32", "moe_permute.simt_few16",
                            "silu_mul_quant.simt_bf16_f32", "moe_combine.simt_bf16_bf16"}) {
     EXPECT_TRUE(names.contains(part)) << part;
   }

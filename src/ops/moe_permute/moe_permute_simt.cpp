@@ -14,7 +14,7 @@
 namespace fathom {
 namespace {
 
-enum class Part : std::int32_t { whole, place, copy };
+enum class Part : std::int32_t { few, whole, place, copy };
 
 struct Plan {
   Part part;
@@ -27,6 +27,8 @@ jit::Source source(const Plan& plan) {
   const char* word = plan.word == 16 ? "uint4" : plan.word == 4 ? "unsigned" : "unsigned char";
   const auto [name, call] = [&]() -> std::pair<std::string, std::string> {
     switch (plan.part) {
+      case Part::few:
+        return {fmt::format("simt_few{}", plan.word), fmt::format("moe_permute_few<{}>(args)", word)};
       case Part::place:
         return {"simt_place", "moe_place(args, shared)"};
       case Part::copy:
@@ -45,6 +47,7 @@ jit::Source source(const Plan& plan) {
                       sizeof(MoePermuteKernelArgs), call)};
 }
 
+bool by_warps(const MoePermuteProblem& problem) { return problem.tokens * problem.top_k <= kPermuteFewSlots; }
 bool in_one_launch(const MoePermuteProblem& problem) {
   return problem.tokens * problem.top_k <= kPermuteMostSlots &&
          place_shared_bytes(2, problem.groups) <= kMostShared / 2;
@@ -118,15 +121,20 @@ Verdict moe_permute_simt_can_run(const MoePermuteProblem& problem, const Context
 void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& args, const Context& context) {
   const MoePermuteKernelArgs kernel = kernel_args(problem, args);
   const std::int32_t word = word_of(args, kernel.width);
+  if (by_warps(problem)) {
+    jit::launch(jit::kernel(context, source, Plan{Part::few, word}),
+                {.grid = {std::max(1u, static_cast<unsigned>(problem.tokens * problem.top_k))},
+                 .block = {kPermuteThreads}},
+                context, kernel);
+    return;
+  }
   if (in_one_launch(problem)) {
-    // Few tokens: more blocks for each of them, as long as every thread has a word. Offsets and counts are
-    // written even without a token.
+    // Few tokens: more blocks for each of them, as long as every thread has a word.
     constexpr std::int64_t kBlocks = 64;
     const std::int64_t words = std::max<std::int64_t>(1, kernel.width / (word * kPermuteThreads));
-    const std::int64_t tokens = std::max<std::int64_t>(1, problem.tokens);
-    const std::int64_t split = std::clamp<std::int64_t>(kBlocks / tokens, 1, words);
+    const std::int64_t split = std::clamp<std::int64_t>(kBlocks / problem.tokens, 1, words);
     jit::launch(jit::kernel(context, source, Plan{Part::whole, word}),
-                {.grid = {static_cast<unsigned>(tokens * split)},
+                {.grid = {static_cast<unsigned>(problem.tokens * split)},
                  .block = {kPermuteThreads},
                  .shared_bytes = place_shared_bytes(2, problem.groups)},
                 context, kernel);
@@ -137,7 +145,6 @@ void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& ar
                .block = {kPlaceThreads},
                .shared_bytes = place_shared_bytes(3, problem.groups)},
               context, kernel);
-  if (problem.tokens == 0) return;
   jit::launch(jit::kernel(context, source, Plan{Part::copy, word}),
               {.grid = {grid_for(problem.tokens, 1)}, .block = {kPermuteThreads}}, context, kernel);
 }
@@ -145,12 +152,12 @@ void moe_permute_simt(const MoePermuteProblem& problem, const MoePermuteArgs& ar
 KernelSources moe_permute_kernels;
 std::vector<jit::Source> moe_permute_kernels(std::string_view text, const cuda::DeviceInfo&) {
   const auto problem = parse_problem<MoePermuteProblem>(text);
-  const bool whole = in_one_launch(problem);
+  const Part part = by_warps(problem) ? Part::few : in_one_launch(problem) ? Part::whole : Part::copy;
   std::vector<jit::Source> sources;
-  if (!whole) sources.push_back(source({Part::place, 0}));
+  if (part == Part::copy) sources.push_back(source({Part::place, 0}));
   for (const std::int32_t word : {16, 4, 1}) {
     if (problem.dim * size_of(problem.x) % word != 0) continue;
-    sources.push_back(source({whole ? Part::whole : Part::copy, word}));
+    sources.push_back(source({part, word}));
   }
   return sources;
 }
