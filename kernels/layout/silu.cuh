@@ -67,6 +67,8 @@ struct SiluMulQuantKernelArgs {
   ScaleTarget scale;
   float limit;
 };
+/// Whose rows a kernel works on: those of one matrix, of the expert that is blockIdx.y, or of all experts, 32 at a time.
+enum class SiluRows : unsigned char { matrix, one, each };
 /// That registers leave room for.
 inline constexpr int silu_quant_blocks_per_sm(bool bf16) { return bf16 ? 6 : 4; }
 

@@ -93,7 +93,8 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
   unsigned open = 0;  // bit i: product i is above the bar
 #pragma unroll
   for (int i = kQuantEach - 1; i >= 0; --i) open = open << 1 | __float_as_uint(bar - fabsf(v[i])) >> 31;
-  if (blind) open = (1u << n) - 1;
+  if (blind) open = 0xffffu;
+  open &= (1u << n) - 1;  // others are copies
   float amax = 0;
   for (; open != 0; open &= open - 1) amax = fmaxf(amax, fabsf(exact(__ffs(open) - 1)));
 #pragma unroll
@@ -171,13 +172,15 @@ struct GateUp {
   static constexpr int kWords = kQuantEach * sizeof(T) / 16;  // of either half
   uint4 bits[2 * kWords];
 
+  /// A lane without outputs has those of its team's first lane, which change no maximum.
   __device__ __forceinline__ void load(const Piece<T>& piece, long long dim) {
-    const auto* first = reinterpret_cast<const uint4*>(piece.row + (kSwizzled ? 2 : 1) * piece.column);
-    const auto* second = kSwizzled ? first + kWords : reinterpret_cast<const uint4*>(piece.row + dim + piece.column);
+    const int column = piece.n > 0 ? piece.column : piece.group * 128;
+    const auto* first = reinterpret_cast<const uint4*>(piece.row + (kSwizzled ? 2 : 1) * column);
+    const auto* second = kSwizzled ? first + kWords : reinterpret_cast<const uint4*>(piece.row + dim + column);
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      bits[i] = piece.n > 0 ? __ldg(first + i) : uint4{0, 0, 0, 0};
-      bits[kWords + i] = piece.n > 0 ? __ldg(second + i) : uint4{0, 0, 0, 0};
+      bits[i] = __ldg(first + i);
+      bits[kWords + i] = __ldg(second + i);
     }
   }
   __device__ __forceinline__ void unpack(float (&gate)[kQuantEach], float (&up)[kQuantEach]) const {
@@ -195,10 +198,11 @@ struct GateUp {
 };
 
 /// As many blocks as run at once take turns. kVector: rows lie on 16 bytes, and a team loads its next group before it
-/// works on this one, so that memory has work while codes are computed. kMasked: blocks (x, expert) work on one expert;
-/// blocks (x) on all of them, 32 at a time.
-template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, bool kVector, bool kMasked>
+/// works on this one, so that memory has work while codes are computed.
+template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, bool kVector, SiluRows kRows>
 __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
+  // Of one expert: asked for before anything else, for all loads wait for it.
+  const long long own = kRows == SiluRows::one ? __ldg(args.masked_m + blockIdx.y * args.masked_m_step) : 0;
   const int lane = static_cast<int>(threadIdx.x) % kQuantLanes;
   const int groups = static_cast<int>(args.scale.groups);
   const int team = static_cast<int>(blockIdx.x) * kQuantTeams + static_cast<int>(threadIdx.x) / kQuantLanes;
@@ -213,6 +217,7 @@ __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
       piece.there = at < rows;
       piece.line = piece.there ? at : 0;
       piece.matrix = find(piece.line);
+      if (!piece.there) piece.matrix = 0;  // it may be none that exists
       piece.group = group;
       piece.column = group * 128 + lane * kQuantEach;
       piece.n = piece.there ? lane_elements(args.dim, group, lane) : 0;
@@ -233,9 +238,13 @@ __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
           ++at;
         }
       }
-      const Piece<T> next = locate();
-      GateUp<T, kSwizzled> next_loaded;
-      if constexpr (kVector) next_loaded.load(next, args.dim);
+      Piece<T> next = piece;
+      next.there = at < rows;
+      GateUp<T, kSwizzled> next_loaded = loaded;
+      if (__any_sync(~0u, next.there)) {
+        next = locate();
+        if constexpr (kVector) next_loaded.load(next, args.dim);
+      }
       unsigned codes[kQuantEach / 4];
       const GroupScale scale = activate_group<T, kSwizzled, kClamp, kUe8m0>(
           args, piece.row, piece.column, piece.n, codes, [&](auto& gate, auto& up) {
@@ -252,11 +261,12 @@ __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
       loaded = next_loaded;
     }
   };
-  if constexpr (kMasked) {
-    const bool one = gridDim.y > 1;
-    const long long last = one ? blockIdx.y + 1 : args.experts;
-    for (long long first = one ? blockIdx.y : 0; first < last; first += 32) {
-      const ExpertRows rows(args, first, last);
+  if constexpr (kRows == SiluRows::one) {
+    process(own < 0 ? 0 : own < args.rows ? own : args.rows,
+            [](long long&) { return static_cast<long long>(blockIdx.y); });
+  } else if constexpr (kRows == SiluRows::each) {
+    for (long long first = 0; first < args.experts; first += 32) {
+      const ExpertRows rows(args, first, args.experts);
       process(rows.total(), [&](long long& row) { return first + rows.find(row); });
       at -= rows.total();
     }

@@ -16,28 +16,57 @@ struct Plan {
   ScaleFormat format;
   bool swizzled;
   bool clamp;
-  bool masked;
+  SiluRows rows;
   bool vector;  // rows of gate_up and q on 16 bytes, dim a multiple of kQuantEach
 };
 
 jit::Source source(const Plan& plan) {
+  constexpr struct {
+    const char *name, *suffix;
+  } kRows[] = {{"matrix", ""}, {"one", "_masked"}, {"each", "_masked_all"}};
   const bool f32 = plan.gate_up == DType::f32;
-  return {fmt::format("silu_mul_quant.simt_{}_{}{}{}{}{}", f32 ? "f32" : "bf16", to_string(plan.format),
-                      plan.swizzled ? "_swizzled" : "", plan.clamp ? "_clamp" : "",
-                      plan.masked ? "_masked" : "", plan.vector ? "" : "_any"),
-          fmt::format("#include \"simt/silu.cuh\"\n"
-                      "extern \"C\" __global__ void __launch_bounds__(fathom::kQuantThreads, {})\n"
-                      "fathom_kernel(const __grid_constant__ fathom::SiluMulQuantKernelArgs args) {{\n"
-                      "  static_assert(sizeof(fathom::SiluMulQuantKernelArgs) == {});\n"
-                      "  fathom::simt::silu_mul_quant<{}, {}, {}, {}, {}, {}>(args);\n}}\n",
-                      silu_quant_blocks_per_sm(!f32), sizeof(SiluMulQuantKernelArgs),
-                      f32 ? "float" : "unsigned short", plan.swizzled, plan.clamp,
-                      plan.format == ScaleFormat::ue8m0, plan.vector, plan.masked)};
+  return {
+      fmt::format("silu_mul_quant.simt_{}_{}{}{}{}{}", f32 ? "f32" : "bf16", to_string(plan.format),
+                  plan.swizzled ? "_swizzled" : "", plan.clamp ? "_clamp" : "",
+                  kRows[static_cast<int>(plan.rows)].suffix, plan.vector ? "" : "_any"),
+      fmt::format("#include \"simt/silu.cuh\"\n"
+                  "extern \"C\" __global__ void __launch_bounds__(fathom::kQuantThreads, {})\n"
+                  "fathom_kernel(const __grid_constant__ fathom::SiluMulQuantKernelArgs args) {{\n"
+                  "  static_assert(sizeof(fathom::SiluMulQuantKernelArgs) == {});\n"
+                  "  fathom::simt::silu_mul_quant<{}, {}, {}, {}, {}, fathom::SiluRows::{}>(args);\n}}\n",
+                  silu_quant_blocks_per_sm(!f32), sizeof(SiluMulQuantKernelArgs),
+                  f32 ? "float" : "unsigned short", plan.swizzled, plan.clamp,
+                  plan.format == ScaleFormat::ue8m0, plan.vector, kRows[static_cast<int>(plan.rows)].name)};
 }
 
-Plan plan_of(const SiluMulQuantProblem& problem, bool vector) {
-  return {problem.gate_up, problem.scale_format, problem.swizzled,
-          problem.clamp,   problem.experts > 0,  vector};
+struct Launch {
+  SiluRows rows;
+  std::int64_t blocks;  // for every expert if they have their own
+};
+
+// As many blocks as run at once take turns: a block needs a next group to load ahead, and only the device
+// knows how many masked rows count.
+Launch launch_of(const SiluMulQuantProblem& problem, int num_sms) {
+  const std::int64_t most = silu_quant_blocks_per_sm(problem.gate_up == DType::bf16) * num_sms;
+  const std::int64_t experts = problem.experts;
+  const std::int64_t all = grid_for(problem.rows * scale_groups(problem.dim), kQuantTeams);
+  if (experts == 0) return {SiluRows::matrix, std::min(all, most)};
+  // Experts of few rows have blocks of their own, which know at once what to do, and are no worse off if one
+  // expert has all rows.
+  constexpr std::int64_t kMostTurns = 32;
+  constexpr std::int64_t kMostExperts = 65535;  // blocks along the second axis
+  const std::int64_t own = std::min(all, (2 * most + experts - 1) / experts);
+  if (all <= kMostTurns * own && experts <= kMostExperts) return {SiluRows::one, own};
+  return {SiluRows::each, std::min(experts * all, most)};
+}
+
+Plan plan_of(const SiluMulQuantProblem& problem, int num_sms, bool vector) {
+  return {problem.gate_up,
+          problem.scale_format,
+          problem.swizzled,
+          problem.clamp,
+          launch_of(problem, num_sms).rows,
+          vector};
 }
 
 }  // namespace
@@ -66,33 +95,19 @@ void silu_mul_quant_simt(const SiluMulQuantProblem& problem, const SiluMulQuantA
                                       .q_row = args.q.step(row_axis),
                                       .scale = scale_target(args.scale, problem.scale_layout, groups),
                                       .limit = limit};
-  // As many blocks as run at once take turns: a block needs a next group to load ahead, and only the device
-  // knows how many masked rows count.
-  const int blocks =
-      silu_quant_blocks_per_sm(problem.gate_up == DType::bf16) * cuda::device_context(context).info().num_sms;
-  std::int64_t grid = std::min<std::int64_t>(grid_for(matrices * problem.rows * groups, kQuantTeams), blocks);
-  unsigned experts = 1;
-  if (masked) {
-    // Experts of few rows have blocks of their own, which know at once what to do, and are no worse off if
-    // one expert has all rows.
-    constexpr std::int64_t kMostTurns = 32;
-    constexpr std::int64_t kMostExperts = 65535;  // blocks along the second axis
-    const std::int64_t all = grid_for(problem.rows * groups, kQuantTeams);
-    const std::int64_t own = std::min(all, (2 * blocks + matrices - 1) / matrices);
-    if (all <= kMostTurns * own && matrices <= kMostExperts) {
-      grid = own;
-      experts = static_cast<unsigned>(matrices);
-    }
-  }
-  jit::launch(jit::kernel(context, source, plan_of(problem, vector)),
-              {.grid = {static_cast<unsigned>(grid), experts}, .block = {kQuantThreads}}, context, kernel);
+  const int num_sms = cuda::device_context(context).info().num_sms;
+  const Launch launch = launch_of(problem, num_sms);
+  const auto experts = static_cast<unsigned>(launch.rows == SiluRows::one ? matrices : 1);
+  jit::launch(jit::kernel(context, source, plan_of(problem, num_sms, vector)),
+              {.grid = {static_cast<unsigned>(launch.blocks), experts}, .block = {kQuantThreads}}, context,
+              kernel);
 }
 
 KernelSources silu_mul_quant_kernels;
-std::vector<jit::Source> silu_mul_quant_kernels(std::string_view text, const cuda::DeviceInfo&) {
+std::vector<jit::Source> silu_mul_quant_kernels(std::string_view text, const cuda::DeviceInfo& device) {
   const auto problem = parse_problem<SiluMulQuantProblem>(text);
-  std::vector<jit::Source> sources{source(plan_of(problem, false))};
-  if (problem.dim % kQuantEach == 0) sources.push_back(source(plan_of(problem, true)));
+  std::vector<jit::Source> sources{source(plan_of(problem, device.num_sms, false))};
+  if (problem.dim % kQuantEach == 0) sources.push_back(source(plan_of(problem, device.num_sms, true)));
   return sources;
 }
 
