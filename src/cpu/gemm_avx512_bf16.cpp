@@ -25,7 +25,7 @@ constexpr std::int64_t kSteps = kPairs / kChains;  // of one chain
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kRowBlock = 288;  // rows whose bf16 copies and totals are held at once
 
-constexpr std::int64_t kNarrowRows = 24;     // up to here the narrow form
+constexpr std::int64_t kNarrowRows = 66;     // up to here the narrow form
 constexpr std::int64_t kDirectRows = 4;      // up to here weights stay in registers
 constexpr std::int64_t kNarrowTileRows = 6;  // x 4 vectors = 24 sums in registers
 constexpr std::int64_t kAheadGroups = 6;     // how far ahead weights are fetched
@@ -244,12 +244,41 @@ FATHOM_AVX512_INLINE void opaque(const T*& pointer) {
 // A vector of a group of 16 weight rows holds rows v, 4 + v, 8 + v and 12 + v, one to a 128-bit lane; so lane
 // l of the sums of vector v belongs to column 4l + v. Reads 64 bytes of each row: quarters[q] has bytes 16q
 // ...
-FATHOM_AVX512_INLINE void load_quarters(const std::uint8_t* rows, std::int64_t stride, int v, int tile,
+FATHOM_AVX512_INLINE void load_quarters(const std::uint8_t* row, std::int64_t stride,
                                         __m512i (&quarters)[4]) {
-  const std::uint8_t* row = rows + v * stride + 64 * tile;
   const __m512i in[4] = {_mm512_loadu_si512(row), _mm512_loadu_si512(row + 4 * stride),
                          _mm512_loadu_si512(row + 8 * stride), _mm512_loadu_si512(row + 12 * stride)};
   transpose_lanes(in, quarters);
+}
+
+// Where the four rows of the vectors 0..3 are, in the form that an address takes as it is: else the compiler
+// spends an instruction and a register on every row.
+struct VectorRows {
+  const std::uint8_t* first[4];
+  std::int64_t stride4;
+  std::int64_t stride12;
+
+  FATHOM_AVX512_INLINE VectorRows(const std::uint8_t* rows, std::int64_t stride)
+      : first{rows, rows + stride, rows + 2 * stride, rows + 3 * stride},
+        stride4(4 * stride),
+        stride12(12 * stride) {
+    asm("" : "+r"(first[0]), "+r"(first[1]), "+r"(first[2]), "+r"(first[3]), "+r"(stride4), "+r"(stride12));
+  }
+  FATHOM_AVX512_INLINE const std::uint8_t* row(int v, int l) const {
+    return first[v] + (l == 0 ? 0 : l == 1 ? stride4 : l == 2 ? 2 * stride4 : stride12);
+  }
+};
+
+// The same for 32 bytes of each row, which is half as many registers.
+FATHOM_AVX512_INLINE void load_two_quarters(const VectorRows& rows, int v, std::int64_t byte,
+                                            __m512i (&quarters)[2]) {
+  const auto load = [&](int l) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.row(v, l) + byte));
+  };
+  const __m512i low = _mm512_inserti64x4(_mm512_castsi256_si512(load(0)), load(1), 1);
+  const __m512i high = _mm512_inserti64x4(_mm512_castsi256_si512(load(2)), load(3), 1);
+  quarters[0] = _mm512_shuffle_i32x4(low, high, 0x88);
+  quarters[1] = _mm512_shuffle_i32x4(low, high, 0xdd);
 }
 
 // A quarter is one step of the four chains, or two steps if it is e4m3.
@@ -265,7 +294,10 @@ FATHOM_AVX512_INLINE void decode_quarter(__m512i quarter, const F8Tables& tables
   }
 }
 
-// Fetches the line and moves on. Memory does not take bursts, so this stays where it is written.
+// Fetches a line. Memory does not take bursts, so this stays where it is written.
+FATHOM_AVX512_INLINE void fetch(const std::uint8_t& byte) { asm volatile("prefetcht0 %0" : : "m"(byte)); }
+
+// The same, and moves on.
 FATHOM_AVX512_INLINE void fetch_line(const std::uint8_t*& line, std::int64_t stride) {
   asm volatile("prefetcht0 (%0)" : "+r"(line));
   line += stride;
@@ -283,20 +315,10 @@ FATHOM_AVX512_INLINE __m512 add_chains(const __m512 (&sums)[4]) {
                        _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
 }
 
-// A place among the groups of 16 columns, and the next in the order in which memory is read.
-struct NarrowPlace {
-  std::int64_t j;
-  std::int64_t g;
-  NarrowPlace next(std::int64_t groups) const {
-    return g + 1 < groups ? NarrowPlace{j, g + 1} : NarrowPlace{j + kLanes, 0};
-  }
-};
-
 // Few rows: weights go from their rows through registers into the sums.
 template <bool kF8, std::int64_t kRows>
 void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::int64_t begin,
                     std::int64_t end) {
-  constexpr int kAtOnce = kRows <= 2 ? 4 : 2;  // vectors side by side: chains hide the dot's latency
   const std::int64_t groups = scale_groups(p.k);
   const F8Tables tables = load_f8_tables();
   Weights<kF8> weights(p);
@@ -313,36 +335,35 @@ void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
       for (std::int64_t r = 0; r < kRows; ++r) {
         sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = _mm512_setzero_ps();
       }
-      const auto rows = weights.rows(j, g);
-      const auto ahead = weights.ahead(j, g, kAheadGroups);
+      const auto [from, stride] = weights.rows(j, g);
+      const auto [next, next_stride] = weights.ahead(j, g, kAheadGroups);
+      const VectorRows rows(from, stride);
+      const std::uint8_t* line = next;
+      const std::int64_t fours[4] = {0, 4 * next_stride, 8 * next_stride, 12 * next_stride};
+#pragma GCC unroll 8
+      for (int h = 0; h < 2 * kGroupTiles<kF8>; ++h) {
+        __m512i quarters[4][2];
 #pragma GCC unroll 4
-      for (int t = 0; t < kGroupTiles<kF8>; ++t) {
-        const std::uint8_t* line = ahead.data + 64 * t;
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v += kAtOnce) {
-          __m512i quarters[kAtOnce][4];
-#pragma GCC unroll 4
-          for (int u = 0; u < kAtOnce; ++u) {
-            load_quarters(rows.data, rows.stride, v + u, t, quarters[u]);
-          }
-#pragma GCC unroll 4
-          for (int q = 0; q < 4; ++q) {
-            __m512i w[kAtOnce][kQuarterSteps<kF8>];
-#pragma GCC unroll 4
-            for (int u = 0; u < kAtOnce; ++u) {
-              fetch_line(line, ahead.stride);
-              decode_quarter<kF8>(quarters[u][q], tables, w[u]);
-            }
-            opaque(pairs);
+        for (int v = 0; v < 4; ++v) load_two_quarters(rows, v, 32 * h, quarters[v]);
 #pragma GCC unroll 2
-            for (int s = 0; s < kQuarterSteps<kF8>; ++s) {
+        for (int q = 0; q < 2; ++q) {
+          __m512i w[4][kQuarterSteps<kF8>];
 #pragma GCC unroll 4
-              for (std::int64_t r = 0; r < kRows; ++r) {
-                const __m512i x =
-                    four_pairs(pairs + r * kPairs + kChains * (kQuarterSteps<kF8> * (4 * t + q) + s));
+          for (int v = 0; v < 4; ++v) {
+            fetch(line[64 * (h / 2) + fours[v]]);
+            decode_quarter<kF8>(quarters[v][q], tables, w[v]);
+          }
+          line += h % 2 == 1 && q == 1 ? -3 * next_stride : next_stride;  // four lines a quarter, in 16 rows
+          opaque(line);
+          opaque(pairs);
+#pragma GCC unroll 2
+          for (int s = 0; s < kQuarterSteps<kF8>; ++s) {
 #pragma GCC unroll 4
-                for (int u = 0; u < kAtOnce; ++u) sums[r][v + u] = dot_pairs(sums[r][v + u], w[u][s], x);
-              }
+            for (std::int64_t r = 0; r < kRows; ++r) {
+              const __m512i x =
+                  four_pairs(pairs + r * kPairs + kChains * (kQuarterSteps<kF8> * (2 * h + q) + s));
+#pragma GCC unroll 4
+              for (int v = 0; v < 4; ++v) sums[r][v] = dot_pairs(sums[r][v], w[v][s], x);
             }
           }
         }
@@ -359,16 +380,65 @@ void direct_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
   }
 }
 
-// Adds one group to the totals of kRows x 16 elements.
-template <std::int64_t kRows>
+// Writes one group of 16 weight rows as bf16 in the order in which narrow tiles read it, [step][vector], a
+// bit at a time: that is work for other units of the core than the tiles', which do it as they go.
+template <bool kF8>
+class Stager {
+ public:
+  static constexpr std::uint32_t kUnits = 4 * kGroupTiles<kF8>;  // a unit: 64 bytes of a vector's four rows
+
+  // Of group g of rows [j, j + 16).
+  Stager(Weights<kF8>& weights, std::int64_t j, std::int64_t g, __m512i* out)
+      : rows_(weights.rows(j, g)), ahead_(weights.ahead(j, g, kAheadGroups)), out_(out) {}
+
+  FATHOM_AVX512_INLINE void next_unit() {
+    const F8Tables tables = load_f8_tables();
+    const std::uint32_t v = unit_ / kGroupTiles<kF8>;
+    const std::uint32_t t = unit_ % kGroupTiles<kF8>;
+    ++unit_;
+    __m512i quarters[4];
+    load_quarters(rows_.data + v * rows_.stride + 64 * t, rows_.stride, quarters);
+    const std::uint8_t* line = ahead_.data + v * ahead_.stride + 64 * t;
+    __m512i* out = out_ + 16 * kQuarterSteps<kF8> * t + v;
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      fetch_line(line, 4 * ahead_.stride);
+      __m512i w[kQuarterSteps<kF8>];
+      decode_quarter<kF8>(quarters[q], tables, w);
+#pragma GCC unroll 2
+      for (int s = 0; s < kQuarterSteps<kF8>; ++s)
+        _mm512_store_si512(out + 4 * (kQuarterSteps<kF8> * q + s), w[s]);
+    }
+  }
+
+ private:
+  typename Weights<kF8>::Rows rows_;
+  typename Weights<kF8>::Rows ahead_;
+  __m512i* out_;
+  std::uint32_t unit_ = 0;
+};
+
+// When tiles are to stage: before the first step and every `period` steps from there, across tiles.
+struct StagePlan {
+  std::int64_t period;
+  std::int64_t due = 0;  // steps from the present tile's first
+};
+
+// Adds one group to the totals of kRows x 16 elements, and stages.
+template <bool kF8, std::int64_t kRows>
 void narrow_tile(const __m512i* staged, const Pairs* pairs, const float* a_scales, __m512 b_scale,
-                 float* totals) {
+                 float* totals, Stager<kF8>& stager, StagePlan& plan) {
   __m512 sums[kRows][4];
 #pragma GCC unroll 8
   for (std::int64_t r = 0; r < kRows; ++r) {
     sums[r][0] = sums[r][1] = sums[r][2] = sums[r][3] = _mm512_setzero_ps();
   }
+  std::int64_t due = plan.due;
   for (std::int64_t s = 0; s < kSteps; ++s) {
+    if (s == due) {
+      stager.next_unit();
+      due += plan.period;
+    }
     const __m512i w[4] = {_mm512_load_si512(staged + 4 * s), _mm512_load_si512(staged + 4 * s + 1),
                           _mm512_load_si512(staged + 4 * s + 2), _mm512_load_si512(staged + 4 * s + 3)};
 #pragma GCC unroll 8
@@ -378,6 +448,7 @@ void narrow_tile(const __m512i* staged, const Pairs* pairs, const float* a_scale
       for (int v = 0; v < 4; ++v) sums[r][v] = dot_pairs(sums[r][v], w[v], x);
     }
   }
+  plan.due = due - kSteps;
 #pragma GCC unroll 8
   for (std::int64_t r = 0; r < kRows; ++r) {
     const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a_scales[r]), b_scale);
@@ -386,9 +457,17 @@ void narrow_tile(const __m512i* staged, const Pairs* pairs, const float* a_scale
   }
 }
 
-using NarrowTile = void (*)(const __m512i*, const Pairs*, const float*, __m512, float*);
-constexpr NarrowTile kNarrowTiles[kNarrowTileRows + 1] = {
-    nullptr, narrow_tile<1>, narrow_tile<2>, narrow_tile<3>, narrow_tile<4>, narrow_tile<5>, narrow_tile<6>};
+template <bool kF8>
+using NarrowTile = void (*)(const __m512i*, const Pairs*, const float*, __m512, float*, Stager<kF8>&,
+                            StagePlan&);
+template <bool kF8>
+constexpr NarrowTile<kF8> kNarrowTiles[kNarrowTileRows + 1] = {nullptr,
+                                                               narrow_tile<kF8, 1>,
+                                                               narrow_tile<kF8, 2>,
+                                                               narrow_tile<kF8, 3>,
+                                                               narrow_tile<kF8, 4>,
+                                                               narrow_tile<kF8, 5>,
+                                                               narrow_tile<kF8, 6>};
 
 struct NarrowMemory {
   __m512i staged[2][kSteps * 4];  // [step][vector]; one is used while the next is written
@@ -400,55 +479,36 @@ void narrow_columns(const Gemm& p, const PackedRows& a, std::int64_t i0, std::in
                     NarrowMemory& memory) {
   const std::int64_t groups = scale_groups(p.k);
   const std::int64_t tiles = (a.rows + kNarrowTileRows - 1) / kNarrowTileRows;
-  const F8Tables tables = load_f8_tables();
+  const std::int64_t period = kSteps * tiles / Stager<kF8>::kUnits;
+  std::int64_t starts[kNarrowRows / kNarrowTileRows + 1];
+  for (std::int64_t tile = 0; tile <= tiles; ++tile) starts[tile] = a.rows * tile / tiles;
   Weights<kF8> weights(p);
-  const auto stage = [&](NarrowPlace at, std::int64_t first, std::int64_t last, __m512i* out) {
-    if (first == last) return;
-    const auto rows = weights.rows(at.j, at.g);
-    const auto ahead = weights.ahead(at.j, at.g, kAheadGroups);
-    for (int v = static_cast<int>(first); v < last; ++v) {
-#pragma GCC unroll 4
-      for (int t = 0; t < kGroupTiles<kF8>; ++t) {
-        __m512i quarters[4];
-        load_quarters(rows.data, rows.stride, v, t, quarters);
-        const std::uint8_t* line = ahead.data + v * ahead.stride + 64 * t;
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
-          fetch_line(line, 4 * ahead.stride);
-          __m512i w[kQuarterSteps<kF8>];
-          decode_quarter<kF8>(quarters[q], tables, w);
-#pragma GCC unroll 2
-          for (int s = 0; s < kQuarterSteps<kF8>; ++s) {
-            _mm512_store_si512(out + 4 * (kQuarterSteps<kF8> * (4 * t + q) + s) + v, w[s]);
-          }
-        }
+  Stager<kF8> first(weights, begin, 0, memory.staged[0]);
+  for (std::uint32_t unit = 0; unit < Stager<kF8>::kUnits; ++unit) first.next_unit();
+  int current = 0;
+  for (std::int64_t j = begin; j < end; j += kLanes) {
+    const ColumnScales b_scales(p, j);
+    std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kLanes) * sizeof(float));
+    for (std::int64_t g = 0; g < groups; ++g, current ^= 1) {
+      const bool last = g == groups - 1;
+      const bool more = !last || j + kLanes < end;
+      Stager<kF8> stager(weights, last && more ? j + kLanes : j, last ? 0 : g + 1,
+                         memory.staged[current ^ 1]);
+      StagePlan plan{.period = period, .due = more ? 0 : kSteps * tiles};
+      const __m512 b_scale = b_scales.at(g);
+      std::int64_t fetched = 0;  // rows of the output
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const std::int64_t i = starts[tile];
+        const std::int64_t to = starts[tile + 1];
+        for (const std::int64_t ahead = std::min(a.rows, i + kOutputRows); last && fetched < ahead; ++fetched)
+          fetch_output(p, i0 + fetched, j, kLanes);
+        kNarrowTiles<kF8>[to - i](memory.staged[current], a.pairs + (g * a.rows + i) * kPairs,
+                                  a.scales + g * a.rows + i, b_scale, memory.totals + i * kLanes, stager,
+                                  plan);
+        for (std::int64_t r = i; last && r < to; ++r)
+          store_columns(p, i0 + r, j, end, _mm512_load_ps(memory.totals + r * kLanes));
       }
     }
-  };
-  NarrowPlace at{begin, 0};
-  stage(at, 0, 4, memory.staged[0]);
-  for (int current = 0; at.j < end; current ^= 1) {
-    const NarrowPlace next = at.next(groups);
-    const std::int64_t to_stage = next.j < end ? 4 : 0;
-    if (at.g == groups - 1) {
-      for (std::int64_t i = 0; i < a.rows; ++i) fetch_output(p, i0 + i, at.j, kLanes);
-    }
-    if (at.g == 0) std::memset(memory.totals, 0, static_cast<std::size_t>(a.rows * kLanes) * sizeof(float));
-    const __m512 b_scale = ColumnScales(p, at.j).at(at.g);
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      const std::int64_t i = a.rows * tile / tiles;
-      const std::int64_t rows = a.rows * (tile + 1) / tiles - i;
-      // Staging is spread between the tiles, because its work is for other units of the core than theirs.
-      stage(next, to_stage * tile / tiles, to_stage * (tile + 1) / tiles, memory.staged[current ^ 1]);
-      kNarrowTiles[rows](memory.staged[current], a.pairs + (at.g * a.rows + i) * kPairs,
-                         a.scales + at.g * a.rows + i, b_scale, memory.totals + i * kLanes);
-    }
-    if (at.g == groups - 1) {
-      for (std::int64_t i = 0; i < a.rows; ++i) {
-        store_columns(p, i0 + i, at.j, end, _mm512_load_ps(memory.totals + i * kLanes));
-      }
-    }
-    at = next;
   }
 }
 
