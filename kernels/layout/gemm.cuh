@@ -51,6 +51,7 @@ struct GroupedGemmArgs {
   Layout layout;
   int groups;
   int queue;  // of tiles, that no other launch uses at the time; -1: every cluster takes every so many'th tile
+  int weights_leave;  // L2 before anything else; for swapped tiles
 };
 
 /// Queues of tiles: first those that launches take in turn, then those of recorded launches, which keep theirs.

@@ -103,9 +103,9 @@ struct GemmPrefill {
   /// Rows [row, row + kRows) of an operand. A shared one is fetched in halves, one by each block of the cluster, for
   /// both.
   template <bool kShared, int kRows>
-  __device__ void load(u32 to, const TensorMap& map, int stage, int k, int row, int plane) const {
+  __device__ void load(u32 to, const TensorMap& map, int stage, int k, int row, int plane,
+                       u64 policy = ptx::kEvictNormal) const {
     constexpr int kHalf = kRows / 2;
-    const u64 policy = c.swapped && kRows == c.block_m ? ptx::kEvictFirst : ptx::kEvictNormal;
     const u32 half = to + rank * kHalf * 128;
     if constexpr (kShared && c.grouped) {
       ptx::cp_async_bulk_tensor_3d_multicast(half, &map, ring.full(stage), k, row + rank * kHalf, plane, 3,
@@ -121,6 +121,10 @@ struct GemmPrefill {
 
   /// One thread.
   __device__ void produce() const {
+    u64 policy = ptx::kEvictNormal;  // of what is called tokens here
+    if constexpr (c.swapped) {
+      if (all.weights_leave) policy = ptx::kEvictFirst;
+    }
     int step = 0;
     for_each_tile([&](const GemmTile& t) {
       for (int block = 0; block < args.blocks; ++block, ++step) {
@@ -128,7 +132,7 @@ struct GemmPrefill {
         if (step >= c.stages) ptx::mbarrier_wait(ring.empty(stage), (step / c.stages - 1) & 1);
         ptx::mbarrier_arrive_expect_tx(ring.full(stage), c.stage_bytes());
         const int k = block * kStepElements;
-        load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane);
+        load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, policy);
         load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), args.weights, stage, k, t.row0, t.group);
       }
     });
@@ -277,6 +281,9 @@ struct GemmPrefill {
   __device__ void run() const {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     constexpr int kLoader = 4 * c.groups();
+    if constexpr (c.grouped) {
+      if (warp == kLoader + 2) Walk::ask_early(all);
+    }
     if (warp == kLoader && threadIdx.x % 32 == 0) {
       ptx::prefetch_tensormap(&args.tokens);
       ptx::prefetch_tensormap(&args.weights);

@@ -83,6 +83,24 @@ struct Promotion {
   }
 };
 
+/// The same for columns with a scale each and rows that share one, as swapped tiles have them.
+template <GemmPrefillConfig c>
+struct ColumnPromotion {
+  float scale[c.block_n / 4];
+
+  __device__ explicit ColumnPromotion(const BlockScales<c>& at) {
+    const u32 first = at.weight + at.place();
+#pragma unroll
+    for (int i = 0; i < c.block_n / 4; ++i) {
+      scale[i] = ptx::ld_shared(first + (8 * (i / 2) + i % 2) * c.scale_blocks * 4) * at.token[0][0];
+    }
+  }
+  __device__ void add(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2]) const {
+#pragma unroll
+    for (int i = 0; i < c.block_n / 2; ++i) sum[i] = fmaf(block_sum[i], scale[i / 4 * 2 + i % 2], sum[i]);
+  }
+};
+
 /// The same where every column has scales of its own: too many for registers, so they are read as they are needed.
 /// `weight` is the shared address of the scale of a thread's first column.
 template <GemmPrefillConfig c>

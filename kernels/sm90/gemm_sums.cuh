@@ -20,6 +20,8 @@ struct GemmSums {
                       BlockScales<c>& scale) const {
     if constexpr (!c.fp8) {
       add_plain(sum, at);
+    } else if constexpr (c.swapped) {
+      add_swapped(sum[0], at, scale);
     } else if constexpr (c.row_scales) {
       add_scaled_by_column(sum[0], at, scale);
     } else if constexpr (c.subs() == 1 && c.block_n <= 128) {
@@ -151,6 +153,51 @@ struct GemmSums {
       add_by_column<c>(sum, block_sum, scale.token[0], scale.weight + scale.place());
       if (++scale.part == c.scale_blocks || block + 1 == blocks) scale.next_stage();
     }
+  }
+
+  /// FP8 of a swapped tile: the next block multiplies while this one is promoted. But its stage is given back before the
+  /// next block is awaited, for weights come from memory.
+  __device__ void add_swapped(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
+    const u32 blocks = args.blocks;
+    float even[c.block_n / 2];
+    float odd[c.block_n / 2];
+    scale.wait();
+    at.wait();
+    ptx::wgmma_fence();
+    multiply(even, at, 0, 0);
+    ptx::wgmma_commit_group();
+    for (u32 pair = 0; pair < (blocks - 1) / 2; ++pair) {
+      step_swapped<true>(sum, even, odd, at, scale);
+      step_swapped<true>(sum, odd, even, at, scale);
+    }
+    if (blocks % 2 == 0) {
+      step_swapped<true>(sum, even, odd, at, scale);
+      step_swapped<false>(sum, odd, even, at, scale);
+    } else {
+      step_swapped<false>(sum, even, odd, at, scale);
+    }
+  }
+  template <bool kMore>
+  __device__ void step_swapped(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
+                               float (&following)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
+    scale.read();
+    const ColumnPromotion<c> promotion(scale);
+    if (++scale.part == c.scale_blocks || !kMore) {
+      scale.next_stage();
+      if (kMore) scale.wait();
+    }
+    ptx::wgmma_wait_group<0>();
+    ring.release(at.stage);
+    at.next();
+#pragma unroll
+    for (float& value : current) ptx::keep(value);
+    if constexpr (kMore) {
+      at.wait();
+      ptx::wgmma_fence();
+      multiply(following, at, 0, 0);
+      ptx::wgmma_commit_group();
+    }
+    promotion.add(sum, current);
   }
 
   __device__ void add_plain(float (&sum)[c.subs()][c.block_n / 2], Reader& at) const {

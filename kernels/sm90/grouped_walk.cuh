@@ -66,6 +66,13 @@ struct GroupedWalk {
     return {t.end, plane_of(t), plane_of(t) * args.out_plane, t.by_id ? args.index : nullptr, group_of(t)};
   }
 
+  /// Has counts or offsets on their way to L2 while barriers are prepared.
+  static __device__ void ask_early(const Args& args) {
+    constexpr int kEach = 128 / static_cast<int>(sizeof(int));
+    const int first = static_cast<int>(threadIdx.x) % 32 * kEach;
+    if (args.layout != Args::contiguous && first <= args.groups) ptx::prefetch_l2(args.index + first);
+  }
+
   /// One warp walks, ahead of all others, and tells them.
   static __device__ void run(const Args& args, const GemmRing<c>& ring, int rank) {
     GroupedWalk walk(args, ring, rank);

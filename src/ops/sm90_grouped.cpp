@@ -130,30 +130,29 @@ std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
 
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
-std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected,
-                                              int sms) {
+std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected) {
   constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
   for (const auto& [tokens, stages] : kTiles) {
     if (1.5 * expected.rows > tokens) continue;
-    const Sm90GroupedKernel kernel{
+    Sm90GroupedKernel kernel{
         .swapped = 1, .fp8 = shape.fp8, .tile_m = tokens, .tile_n = 128, .stages = stages, .cluster_n = 1};
-    // What the last round reads while most of the device has nothing to do.
-    const auto rounds = [&](int weights) {
-      const double tiles = expected.groups * static_cast<double>(ceil_div(shape.n, weights));
-      return std::ceil(tiles / sms) * weights;
-    };
-    return shape.fp8 && rounds(64) < 0.9 * rounds(128) ? narrow_sm90_grouped(kernel) : kernel;
+    // Small tiles share out better, as long as their rows are little beside the weights. More loads under way
+    // than these would be slower.
+    if (shape.fp8 && tokens <= 32) {
+      kernel.tile_n = 64;
+      kernel.stages = 8;
+    }
+    return kernel;
   }
   return std::nullopt;
 }
 
-}  // namespace
-
-Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped) {
-  swapped.tile_n = 64;
-  swapped.stages = swapped.tile_m <= 16 ? 12 : 10;
-  return swapped;
+// Weights of all groups that have rows.
+double weight_bytes(const Sm90GroupedShape& shape, const Expectation& expected) {
+  return expected.groups * static_cast<double>(shape.n * shape.k * (shape.fp8 ? 1 : 2));
 }
+
+}  // namespace
 
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
   const bool swapped = kernel.swapped != 0;
@@ -171,8 +170,8 @@ GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   const auto blocks = static_cast<double>(ceil_div(shape.k, block_elements(shape.fp8)));
   const Expectation expected = expectation(shape);
-  if (const auto swapped = plan_swapped(shape, expected, device.num_sms)) return *swapped;
-  const double bytes = expected.groups * static_cast<double>(shape.n * shape.k * (shape.fp8 ? 1 : 2));
+  if (const auto swapped = plan_swapped(shape, expected)) return *swapped;
+  const double bytes = weight_bytes(shape, expected);
   const std::span<const Tile> tiles =
       shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
   // Reading the weights takes as long as it takes; among tiles that keep up with it the cheaper one stands
@@ -222,10 +221,7 @@ jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape.fp8))};
   if (device.sm() != 90 || shape.k == 0) return sources;
-  const Sm90GroupedKernel plan = plan_sm90_grouped(shape, device);
-  sources.push_back(sm90_grouped_source(plan));
-  // Whether tiles are narrow depends on how many groups have rows.
-  if (shape.fp8 && plan.swapped != 0) sources.push_back(sm90_grouped_source(narrow_sm90_grouped(plan)));
+  sources.push_back(sm90_grouped_source(plan_sm90_grouped(shape, device)));
   return sources;
 }
 
@@ -278,6 +274,9 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
   const GemmPrefillConfig config = sm90_grouped_config(plan);
   GroupedGemmArgs args = arguments(shape, layout, tensors);
   args.queue = tile_queue(context);
+  // Lines that go first spare what is in L2. Where weights exceed it many times over, they are slower.
+  constexpr double kMostLeaving = 4e8;  // bytes
+  args.weights_leave = weight_bytes(shape, expectation(shape)) < kMostLeaving;
   const TensorView& b = tensors.b[0];
   const Planes weights{shape.groups, shape.n, shape.k, b.step(0), distance(tensors.b)};
   if (config.swapped) {

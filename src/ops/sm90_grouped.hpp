@@ -45,8 +45,6 @@ struct Sm90GroupedKernel {
 
 /// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
-/// A swapped kernel with tiles of 64 weights in place of 128.
-Sm90GroupedKernel narrow_sm90_grouped(Sm90GroupedKernel swapped);
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
 
