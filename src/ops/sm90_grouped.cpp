@@ -130,15 +130,21 @@ std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
 
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
-std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected) {
+std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected,
+                                              int sms) {
+  constexpr int kManyRounds = 16;
   constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
   for (const auto& [tokens, stages] : kTiles) {
     if (1.5 * expected.rows > tokens) continue;
     Sm90GroupedKernel kernel{
         .swapped = 1, .fp8 = shape.fp8, .tile_m = tokens, .tile_n = 128, .stages = stages, .cluster_n = 1};
-    // Small tiles share out better, as long as their rows are little beside the weights. More loads under way
-    // than these would be slower.
-    if (shape.fp8 && tokens <= 32) {
+    // Small tiles share out better in few rounds, as long as their rows are little beside the weights. More
+    // loads under way than these would be slower.
+    const auto rounds = [&](int weights) {
+      return std::ceil(expected.groups * static_cast<double>(ceil_div(shape.n, weights)) / sms);
+    };
+    const bool narrow = tokens <= 32 ? rounds(128) < kManyRounds : rounds(64) < 1.8 * rounds(128);
+    if (shape.fp8 && narrow) {
       kernel.tile_n = 64;
       kernel.stages = 8;
     }
@@ -170,7 +176,7 @@ GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   const auto blocks = static_cast<double>(ceil_div(shape.k, block_elements(shape.fp8)));
   const Expectation expected = expectation(shape);
-  if (const auto swapped = plan_swapped(shape, expected)) return *swapped;
+  if (const auto swapped = plan_swapped(shape, expected, device.num_sms)) return *swapped;
   const double bytes = weight_bytes(shape, expected);
   const std::span<const Tile> tiles =
       shape.fp8 ? std::span<const Tile>(kFp8Tiles) : std::span<const Tile>(kBf16Tiles);
@@ -275,7 +281,7 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
   GroupedGemmArgs args = arguments(shape, layout, tensors);
   args.queue = tile_queue(context);
   // Lines that go first spare what is in L2. Where weights exceed it many times over, they are slower.
-  constexpr double kMostLeaving = 4e8;  // bytes
+  constexpr double kMostLeaving = 5e8;  // bytes
   args.weights_leave = weight_bytes(shape, expectation(shape)) < kMostLeaving;
   const TensorView& b = tensors.b[0];
   const Planes weights{shape.groups, shape.n, shape.k, b.step(0), distance(tensors.b)};
