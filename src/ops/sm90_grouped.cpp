@@ -128,27 +128,31 @@ std::int64_t most_row_tiles(const Sm90GroupedShape& shape, int tile_m) {
   return shape.masked ? tiles * shape.groups : tiles + shape.groups;
 }
 
+// For few rows in a group, up to 8, 16, 32 or 64 to a tile. More loads under way than the narrow one's would
+// be slower.
+Sm90GroupedKernel swapped_kernel(bool fp8, int tokens, bool narrow) {
+  const int stages = narrow ? 8 : tokens <= 8 ? 10 : tokens <= 16 ? 9 : tokens <= 32 ? 8 : 6;
+  return {.swapped = 1,
+          .fp8 = fp8,
+          .tile_m = tokens,
+          .tile_n = narrow ? 64 : 128,
+          .stages = stages,
+          .cluster_n = 1};
+}
+
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
 std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected,
                                               int sms) {
-  constexpr int kManyRounds = 16;
-  constexpr std::pair<int, int> kTiles[] = {{8, 10}, {16, 9}, {32, 8}, {64, 6}};  // tokens, stages
-  for (const auto& [tokens, stages] : kTiles) {
+  for (const int tokens : {8, 16, 32, 64}) {
     if (1.5 * expected.rows > tokens) continue;
-    Sm90GroupedKernel kernel{
-        .swapped = 1, .fp8 = shape.fp8, .tile_m = tokens, .tile_n = 128, .stages = stages, .cluster_n = 1};
-    // Small tiles share out better in few rounds, as long as their rows are little beside the weights. More
-    // loads under way than these would be slower.
     const auto rounds = [&](int weights) {
       return std::ceil(expected.groups * static_cast<double>(ceil_div(shape.n, weights)) / sms);
     };
+    // Narrow tiles share out better, which many rounds do not need, and load rows more often.
+    constexpr int kManyRounds = 16;
     const bool narrow = tokens <= 32 ? rounds(128) < kManyRounds : rounds(64) < 1.8 * rounds(128);
-    if (shape.fp8 && narrow) {
-      kernel.tile_n = 64;
-      kernel.stages = 8;
-    }
-    return kernel;
+    return swapped_kernel(shape.fp8, tokens, shape.fp8 && narrow);
   }
   return std::nullopt;
 }
@@ -227,7 +231,11 @@ jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   std::vector<jit::Source> sources{simt_grouped_source(simt_plan(shape.fp8))};
   if (device.sm() != 90 || shape.k == 0) return sources;
-  sources.push_back(sm90_grouped_source(plan_sm90_grouped(shape, device)));
+  const Sm90GroupedKernel plan = plan_sm90_grouped(shape, device);
+  sources.push_back(sm90_grouped_source(plan));
+  // Whether tiles are narrow depends on how many groups have rows.
+  if (shape.fp8 && plan.swapped != 0)
+    sources.push_back(sm90_grouped_source(swapped_kernel(true, plan.tile_m, plan.tile_n == 128)));
   return sources;
 }
 

@@ -114,14 +114,16 @@ TEST(Sm90Grouped, FewRowsSwapTheOperands) {
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).swapped, 0) << "as if all blocks were full";
 }
 
-// Tiles of 64 weights share out better; with 64 rows these would be as much to load again.
+// Tiles of 64 weights share out better, which many rounds do not need, and load rows twice as often.
 TEST(Sm90Grouped, TilesOfFewRowsAreNarrow) {
-  const auto width = [](std::int64_t expected, bool fp8) {
-    return grouped_plan(true, 32, 4096, 4096, 7168, expected, fp8).tile_n;
+  const auto width = [](std::int64_t groups, std::int64_t expected, bool fp8 = true) {
+    return grouped_plan(true, groups, 4096, 4096, 7168, expected, fp8).tile_n;
   };
-  for (const std::int64_t expected : {1, 10, 20}) EXPECT_EQ(width(expected, true), 64) << expected;
-  EXPECT_EQ(width(40, true), 128);
-  EXPECT_EQ(width(1, false), 128) << "bf16 has twice the bytes";
+  for (const std::int64_t expected : {1, 10, 20}) EXPECT_EQ(width(32, expected), 64) << expected;
+  EXPECT_EQ(width(256, 2), 128);
+  EXPECT_EQ(width(32, 40), 128);
+  EXPECT_EQ(width(6, 40), 64) << "192 tiles of 128 in two rounds, or 384 in three of half the time";
+  EXPECT_EQ(width(32, 1, false), 128) << "bf16 has twice the bytes";
 }
 
 TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
