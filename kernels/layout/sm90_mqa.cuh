@@ -27,9 +27,15 @@ inline constexpr int sm90_mqa_scorer_registers(int columns) { return columns < 1
 inline constexpr int sm90_mqa_loader_registers(int columns) {
   return (kSm90MqaGroups + 1) * (65536 / kSm90MqaThreads / 8 * 8) - kSm90MqaGroups * sm90_mqa_scorer_registers(columns);
 }
-inline constexpr int kSm90MqaStaticBytes = kSm90MqaThreads / 32 * 4;  // of shared memory, beside what a launch asks for
+inline constexpr int kSm90MqaStaticBytes = 64;  // of shared memory, beside what a launch asks for
 inline constexpr int kSm90MqaRequests = 4096;  // at most: their tiles are counted in shared memory
 inline constexpr int kSm90MqaTile = kMqaKeys * 128;
+
+/// The kernel for one or two tokens a request: warpgroups that score, and registers of their threads and the loader's.
+inline constexpr int sm90_mqa_decode_groups(int tokens) { return tokens == 1 ? 4 : 3; }
+inline constexpr int sm90_mqa_decode_threads(int tokens) { return 128 * (sm90_mqa_decode_groups(tokens) + 1); }
+inline constexpr int sm90_mqa_decode_registers(int tokens) { return tokens == 1 ? 104 : 144; }
+inline constexpr int kMqaDecodeLoaderRegisters = 64;
 
 /// Heads of a request's tokens: two tokens share an instruction, so there is room for an even number of them.
 inline constexpr int sm90_mqa_rows(int next_n, int heads) {

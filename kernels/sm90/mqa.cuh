@@ -8,6 +8,7 @@
 // in one way only, whatever the call, the run and the tokens that share an instruction.
 #pragma once
 #include "sm90/mqa_load.cuh"
+#include "sm90/mqa_drafts.cuh"
 #include "sm90/mqa_score.cuh"
 
 namespace fathom {
@@ -23,6 +24,8 @@ __device__ void sm90_mqa(const Sm90MqaKernel& args) {
     ptx::setmaxnreg_inc<sm90_mqa_scorer_registers(kTokens * kHeads)>();
     if (block.alone()) {
       Sm90MqaScorer<kHeads, kRagged, kDim, kPage, 1>{block}.consume(group);
+    } else if (block.pairs()) {
+      if constexpr (!kRagged && kTokens == 2) Sm90MqaDrafts<kHeads, kDim, kPage>{block}.consume(group);
     } else {
       Sm90MqaScorer<kHeads, kRagged, kDim, kPage, kTokens>{block}.consume(group);
     }

@@ -67,6 +67,8 @@ struct Sm90MqaBlock {
   static __device__ int turns_of(int mates) {
     return mates == 1 ? kSm90MqaSets : mates == 2 ? kSm90MqaSets / 2 : 1;
   }
+  /// Two tokens at a time, four a warpgroup.
+  __device__ bool pairs() const { return !kRagged && kTogether == 2 && args.next_n > 2 && args.next_n <= 8; }
   /// One token by itself needs half of the arithmetic.
   __device__ bool alone() const { return kTogether == 1 || (!kRagged && args.next_n == 1); }
 
@@ -145,7 +147,7 @@ struct Sm90MqaBlock {
     }
     const int together = alone() ? 1 : kTogether;
     const int mates = alone() ? tile_mates<1>() : tile_mates<kTogether>();
-    const int readers = 4 * min(mates, (args.next_n + together - 1) / together);
+    const int readers = pairs() ? (args.next_n <= 4 ? 4 : 8) : 4 * min(mates, (args.next_n + together - 1) / together);
 #pragma unroll 1
     for (int i = warp; i < args.stages; i += kSm90MqaThreads / 32) {
       ptx::mbarrier_init(full(i), 1);
@@ -155,10 +157,23 @@ struct Sm90MqaBlock {
     ptx::fence_mbarrier_init();
   }
 
+  /// The last request that begins at this tile or before, by a whole warp.
+  __device__ int request_of(int tile) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    int request = 0;
+#pragma unroll 1
+    for (int step = 1024; step > 0; step /= 32) {
+      if (step >= args.requests && step > 1) continue;
+      const int other = request + lane * step;
+      request += step * (__popc(__ballot_sync(~0u, other < args.requests && before[other] <= tile)) - 1);
+    }
+    return request;
+  }
+
   /// All threads: counts the tiles and takes this block's share of them. The code is short because all of it
   /// is a miss of the instruction cache when a launch begins.
   __device__ void share_out() {
-    __shared__ int sums[kSm90MqaStaticBytes / 4];
+    __shared__ int sums[kSm90MqaThreads / 32];
     const int thread = static_cast<int>(threadIdx.x);
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int warp = static_cast<int>(threadIdx.x / 32);

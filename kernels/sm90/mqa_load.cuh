@@ -85,15 +85,7 @@ struct Sm90MqaLoader {
   __device__ void produce() const {
     constexpr int kRun = 4;  // tiles whose places are waited for together
     const int lane = static_cast<int>(threadIdx.x % 32);
-    int request = 0;  // of tile `begin`: the last that begins there or before
-#pragma unroll 1
-    for (int step = 1024; step > 0 && block.begin < block.end; step /= 32) {
-      if (step >= block.args.requests && step > 1) continue;
-      const int other = request + lane * step;
-      request +=
-          step *
-          (__popc(__ballot_sync(~0u, other < block.args.requests && block.before[other] <= block.begin)) - 1);
-    }
+    int request = block.begin < block.end ? block.request_of(block.begin) : 0;
     const int shift = __ffs(block.args.stages) - 1;
     int segments = 0;
     int opened = 0;  // the first tile of the last segment

@@ -43,7 +43,8 @@ std::int64_t padded(std::int64_t heads) {
 Sm90MqaPlan sm90_mqa_plan(const Sm90MqaShape& shape) {
   return {static_cast<std::int32_t>(padded(shape.heads)), shape.ragged,
           static_cast<std::int32_t>(shape.head_dim),
-          shape.ragged ? 64 : static_cast<std::int32_t>(shape.page)};
+          shape.ragged ? 64 : static_cast<std::int32_t>(shape.page),
+          !shape.ragged && shape.next_n <= 2 && shape.heads <= 64 ? static_cast<std::int32_t>(shape.next_n) : 0};
 }
 
 bool suits_sm90_mqa(const TensorView& q, const TensorView& weights, const TensorView& keys) {
@@ -56,6 +57,17 @@ std::int64_t sm90_mqa_tokens(std::int64_t heads) { return heads <= 64 ? 8 : 4; }
 
 jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
   const bool usual = plan.head_dim == 128 && plan.page == 64;
+  if (plan.decode != 0) {
+    return {fmt::format("paged_mqa_logits.sm90_n{}_h{}{}", plan.decode, plan.heads,
+                        usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
+            fmt::format("#include \"sm90/mqa_decode.cuh\"\n"
+                        "extern \"C\" __global__ void __launch_bounds__({}, 1)\n"
+                        "fathom_kernel(const __grid_constant__ fathom::Sm90MqaKernel args) {{\n"
+                        "  static_assert(sizeof(fathom::Sm90MqaKernel) == {});\n"
+                        "  fathom::sm90_mqa_decode<{}, {}, {}, {}>(args);\n}}\n",
+                        sm90_mqa_decode_threads(plan.decode), sizeof(Sm90MqaKernel), plan.heads, plan.head_dim,
+                        plan.page, plan.decode)};
+  }
   return {fmt::format("{}.sm90_h{}{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads,
                       usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
           fmt::format("#include \"sm90/mqa.cuh\"\n"
@@ -123,7 +135,7 @@ void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorVi
   }
   jit::launch(kernel,
               {.grid = {static_cast<unsigned>(device.num_sms)},
-               .block = {kSm90MqaThreads},
+               .block = {static_cast<unsigned>(plan.decode != 0 ? sm90_mqa_decode_threads(plan.decode) : kSm90MqaThreads)},
                .shared_bytes = stages.shared_bytes},
               context, args);
 }

@@ -31,6 +31,7 @@ struct Sm90MqaPlan {
   std::int32_t ragged;
   std::int32_t head_dim;
   std::int32_t page;
+  std::int32_t decode;  // tokens of a request, if there are one or two
 };
 Sm90MqaPlan sm90_mqa_plan(const Sm90MqaShape& shape);
 jit::Source sm90_mqa_source(const Sm90MqaPlan& plan);

@@ -94,6 +94,7 @@ inline float fathom_emulator_fmin(float a, float b) { return a != a ? b : b != b
 #define fmaxf fathom_emulator_fmax
 #define fminf fathom_emulator_fmin
 inline float rsqrtf(float a) { return 1 / std::sqrt(a); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
