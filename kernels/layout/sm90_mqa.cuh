@@ -34,6 +34,8 @@ inline constexpr int kSm90MqaTile = kMqaKeys * 128;
 /// The kernel for one or two tokens a request: warpgroups that score, and registers of their threads and the loader's.
 inline constexpr int sm90_mqa_decode_groups(int tokens) { return tokens == 1 ? 4 : 3; }
 inline constexpr int sm90_mqa_decode_threads(int tokens) { return 128 * (sm90_mqa_decode_groups(tokens) + 1); }
+/// Tiles under way: every one of a place is scored by the same warpgroup, and loaded by the same of four warps.
+inline constexpr int sm90_mqa_decode_stages(int tokens) { return tokens == 1 ? 8 : 12; }
 inline constexpr int sm90_mqa_decode_registers(int tokens) { return tokens == 1 ? 104 : 144; }
 inline constexpr int kMqaDecodeLoaderRegisters = 64;
 

@@ -1,10 +1,11 @@
-// The indexer's scores on Hopper, paged calls of one or two tokens a request: what counts is how soon keys are on their
-// way.
+// The indexer's scores on Hopper, paged calls of one or two tokens a request: what counts is how soon keys
+// are on their way.
 //
-// Most of such a call's time is the memory's: lengths, page numbers and keys are read one after the other. So every
-// block is given a request and its share of that request's first tiles beforehand, as many as its ring takes: lengths
-// and page numbers are asked for together, and the keys are on their way before anybody knows what the other requests'
-// lengths are. Tiles beyond are dealt so that all blocks have the same number in the end.
+// Most of such a call's time is the memory's: lengths, page numbers and keys are read one after the other. So
+// every block is given a request and its share of that request's first tiles beforehand, as many as its ring
+// takes: lengths and page numbers are asked for together, and the keys are on their way before anybody knows
+// what the other requests' lengths are. Tiles beyond are dealt so that all blocks have the same number in the
+// end.
 #pragma once
 #include "sm90/mqa_load.cuh"
 #include "sm90/mqa_sum.cuh"
@@ -16,22 +17,21 @@ struct Sm90MqaDecode {
   using Block = Sm90MqaBlock<kHeads, false, kDim, kPage>;
   using Tile = Block::Tile;
   using Pages = int[Block::kParts];
-  static constexpr int kLoaders = 4;  // warps that load, every fourth tile each
+  static constexpr int kLoaders = 4;                               // warps that load, every fourth tile each
   static constexpr int kGroups = sm90_mqa_decode_groups(kTokens);  // warpgroups that score, a tile each
   static constexpr int kScorers = 128 * kGroups;
   static constexpr int kThreads = kScorers + 128;
+  static constexpr int kStages = sm90_mqa_decode_stages(kTokens);
+  static constexpr int kQStages = 2;
+  static_assert(kStages % kGroups == 0 && kStages % kLoaders == 0);
 
   Block block;
-  int given;       // tiles that every block is given at most
-  int per, more;   // blocks of a request, and requests that have one more
-  int own;         // this block's request
-  int first, step; // of its tiles, the first and the distance that are this block's
-  int shift;       // stages are 2 to this power
-  int* shares;     // what of the rest is whose: before[requests] tiles in all, then this block's first and last
+  int per, more;    // blocks of a request, and requests that have one more
+  int own;          // this block's request
+  int first, step;  // of its tiles, the first and the distance that are this block's
+  int* shares;  // what of the rest is whose: before[requests] tiles in all, then this block's first and last
 
   __device__ Sm90MqaDecode(const Sm90MqaKernel& args, u8* shared) : block(args, shared) {
-    given = args.stages;
-    shift = __ffs(given) - 1;
     shares = block.before + args.requests + 1;
     // Small numbers, whose quotients are far enough from whole ones.
     const int blocks = static_cast<int>(gridDim.x);
@@ -41,12 +41,15 @@ struct Sm90MqaDecode {
     const int longer = more * (per + 1);
     step = per + (at < longer);
     const int from = at < longer ? at : at - longer;
-    const int quotient = static_cast<int>(__fdividef(static_cast<float>(from) + 0.5f, static_cast<float>(step)));
+    const int quotient =
+        static_cast<int>(__fdividef(static_cast<float>(from) + 0.5f, static_cast<float>(step)));
     own = (at < longer ? 0 : more) + quotient;
     first = from - quotient * step;
   }
   __device__ int blocks_of(int request) const { return per + (request < more); }
-  __device__ u32 q_empty(int stage) const { return block.barriers + 8 * (2 * block.args.stages + block.args.q_stages + stage); }
+  __device__ u32 q_empty(int stage) const {
+    return block.barriers + 8 * (2 * block.args.stages + block.args.q_stages + stage);
+  }
 
   __device__ int count_tiles(int length) const {
     const PagedMqaLogitsKernel& paged = block.args.paged;
@@ -70,10 +73,10 @@ struct Sm90MqaDecode {
     }
     const BlockTable& table = block.args.paged.block_table;
     if (threadIdx.x % 32 == 0) {
-      for (int i = warp; i < block.args.stages; i += kScorers / 32) {
+      for (int i = warp; i < kStages; i += kScorers / 32) {
         ptx::mbarrier_init(block.full(i), 1);
         ptx::mbarrier_init(block.empty(i), 4);
-        if (i < block.args.q_stages) {
+        if (i < kQStages) {
           ptx::mbarrier_init(block.q_full(i), 1);
           ptx::mbarrier_init(q_empty(i), kLoaders);
         }
@@ -107,15 +110,18 @@ struct Sm90MqaDecode {
     int mine = 0;  // tiles that a block of this thread's request is given
     int blocks = 0;
 #pragma unroll 1
-    for (int request = static_cast<int>(threadIdx.x); request - static_cast<int>(threadIdx.x) < requests; request += kScorers) {
+    for (int request = static_cast<int>(threadIdx.x); request - static_cast<int>(threadIdx.x) < requests;
+         request += kScorers) {
       int rest = 0;
       if (request < requests) {
         const int count = count_tiles(length_of(request));
         const int those = blocks_of(request);
-        rest = max(count - those * given, 0);
+        rest = max(count - those * kStages, 0);
         if (those > 0) {  // so this is the first round
           blocks = those;
-          mine = rest > 0 ? given : static_cast<int>(__fdividef(static_cast<float>(count + those) - 0.5f, static_cast<float>(those)));
+          mine = rest > 0 ? kStages
+                          : static_cast<int>(__fdividef(static_cast<float>(count + those) - 0.5f,
+                                                        static_cast<float>(those)));
         }
       }
       int before;
@@ -147,14 +153,14 @@ struct Sm90MqaDecode {
       pages[part] = index < table.pages ? table.data[request * table.row + index * table.step] : -1;
     }
   }
-  __device__ void load_tile(const Sm90MqaLoader<kHeads, false, kDim, kPage>& loader, int place, int request, int tile, int segment,
-                            const Pages& pages) const {
+  __device__ void load_tile(const Sm90MqaLoader<kHeads, false, kDim, kPage>& loader, int place, int request,
+                            int tile, int segment, const Pages& pages) const {
     int there = 0;
 #pragma unroll
     for (int part = 0; part < Block::kParts; ++part)
       there |= (pages[part] >= 0 && pages[part] < block.args.paged.cache.pages) << part;
-    const int stage = place & (block.args.stages - 1);
-    if (place >= block.args.stages) ptx::mbarrier_wait(block.empty(stage), (place >> shift) - 1 & 1);
+    const int stage = place % kStages;
+    if (place >= kStages) ptx::mbarrier_wait(block.empty(stage), place / kStages - 1 & 1);
     loader.load_keys(stage, {request, tile, segment, there}, pages);
   }
 
@@ -168,7 +174,7 @@ struct Sm90MqaDecode {
     ptx::bar_sync(1, kThreads);
     ptx::setmaxnreg_dec<kMqaDecodeLoaderRegisters>();
     const int tiles = count_tiles(length);
-    const bool live = lane < given && first + lane * step < tiles;
+    const bool live = lane < kStages && first + lane * step < tiles;
     const int start = __popc(__ballot_sync(~0u, live));  // the place of the first tile that was not given
     if (start > 0 && warp() == kLoaders - 1) loader.load_queries(own, 0);
     if (live && lane % kLoaders == warp()) load_tile(loader, lane, own, first + lane * step, 0, pages);
@@ -180,9 +186,9 @@ struct Sm90MqaDecode {
     for (int pace = 1024; pace > 0 && at < end; pace /= 32) {
       if (pace >= block.args.requests && pace > 1) continue;
       const int other = request + lane * pace;
-      request += pace * (__popc(__ballot_sync(~0u, other < block.args.requests && block.before[other] <= at)) - 1);
+      request +=
+          pace * (__popc(__ballot_sync(~0u, other < block.args.requests && block.before[other] <= at)) - 1);
     }
-    const int q_stages = block.args.q_stages;
     int segments = start > 0;
     int previous = start > 0 ? own : -1;
     int opened = 0;  // the first place of the last segment
@@ -191,7 +197,7 @@ struct Sm90MqaDecode {
       const int mine = min(at + lane, end - 1);
 #pragma unroll 1
       while (block.before[request + 1] <= mine) ++request;
-      const int tile = mine - block.before[request] + given * blocks_of(request);
+      const int tile = mine - block.before[request] + kStages * blocks_of(request);
       find_pages(request, tile, pages);
       int below = __shfl_up_sync(~0u, request, 1);
       if (lane == 0) below = previous;
@@ -203,18 +209,20 @@ struct Sm90MqaDecode {
         const int i = __ffs(static_cast<int>(left)) - 1;
         const int now = place + i;
         if (starts >> i & 1) {
-          // Queries take the place of those that all tiles before `done` have met; a warp answers for its own.
+          // Queries take the place of those that all tiles before `done` have met; a warp answers for its
+          // own.
           const int those = __shfl_sync(~0u, segment, i);
-          const u32 free = q_empty(those & (q_stages - 1));
-          const int done = q_stages == 1 ? now : opened;
+          const u32 free = q_empty(those % kQStages);
+          const int done = opened;
           opened = now;
-          if (those >= q_stages) {
+          if (those >= kQStages) {
             const int last = done - 1 - ((done - 1 - warp()) & (kLoaders - 1));
-            if (last >= 0 && last + given >= now) ptx::mbarrier_wait(block.empty(last & (given - 1)), last >> shift & 1);
+            if (last >= 0 && last + kStages >= now)
+              ptx::mbarrier_wait(block.empty(last % kStages), last / kStages & 1);
             if (lane == 0) ptx::mbarrier_arrive(free);
           }
           if (loads >> i & 1) {
-            if (those >= q_stages) ptx::mbarrier_wait(free, (those >> (q_stages - 1)) - 1 & 1);
+            if (those >= kQStages) ptx::mbarrier_wait(free, those / kQStages - 1 & 1);
             loader.load_queries(__shfl_sync(~0u, request, i), those);
           }
         }
@@ -249,16 +257,18 @@ struct Sm90MqaDecode {
     }
   }
 
-  /// A warpgroup that scores: every tile that is its turn. Of four lanes, lane i stores the scores of token i / 2 with
-  /// key i % 2.
+  /// A warpgroup that scores: every tile that is its turn. Of four lanes, lane i stores the scores of token i
+  /// / 2 with key i % 2.
   __device__ void score(int group) const {
     const int lane = static_cast<int>(threadIdx.x) % 4;
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int key = thread / 32 * 16 + thread % 32 / 4 + 8 * (thread % 2);
-    const int stages = block.args.stages;
-    const int q_stages = block.args.q_stages;
     const int tiles = count_tiles(length_of(own));
-    const int owned = min(given, tiles > first ? static_cast<int>(__fdividef(static_cast<float>(tiles - first - 1 + step) + 0.5f, static_cast<float>(step))) : 0);
+    const int owned =
+        min(kStages, tiles > first
+                         ? static_cast<int>(__fdividef(static_cast<float>(tiles - first - 1 + step) + 0.5f,
+                                                       static_cast<float>(step)))
+                         : 0);
     const int count = owned + shares[1] - shares[0];
     int segment = -1;
     float weights[kTokens][kHeads / 4];
@@ -267,21 +277,23 @@ struct Sm90MqaDecode {
     float d[kTokens * kHeads / 2];
 #pragma unroll 1
     for (int place = group; place < count; place += kGroups) {
-      const int stage = place & (stages - 1);
-      ptx::mbarrier_wait(block.full(stage), place >> shift & 1);
+      const int stage = place % kStages;
+      ptx::mbarrier_wait(block.full(stage), place / kStages & 1);
       const Tile tile = block.tiles[stage];
       const float scale = block.scales[stage * kMqaKeys + key];
       const int now = __shfl_sync(~0u, tile.segment, 0);
       const bool other = now != segment;
-      const int q_stage = now & (q_stages - 1);
+      const int q_stage = now % kQStages;
       if (other) {
         segment = now;
-        ptx::mbarrier_wait(block.q_full(q_stage), now >> (q_stages - 1) & 1);
+        ptx::mbarrier_wait(block.q_full(q_stage), now / kQStages & 1);
 #pragma unroll
         for (int t = 0; t < kTokens; ++t)
           sm90_mqa_weights<kHeads>(block.weights + q_stage * block.rows + t * kHeads, weights[t]);
         const int token = min(lane / 2, kTokens - 1);
-        length = block.args.paged.context_lens[tile.request * block.args.paged.lens_row + token * block.args.paged.lens_step];
+        length =
+            block.args.paged
+                .context_lens[tile.request * block.args.paged.lens_row + token * block.args.paged.lens_step];
         out = block.logits(static_cast<long long>(tile.request) * kTokens + token) + key;
       }
       const u32 a = block.ring_low + stage * (kSm90MqaTile / 16);
@@ -289,7 +301,8 @@ struct Sm90MqaDecode {
       ptx::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < Block::kSteps; ++k) {
-        ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k), k > 0);
+        ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(a + 2 * k),
+                                                     ptx::wgmma_descriptor(b + 2 * k), k > 0);
       }
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
@@ -307,7 +320,8 @@ struct Sm90MqaDecode {
         const float other = __shfl_xor_sync(~0u, lane / 2 ? low : high, 2);
         of_key[h] = (lane / 2 ? high : low) + other;
       }
-      const float total = (lane % 2 ? of_key[1] : of_key[0]) + __shfl_xor_sync(~0u, lane % 2 ? of_key[0] : of_key[1], 1);
+      const float total =
+          (lane % 2 ? of_key[1] : of_key[0]) + __shfl_xor_sync(~0u, lane % 2 ? of_key[0] : of_key[1], 1);
       const int j = tile.tile * kMqaKeys + key;
       if (lane < 2 * kTokens && j < block.columns()) {
         const bool seen = (tile.there >> key / Block::kPartKeys & 1) && j < length;

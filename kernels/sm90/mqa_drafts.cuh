@@ -5,9 +5,9 @@
 
 namespace fathom {
 
-/// A warpgroup scores four tokens of a request, in two sets of two: up to four tokens, warpgroups take tiles by turns,
-/// otherwise each has tokens of its own. While it adds up a set's products, the other's are under way, or the next
-/// tile's.
+/// A warpgroup scores four tokens of a request, in two sets of two: up to four tokens, warpgroups take tiles
+/// by turns, otherwise each has tokens of its own. While it adds up a set's products, the other's are under
+/// way, or the next tile's.
 template <int kHeads, int kDim, int kPage>
 struct Sm90MqaDrafts {
   using Block = Sm90MqaBlock<kHeads, false, kDim, kPage>;
@@ -34,13 +34,14 @@ struct Sm90MqaDrafts {
     for (float& value : d) ptx::keep(value);
   }
   /// Sums that the compiler does not move across a later wait.
-  static __device__ __forceinline__ void sum_up(const Weights& weights, const Products& d, float (&sum)[kTokens][2]) {
+  static __device__ __forceinline__ void sum_up(const Weights& weights, const Products& d,
+                                                float (&sum)[kTokens][2]) {
     sm90_mqa_sum<kTokens, kHeads>(weights, d, sum);
 #pragma unroll
     for (int i = 0; i < 2 * kTokens; ++i) ptx::keep(sum[i / 2][i % 2]);
   }
-  /// Four lanes have parts of the sums of two keys with four tokens. Each sends those that are not its own, and keeps
-  /// both keys' of a token: lane i those of token i.
+  /// Four lanes have parts of the sums of two keys with four tokens. Each sends those that are not its own,
+  /// and keeps both keys' of a token: lane i those of token i.
   static __device__ __forceinline__ void exchange(const Sums& sum, float (&mine)[2]) {
     const bool high = threadIdx.x & 2;
     const bool odd = threadIdx.x & 1;
@@ -92,8 +93,8 @@ struct Sm90MqaDrafts {
     return met;
   }
   /// All products with a tile are there: it goes back, and its scores are stored.
-  __device__ __forceinline__ void finish(Place& place, const Met& met, const Weights& weights, const Products& d, Sums& sum,
-                                         int turns) const {
+  __device__ __forceinline__ void finish(Place& place, const Met& met, const Weights& weights,
+                                         const Products& d, Sums& sum, int turns) const {
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(block.empty(met.stage));
     sm90_mqa_sum<kTokens, kHeads>(weights, d, sum[1]);
@@ -147,7 +148,8 @@ struct Sm90MqaDrafts {
       for (int i = 0; i < kSets; ++i) {
         // A set beyond the last token's does what the first does, for nobody.
         const int from = first_token + 2 * i < next_n ? first_token + 2 * i : first_token;
-        set[i] = __shfl_sync(~0u, block.queries_low + q_stage * (sm90_mqa_q_bytes(block.rows) / 16) + from * kHeads * 8, 0);
+        set[i] = __shfl_sync(
+            ~0u, block.queries_low + q_stage * (sm90_mqa_q_bytes(block.rows) / 16) + from * kHeads * 8, 0);
 #pragma unroll
         for (int t = 0; t < kTokens; ++t)
           sm90_mqa_weights<kHeads>(block.weights + q_stage * block.rows + (from + t) * kHeads, weights[i][t]);

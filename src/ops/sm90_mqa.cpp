@@ -41,10 +41,10 @@ std::int64_t padded(std::int64_t heads) {
 }  // namespace
 
 Sm90MqaPlan sm90_mqa_plan(const Sm90MqaShape& shape) {
-  return {static_cast<std::int32_t>(padded(shape.heads)), shape.ragged,
-          static_cast<std::int32_t>(shape.head_dim),
-          shape.ragged ? 64 : static_cast<std::int32_t>(shape.page),
-          !shape.ragged && shape.next_n <= 2 && shape.heads <= 64 ? static_cast<std::int32_t>(shape.next_n) : 0};
+  return {
+      static_cast<std::int32_t>(padded(shape.heads)), shape.ragged, static_cast<std::int32_t>(shape.head_dim),
+      shape.ragged ? 64 : static_cast<std::int32_t>(shape.page),
+      !shape.ragged && shape.next_n <= 2 && shape.heads <= 64 ? static_cast<std::int32_t>(shape.next_n) : 0};
 }
 
 bool suits_sm90_mqa(const TensorView& q, const TensorView& weights, const TensorView& keys) {
@@ -65,8 +65,8 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
                         "fathom_kernel(const __grid_constant__ fathom::Sm90MqaKernel args) {{\n"
                         "  static_assert(sizeof(fathom::Sm90MqaKernel) == {});\n"
                         "  fathom::sm90_mqa_decode<{}, {}, {}, {}>(args);\n}}\n",
-                        sm90_mqa_decode_threads(plan.decode), sizeof(Sm90MqaKernel), plan.heads, plan.head_dim,
-                        plan.page, plan.decode)};
+                        sm90_mqa_decode_threads(plan.decode), sizeof(Sm90MqaKernel), plan.heads,
+                        plan.head_dim, plan.page, plan.decode)};
   }
   return {fmt::format("{}.sm90_h{}{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads,
                       usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
@@ -79,6 +79,12 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
 }
 
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
+  if (const std::int32_t decode = sm90_mqa_plan(shape).decode; decode != 0) {
+    const int stages = sm90_mqa_decode_stages(decode);
+    return {stages, 2,
+            sm90_mqa_shared_bytes(static_cast<int>(shape.requests),
+                                  sm90_mqa_rows(decode, static_cast<int>(padded(shape.heads))), stages, 2)};
+  }
   for (const int q_stages : {2, 1}) {
     for (const int stages : {16, 8}) {  // 8 are as much as is under way in the memory's latency
       const int bytes = sm90_mqa_shared_bytes(
@@ -135,7 +141,8 @@ void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorVi
   }
   jit::launch(kernel,
               {.grid = {static_cast<unsigned>(device.num_sms)},
-               .block = {static_cast<unsigned>(plan.decode != 0 ? sm90_mqa_decode_threads(plan.decode) : kSm90MqaThreads)},
+               .block = {static_cast<unsigned>(plan.decode != 0 ? sm90_mqa_decode_threads(plan.decode)
+                                                                : kSm90MqaThreads)},
                .shared_bytes = stages.shared_bytes},
               context, args);
 }

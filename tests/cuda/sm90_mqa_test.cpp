@@ -47,7 +47,7 @@ TEST(Sm90Mqa, StagesFillSharedMemory) {
   for (const std::int64_t next_n : {1, 2, 4, 8}) {
     const Sm90MqaStages stages = sm90_mqa_stages({.requests = 64, .next_n = next_n}, device);
     EXPECT_EQ(stages.q_stages, 2) << "the next request's queries come while this one's are used";
-    EXPECT_EQ(stages.stages, next_n == 8 ? 8 : 16);
+    EXPECT_EQ(stages.stages, next_n == 1 || next_n == 8 ? 8 : next_n == 2 ? 12 : 16);
     EXPECT_LE(stages.shared_bytes, device.shared_bytes_per_block);
   }
   EXPECT_EQ(sm90_mqa_stages({.heads = 128, .next_n = 8}, device).q_stages, 1) << "two do not fit";
@@ -82,10 +82,15 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
   std::vector<jit::Source> sources;
   for (const std::int64_t heads : kHeads) {
     for (const int ragged : {0, 1})
-      sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged, 128, 64}));
+      sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), ragged, 128, 64, 0}));
+    for (const int decode : {1, 2}) {
+      if (heads <= 64)
+        sources.push_back(sm90_mqa_source({static_cast<std::int32_t>(heads), 0, 128, 64, decode}));
+    }
   }
   for (const Sm90MqaPlan& plan :
-       {Sm90MqaPlan{48, 0, 32, 16}, Sm90MqaPlan{64, 0, 64, 128}, Sm90MqaPlan{64, 1, 32, 64}})
+       {Sm90MqaPlan{48, 0, 32, 16, 0}, Sm90MqaPlan{64, 0, 64, 128, 0}, Sm90MqaPlan{64, 1, 32, 64, 0},
+        Sm90MqaPlan{64, 0, 32, 16, 1}, Sm90MqaPlan{48, 0, 64, 16, 2}})
     sources.push_back(sm90_mqa_source(plan));
   const std::string general[] = {"mqa_logits:q=f32",
                                  "paged_mqa_logits:q=f32",
