@@ -3,10 +3,10 @@
 // The dot instruction adds a pair of neighbouring k in 16 lanes. The 64 pairs of a group of 128 k form four
 // chains, pair p in chain p % 4, ascending; so a sum has one order everywhere:
 //   total = fma((chain 0 + chain 2) + (chain 1 + chain 3), a_scale * b_scale, total), groups ascending.
-// Few rows (narrow): memory decides. A vector holds 16 bytes of four weight rows, which are four columns
-// times the four chains: little has to be moved to get there from rows as they lie. Many rows (wide):
-// arithmetic decides. A lane is a column; panels of 64 columns x 128 k are transposed into L1, the next while
-// one is used.
+// Up to 66 rows (direct, narrow): a vector holds 16 bytes of four weight rows, which are four columns times
+// the four chains: little has to be moved to get there from rows as they lie. More rows (wide): a lane is a
+// column, so that the chains are added up lane by lane; panels of 64 columns x 128 k are transposed into L1,
+// the next while one is used.
 #include "cpu/avx512_bf16.hpp"
 #include "cpu/gemm_impl.hpp"
 
