@@ -68,14 +68,17 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
                         sm90_mqa_decode_threads(plan.decode), sizeof(Sm90MqaKernel), plan.heads,
                         plan.head_dim, plan.page, plan.decode)};
   }
+  const std::string function =
+      plan.ragged ? fmt::format("sm90_mqa_ragged<{}, {}>", plan.heads, plan.head_dim)
+                  : fmt::format("sm90_mqa<{}, false, {}, {}>", plan.heads, plan.head_dim, plan.page);
   return {fmt::format("{}.sm90_h{}{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads,
                       usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
-          fmt::format("#include \"sm90/mqa.cuh\"\n"
+          fmt::format("#include \"sm90/{}.cuh\"\n"
                       "extern \"C\" __global__ void __launch_bounds__(fathom::kSm90MqaThreads, 1)\n"
                       "fathom_kernel(const __grid_constant__ fathom::Sm90MqaKernel args) {{\n"
                       "  static_assert(sizeof(fathom::Sm90MqaKernel) == {});\n"
-                      "  fathom::sm90_mqa<{}, {}, {}, {}>(args);\n}}\n",
-                      sizeof(Sm90MqaKernel), plan.heads, plan.ragged != 0, plan.head_dim, plan.page)};
+                      "  fathom::{}(args);\n}}\n",
+                      plan.ragged ? "mqa_ragged" : "mqa", sizeof(Sm90MqaKernel), function)};
 }
 
 Sm90MqaStages sm90_mqa_stages(const Sm90MqaShape& shape, const cuda::DeviceInfo& device) {
