@@ -87,23 +87,11 @@ struct GemmDecodeConfig {
   constexpr int scale_blocks() const { return tokens <= 32 ? 64 : 32; }
   constexpr int scale_row() const { return scale_blocks() + 4; }
   constexpr int scale_bytes() const { return fp8 ? tokens * scale_row() * 4 : 0; }
-  /// Small sums are sent to the block that adds them up, word by word. Large ones are written in the place of the ring,
-  /// a part for each block that adds, and copied there in one piece. Either has a place of its own there.
-  constexpr bool sends() const { return tokens * rows <= 2048; }
-  /// The tokens of a part lie four floats further apart than their rows need: on all banks.
-  constexpr int part_bytes(int segments) const { return tokens * (rows / segments + 4) * 4; }
-  constexpr int received_bytes() const {
-    if (most_segments == 1) return 0;
-    if (sends()) return tokens * rows * 4;
-    int most = 0;
-    for (int segments = 2; segments <= most_segments; segments *= 2) {
-      const int bytes = (segments - 1) * part_bytes(segments);
-      most = bytes > most ? bytes : most;
-    }
-    return most;
-  }
+  /// Every block of a cluster sends its sums to the blocks that add them up.
+  constexpr int received_bytes() const { return most_segments == 1 ? 0 : tokens * rows * 4; }
+  /// Where there is no cluster the sums take the place of the ring, four floats between tokens: on all banks.
   constexpr int ring_bytes() const {
-    const int sums = sends() ? part_bytes(1) : most_segments * part_bytes(most_segments);
+    const int sums = tokens * (rows + 4) * 4;
     const int ring = stages * stage_bytes();
     return ring > sums ? ring : (sums + 1023) / 1024 * 1024;
   }

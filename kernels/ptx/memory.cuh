@@ -30,6 +30,13 @@ __device__ __forceinline__ void st_async(u32 remote, float value, u32 remote_bar
                : "memory");
 }
 
+/// The same with 16 bytes.
+__device__ __forceinline__ void st_async_4(u32 remote, float4 v, u32 remote_barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(remote),
+               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(remote_barrier)
+               : "memory");
+}
+
 __device__ __forceinline__ float ld_shared(u32 address) {
   float value;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");

@@ -67,14 +67,6 @@ __device__ __forceinline__ void cp_async_bulk(u32 to, const void* from, u32 byte
                : "memory");
 }
 
-/// Copies `bytes` of this block's shared memory to a block of the cluster and counts them at a barrier there.
-__device__ __forceinline__ void cp_async_bulk_to_cluster(u32 remote, u32 from, u32 bytes, u32 remote_barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(remote),
-      "r"(from), "r"(bytes), "r"(remote_barrier)
-      : "memory");
-}
-
 /// Copies a box from shared memory to the map, without the part outside of the tensor.
 __device__ __forceinline__ void cp_async_bulk_tensor_2d_store(const TensorMap* map, u32 from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from),

@@ -41,8 +41,8 @@ struct GemmDecode {
   u32 ring_low;  // its descriptor
   u32 scales;    // [tokens, scale_row]
   u32 barriers;  // full[stages], empty[stages], exchanged
-  float* sums;      // of this block, in the place of the ring: a part [tokens, share + 4] for each block that adds
-  float* received;  // of the others, for this block: sent, [segments, tokens, share]; or parts, without this block's
+  float* sums;      // of this block, in the place of the ring: [tokens, rows + 4], or fragments
+  float* received;  // of every block, for this one: [segments, tokens, share], or fragments [segments, kPer]
   int rank;
   int shift;  // there are 1 << shift segments
   int share;  // rows of the tile that this block adds up
@@ -108,8 +108,8 @@ struct GemmDecode {
     ptx::mbarrier_init(exchanged(), 1);
     ptx::fence_mbarrier_init();
     if (shift > 0) {
-      const int floats = c.sends() ? kRows : (segments() - 1) * (share + 4);
-      ptx::mbarrier_arrive_expect_tx(exchanged(), live_tokens() * floats * 4);
+      const int tokens = kTokenRows ? kTokens : live_tokens();
+      ptx::mbarrier_arrive_expect_tx(exchanged(), tokens * kRows * 4);
     }
   }
   /// One thread. Where the grid before may still run, the first ring of weights, which do not depend on it, comes before
@@ -180,28 +180,29 @@ struct GemmDecode {
     } else {
       sum_plain(sum, group);
     }
-    if (c.sends() && shift > 0) {
+    if (kTokenRows ? c.most_segments > 1 : shift > 0) {
       ptx::cluster_wait();  // every block of the cluster has its barriers
-      send(sum);
+      if constexpr (kTokenRows) {
+        send_fragments(sum);
+      } else {
+        send(sum);
+      }
       ptx::mbarrier_wait(exchanged(), 0);
-      reduce();
-      return;
+      return add_segments();  // the shortest way there: the code is not in the cache yet
     }
-    keep(sum);
-    if (shift > 0) {
-      ptx::fence_proxy_async();
-      ptx::bar_sync(1, kConsumers);
-      ptx::cluster_wait();
-      copy_parts();
-      ptx::mbarrier_wait(exchanged(), 0);
-      __syncwarp();
-      ptx::cluster_arrive_relaxed();  // nobody leaves while the others still copy its sums
-      reduce();
-      __syncwarp();
-      ptx::cluster_wait();
+    ptx::bar_sync(1, kConsumers);  // nobody in this block reads or fills the ring any more
+    if constexpr (kTokenRows) {
+      keep_fragments(sum);
     } else {
-      ptx::bar_sync(1, kConsumers);
-      reduce();
+      keep(sum);
+    }
+    add_segments();
+  }
+  __device__ void add_segments() const {
+    if constexpr (kTokenRows) {
+      add_fragments();
+    } else {
+      add_rows();
     }
   }
 
@@ -274,12 +275,61 @@ struct GemmDecode {
 
   /// Fragments: a thread has lines first_line() and 8 further, and of every eight columns first_column() and the next.
   /// Lines are weights and columns tokens, or with kTokenRows the other way round.
-  __device__ int first_line() const {
-    const int thread = static_cast<int>(threadIdx.x);
+  __device__ static int first_line(int thread = static_cast<int>(threadIdx.x)) {
     return (kTokenRows ? thread / 128 / kSplit * 64 : 0) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
   __device__ int first_column() const {
     return static_cast<int>(threadIdx.x) / 128 % kSplit * kColumns + static_cast<int>(threadIdx.x) % 4 * 2;
+  }
+
+  /// With kTokenRows four sums change hands together, those that a thread has of eight columns. Counted by columns and
+  /// then threads, each block adds up the next kPer of them. They go in the order of `four`, as four registers in a row:
+  /// the other way round each would be in the register bank of its product, and the fma that adds them up would wait.
+  static constexpr int kPer = kTokens * kRows / 4 / c.most_segments;
+  static_assert(!kTokenRows || kPer % 32 == 0);
+
+  static __device__ float4 four(const float (&sum)[kColumns / 2], int j) {
+    return {sum[4 * j + 1], sum[4 * j], sum[4 * j + 3], sum[4 * j + 2]};
+  }
+  __device__ void send_fragments(const float (&sum)[kColumns / 2]) const {
+    const u32 base = ptx::shared_address(received) + 16 * rank * kPer;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const int item = j * kConsumers + static_cast<int>(threadIdx.x);
+      const int block = item / kPer;
+      ptx::st_async_4(ptx::mapa(base + 16 * (item - block * kPer), block), four(sum, j),
+                      ptx::mapa(exchanged(), block));
+    }
+  }
+  __device__ void keep_fragments(const float (&sum)[kColumns / 2]) const {
+    const u32 base = ptx::shared_address(sums) + 16 * threadIdx.x;
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) ptx::st_shared_4(base + 16 * kConsumers * j, four(sum, j));
+  }
+  /// Adds the segments in ascending order. Neighbouring threads have halves of two tokens' four columns: they swap, and
+  /// each stores one.
+  __device__ void add_fragments() const {
+    const u32 from = ptx::shared_address(c.most_segments > 1 ? received : sums);
+    const bool odd = threadIdx.x % 2 != 0;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < kPer; i += kConsumers) {
+      float4 v = ptx::ld_shared_4(from + 16 * i);
+#pragma unroll
+      for (int s = 1; s < c.most_segments; ++s) {
+        const float4 next = ptx::ld_shared_4(from + 16 * (s * kPer + i));
+        v.x += next.x, v.y += next.y, v.z += next.z, v.w += next.w;
+      }
+      const float first = __shfl_xor_sync(~0u, odd ? v.y : v.w, 1);
+      const float second = __shfl_xor_sync(~0u, odd ? v.x : v.z, 1);
+      v = odd ? float4{first, second, v.w, v.z} : float4{v.y, v.x, first, second};
+      const int item = rank * kPer + i;
+      const int thread = item % kConsumers;
+      const int token = first_line(thread) + (odd ? 8 : 0);
+      const int column = row0 + thread / 128 % kSplit * kColumns + item / kConsumers * 8 + thread % 4 / 2 * 4;
+      if (token >= live_tokens()) continue;
+      if constexpr (!c.fp8) v = gated(args, token0 + token, column, v);
+      store_four(args, token0 + token, column, v);
+    }
   }
 
   /// sum += token_scale * weight_scale * products, for the block `at` of those whose scales are held.
@@ -337,55 +387,25 @@ struct GemmDecode {
     }
   }
 
-  /// Where part `index` begins, in floats.
-  __device__ int part(int index) const { return index * kTokens * (share + 4); }
-
-  /// The sums in the place of the ring, which nobody in this block reads or fills any more.
   __device__ void keep(const float (&sum)[kColumns / 2]) const {
-    ptx::bar_sync(1, kConsumers);
-    const int distance = share + 4;
+    constexpr int kDistance = kRows + 4;
+    float* to = sums + first_line() + first_column() * kDistance;
 #pragma unroll
-    for (int i = 0; i < (kTokenRows ? kColumns / 8 : 2); ++i) {
-      const int row = kTokenRows ? first_column() + 8 * i : first_line() + 8 * i;
-      const int block = row >> (31 - __clz(share));
-      float* to = sums + part(block) + row - block * share + (kTokenRows ? first_line() : first_column()) * distance;
-      if constexpr (kTokenRows) {
-        to[0] = sum[4 * i];
-        to[1] = sum[4 * i + 1];
-        to[8 * distance] = sum[4 * i + 2];
-        to[8 * distance + 1] = sum[4 * i + 3];
-      } else {
+    for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
-        for (int j = 0; j < kColumns / 8; ++j) {
-          to[8 * j * distance] = sum[4 * j + 2 * i];
-          to[(8 * j + 1) * distance] = sum[4 * j + 2 * i + 1];
-        }
-      }
+      for (int i = 0; i < 4; ++i) to[(8 * j + i % 2) * kDistance + i / 2 * 8] = sum[4 * j + i];
     }
-  }
-
-  /// Every part to the block that adds it up.
-  __device__ void copy_parts() const {
-    const int block = static_cast<int>(threadIdx.x);
-    if (block >= segments() || block == rank) return;
-    const u32 to = ptx::shared_address(received + part(rank - (rank > block ? 1 : 0)));
-    ptx::cp_async_bulk_to_cluster(ptx::mapa(to, block), ptx::shared_address(sums + part(block)),
-                                  live_tokens() * (share + 4) * 4, ptx::mapa(exchanged(), block));
+    ptx::bar_sync(1, kConsumers);
   }
 
   /// What segment `s` has for this block's share, four rows of a token.
   __device__ float4 segment_sum(int s, int token, int row) const {
-    const float* from;
-    if (c.sends() && shift > 0) {
-      from = received + (s * kTokens + token) * share;
-    } else {
-      from = (s == rank ? sums + part(s) : received + part(s - (s > rank ? 1 : 0))) + token * (share + 4);
-    }
+    const float* from = shift > 0 ? received + (s * kTokens + token) * share : sums + token * (kRows + 4);
     return *reinterpret_cast<const float4*>(from + row);
   }
 
   /// Adds the segments of this block's share in ascending order.
-  __device__ void reduce() const {
+  __device__ void add_rows() const {
     const int fours = 29 - __clz(share);  // a token has 1 << fours times four rows
 #pragma unroll 1
     for (int item = static_cast<int>(threadIdx.x); item < live_tokens() << fours; item += kConsumers) {
@@ -413,12 +433,7 @@ struct GemmDecode {
     if (!producer) return consume();
     if (threadIdx.x % 32 == 0) produce();
     __syncwarp();
-    if (shift == 0) return;
-    ptx::cluster_wait();
-    if constexpr (!c.sends()) {
-      ptx::cluster_arrive_relaxed();
-      ptx::cluster_wait();
-    }
+    if (shift > 0) ptx::cluster_wait();
   }
 };
 

@@ -42,8 +42,8 @@ Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks,
                         .cluster_m = 1,
                         .cluster_n = 1,
                         .row_scales = 0};
-  // The room of large sums depends on the segments; small ones have one kernel for all.
-  if (!decode_config(kernel).sends()) kernel.most_segments = segments;
+  // Where many sums change hands, how many is compiled; few have one kernel for all.
+  if (tokens >= 64) kernel.most_segments = segments;
   return kernel;
 }
 
@@ -55,12 +55,14 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   const bool short_k =
       ceil_div(shape.k, block_elements(shape.fp8)) <= 4 * segments;  // two stages hold all of it
   if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, short_k ? 2 : crowded ? 3 : 4, segments);
-  if (shape.m <= 16 || segments == 16)
+  // There is room for some seven clusters of 16 blocks at a time.
+  const bool few = segments >= 8 && ceil_div(shape.m, 16) * blocks <= (segments == 16 ? 96 : sms);
+  if (shape.m <= 16 || few)
     return decode_kernel(shape.fp8, 16, 1, 2, short_k ? 2 : crowded ? 3 : 5, segments);
   if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
   if (shape.m <= 64 || ceil_div(shape.m, 64) * blocks <= sms)
-    return decode_kernel(shape.fp8, 64, 2, 2, segments == 1 ? 5 : 3, segments);
+    return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2, segments == 1 ? 5 : 3, segments);
   return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
 }
 

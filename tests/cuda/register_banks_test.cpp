@@ -1,4 +1,4 @@
-// The prefill kernels' fused multiply-adds and the register banks they read from. A multiprocessor of Hopper
+// The FP8 products' fused multiply-adds and the register banks they read from. A multiprocessor of Hopper
 // has two banks, registers of even and of odd number, and reads two operands of a bank in a cycle: a
 // multiply-add with all three in one bank takes a cycle more. The assembler places registers; an unrelated
 // edit once put every sum beside its product, and the FP8 prefill kernel got 8 % slower with the same
@@ -96,20 +96,21 @@ TEST(RegisterBanks, InstructionsAreRead) {
 }
 
 #ifndef __SANITIZE_ADDRESS__  // the compiler does not change with our sanitizers; its cost does
-TEST(RegisterBanks, OfThePrefillKernelsAreMixed) {
+TEST(RegisterBanks, OfTheProductsAreMixed) {
   // 2026-11-23, NVRTC 13.0: none but in the kernel with two blocks of sums in flight and registers used up,
   // which has been measured so.
   const std::map<std::string, int> most = {{"gemm.sm90_prefill_f8e4m3_m128n128s5c1x1", 48}};
   const cuda::Nvrtc& nvrtc = jit::nvrtc();
   if (nvrtc.major != 13 || nvrtc.minor != 0)
     GTEST_SKIP() << "the counts are those of NVRTC 13.0, not of " << nvrtc.major << "." << nvrtc.minor;
-  // Pairs in the epilogue's stores put 64 of the 128 multiply-adds of the largest tile in one bank, and this
-  // failed.
+  // Pairs in the epilogue's stores put 64 of the 128 multiply-adds of the largest tile in one bank, and four
+  // sums that leave together half of those of the decode kernel: this failed.
   std::vector<jit::Source> sources = kernel_sources(deepseek_v32_problems(), usual_device("sm_90a"));
   std::erase_if(sources, [](const jit::Source& source) {
-    return source.name.find("gemm.sm90_prefill_f8e4m3") == std::string::npos;
+    return source.name.find("gemm.sm90_prefill_f8e4m3") == std::string::npos &&
+           source.name.find("gemm.sm90_decode_f8e4m3") == std::string::npos;
   });
-  EXPECT_GT(sources.size(), 8u);
+  EXPECT_GT(sources.size(), 16u);
   std::vector<MultiplyAdds> counts(sources.size());
   jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
     counts[i] = count_multiply_adds(jit::compile(sources[i], "sm_90a", nvrtc));

@@ -222,17 +222,6 @@ void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) 
     complete_bytes(block, barrier, bytes);
   });
 }
-void copy_bulk_shared(unsigned to, unsigned from, unsigned bytes, unsigned barrier) {
-  if (to % 16 != 0 || bytes % 16 != 0 || from % 16 != 0) fail("a bulk copy of other than whole 16 bytes");
-  Block& source = *self().home;
-  Block& target = block_of(to);
-  if (&block_of(barrier) != &target) fail("a bulk copy to one block that is counted in another");
-  start([&source, &target, to, from, bytes, barrier] {
-    if (target.live == 0 || source.live == 0) fail("a bulk copy between blocks of which one has ended");
-    std::memcpy(bytes_of(target, to, bytes), bytes_of(source, from, bytes), bytes);
-    complete_bytes(target, barrier, bytes);
-  });
-}
 void store_async(unsigned to, unsigned value, unsigned barrier) {
   Block& target = block_of(to);
   if (&block_of(barrier) != &target) fail("st.async to one block that is counted in another");

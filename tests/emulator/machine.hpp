@@ -45,7 +45,6 @@ void copy_async(unsigned to, const void* from, unsigned bytes, bool live);  // z
 void copy_async_arrive(unsigned barrier);
 void copy_async_wait();
 void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier);
-void copy_bulk_shared(unsigned to, unsigned from, unsigned bytes, unsigned barrier);
 void store_async(unsigned to, unsigned value, unsigned barrier);
 /// `blocks`: a bit for every block of the cluster that gets the box; 0: the own one.
 void tensor_load(unsigned to, const void* map, unsigned barrier, int rank, const int* at, unsigned blocks);

@@ -15,6 +15,10 @@ inline float ld_shared_cluster_1(u32 remote) { return shared_value<float>(remote
 inline void st_async(u32 remote, float value, u32 remote_barrier) {
   emulator::store_async(remote, __float_as_uint(value), remote_barrier);
 }
+inline void st_async_4(u32 remote, float4 v, u32 remote_barrier) {
+  const float words[4] = {v.x, v.y, v.z, v.w};
+  for (int i = 0; i < 4; ++i) st_async(remote + 4 * i, words[i], remote_barrier);
+}
 
 inline float ld_shared(u32 address) { return shared_value<float>(address); }
 inline float4 ld_shared_4(u32 address) { return shared_value<float4>(address); }

@@ -37,9 +37,6 @@ inline void cp_async_bulk_tensor_4d(u32 to, const TensorMap* map, u32 barrier, i
 inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
   emulator::copy_bulk(to, from, bytes, barrier);
 }
-inline void cp_async_bulk_to_cluster(u32 remote, u32 from, u32 bytes, u32 remote_barrier) {
-  emulator::copy_bulk_shared(remote, from, bytes, remote_barrier);
-}
 
 inline void cp_async_bulk_tensor_2d_store(const TensorMap* map, u32 from, int x, int y) {
   const int at[] = {x, y};
