@@ -11,7 +11,7 @@ namespace fathom {
 /// many heads as a matrix instruction takes, zeros after the last.
 struct Sm90MqaKernel {
   TensorMap keys;  // [pages, page, dim] or [keys, dim], boxes of up to 64 keys, 128-byte swizzle
-  TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token, 128-byte swizzle
+  TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token or a request's, 128-byte swizzle
   PagedMqaLogitsKernel paged;
   int requests, next_n;
   int stages;    // tiles of keys under way, a power of two, at least 2 * kSm90MqaSets

@@ -34,19 +34,20 @@ struct Sm90MqaLoader {
     if (lane != 0) return;
     ptx::mbarrier_arrive_expect_tx(block.q_full(stage),
                                    static_cast<u32>(tokens * kHeads * (128 + (whole ? 4 : 0))));
+    const u32 to = block.queries + stage * sm90_mqa_q_bytes(block.rows);
+    if constexpr (!kRagged)
+      ptx::cp_async_bulk_tensor_4d(to, &block.args.q, block.q_full(stage), 0, 0, 0, request, ptx::kEvictNormal);
+    const bool together = q.weights_row == kHeads;  // in one copy
 #pragma unroll 1
     for (int i = 0; i < tokens; ++i) {
-      const u32 to = block.queries + stage * sm90_mqa_q_bytes(block.rows) + i * kHeads * 128;
       const int row = request * block.args.next_n + i;
       if constexpr (kRagged) {
-        ptx::cp_async_bulk_tensor_3d(to, &block.args.q, block.q_full(stage), 0, 0, row, ptx::kEvictNormal);
-      } else {
-        ptx::cp_async_bulk_tensor_4d(to, &block.args.q, block.q_full(stage), 0, 0, i, request,
+        ptx::cp_async_bulk_tensor_3d(to + i * kHeads * 128, &block.args.q, block.q_full(stage), 0, 0, row,
                                      ptx::kEvictNormal);
       }
-      if (whole) {
+      if (whole && (i == 0 || !together)) {
         ptx::cp_async_bulk(ptx::shared_address(block.weights + stage * block.rows + i * kHeads),
-                           q.weights + row * q.weights_row, kHeads * 4, block.q_full(stage));
+                           q.weights + row * q.weights_row, kHeads * 4 * (together ? tokens : 1), block.q_full(stage));
       }
     }
   }

@@ -12,15 +12,17 @@
 namespace fathom {
 namespace {
 
-// The map of u8 data with these sizes, innermost first: boxes of `rows` rows of 128 bytes, zeros outside.
+// The map of u8 data with these sizes, innermost first: boxes of `planes` times `rows` rows of 128 bytes,
+// zeros outside.
 TensorMap encode(const TensorView& tensor, std::initializer_list<std::int64_t> sizes,
-                 std::initializer_list<std::int64_t> strides, std::int64_t rows, const Context& context) {
+                 std::initializer_list<std::int64_t> strides, std::int64_t rows, std::int64_t planes,
+                 const Context& context) {
   cuda::TensorMapSpec spec{.data = tensor.data,
                            .type = cuda::TensorMapType::u8,
                            .rank = static_cast<int>(sizes.size()),
                            .size = {},
                            .stride_bytes = {},
-                           .box = {128, rows, 1, 1, 1},
+                           .box = {128, rows, planes, 1, 1},
                            .swizzle = cuda::TensorMapSwizzle::bytes_128};
   std::ranges::copy(sizes, spec.size.begin());
   std::ranges::copy(strides, spec.stride_bytes.begin() + 1);
@@ -134,13 +136,14 @@ void run_sm90_mqa(const Sm90MqaShape& shape, Sm90MqaKernel& args, const TensorVi
   args.stages = stages.stages;
   args.q_stages = stages.q_stages;
   if (shape.ragged) {
-    args.keys = encode(keys, {shape.head_dim, keys.size(0)}, {keys.step(0)}, kMqaKeys, context);
-    args.q = encode(q, {shape.head_dim, shape.heads, q.size(0)}, {q.step(1), q.step(0)}, plan.heads, context);
+    args.keys = encode(keys, {shape.head_dim, keys.size(0)}, {keys.step(0)}, kMqaKeys, 1, context);
+    args.q =
+        encode(q, {shape.head_dim, shape.heads, q.size(0)}, {q.step(1), q.step(0)}, plan.heads, 1, context);
   } else {
     args.keys = encode(keys, {shape.head_dim, shape.page, keys.size(0)}, {shape.head_dim, keys.step(0)},
-                       std::min<std::int64_t>(shape.page, kMqaKeys), context);
+                       std::min<std::int64_t>(shape.page, kMqaKeys), 1, context);
     args.q = encode(q, {shape.head_dim, shape.heads, shape.next_n, shape.requests},
-                    {q.step(2), q.step(1), q.step(0)}, plan.heads, context);
+                    {q.step(2), q.step(1), q.step(0)}, plan.heads, shape.next_n, context);
   }
   jit::launch(kernel,
               {.grid = {static_cast<unsigned>(device.num_sms)},
