@@ -34,6 +34,7 @@ struct Sm90MqaRagged {
       : args(arguments), call(arguments.ragged) {
     const u32 base = ptx::shared_address(shared);
     ring = (base + 1023) & ~1023u;
+    // The parts lie as in a paged call, whose scales and descriptions of tiles a ragged one does not have.
     u8* at = shared + (ring - base) + args.stages * kSm90MqaTile;
     queries = ptx::shared_address(at);
     at += args.q_stages * sm90_mqa_q_bytes(kRows) + args.stages * kMqaKeys * 4;
