@@ -8,7 +8,7 @@ struct Sm90MlaKernel {
   SparseMlaKernel mla;
   int aligned_q, aligned_out;  // every head begins at 16 bytes
   int blocks;                  // of a cluster, which have a token's entries
-  int part;                    // entries of each
+  int span;                    // entries of each: of one part, or of several where the form folds
 };
 
 /// lora 512 and rope 64. A block has one token and 8, 16, 32 or 64 heads and takes 64 entries at a time.
@@ -26,6 +26,9 @@ inline constexpr int sm90_mla_heads(long long heads) {
 /// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or
 /// of eight, of which 15 do, for 64 heads a block, whose tiles take longer.
 inline constexpr int sm90_mla_part(int heads) { return heads == 64 ? 256 : 384; }
+/// Where the device keeps the sums of parts that a block has behind it: more than a Hopper device has multiprocessors,
+/// of which each has room for one block.
+inline constexpr int kSm90MlaShelves = 144;
 /// Partial results of a block: those of the warpgroups that go through entries of their own.
 inline constexpr int sm90_mla_parts(int heads) { return heads == 64 ? 1 : 2; }
 /// Floats from head to head of a partial result: 16 bytes more than a row, so that heads begin in different banks.

@@ -1,10 +1,11 @@
 // What the Hopper attention kernels share: a block's list of entries, its queries, the gathering of entries into shared
 // memory as bf16, and the joining of partial results, of warpgroups and of the blocks of a cluster.
 //
-// The valid entries of a token are numbered in list order. Block r of the cluster has the entries from r * part on, at
-// most `part`, and takes them 64 at a time: a tile. Two of its four warpgroups gather tiles into two buffers while the
-// others multiply, who meet at named barrier 5; who makes the list meets at 6. So all sums are fixed by the list of
-// valid entries and by `part`, the class of the call.
+// The valid entries of a token are numbered in list order. Block r of the cluster has the entries from r * span on, at
+// most `span`, and takes them 64 at a time: a tile. Two of its four warpgroups gather tiles into two buffers while the
+// others multiply, who meet at named barrier 5; who makes the list meets at 6. All sums are fixed by the list of valid
+// entries and by the length of a part, the class of the call: parts are added to those before them one by one, by the
+// blocks of a cluster in the end or by a block that takes all parts itself.
 #pragma once
 #include "layout/sm90_sparse_mla.cuh"
 #include "ptx/barrier.cuh"
@@ -54,6 +55,9 @@ struct Sm90MlaBlock {
   /// Sums of warps while the list is made.
   __device__ u32* list_sums() const { return reinterpret_cast<u32*>(start + kBarriersAt + 64); }
   __device__ int* counts() const { return reinterpret_cast<int*>(start + kBarriersAt + 36); }
+  /// Of the cluster's blocks that have entries.
+  __device__ int* results() const { return counts() + 2; }
+  __device__ int* shelf_number() const { return counts() - 1; }
   __device__ u32 listed() const { return queries + kBarriersAt + 48; }
   __device__ u32 taken() const { return queries + kBarriersAt + 56; }
   __device__ u32 full(int buffer) const { return queries + kBarriersAt + 8 * buffer; }
@@ -123,8 +127,9 @@ struct Sm90MlaBlock {
       all += __shfl_xor_sync(~0u, all, lanes);
       before += __shfl_xor_sync(~0u, before, lanes);
     }
-    const u32 first = static_cast<u32>(rank() * kernel.part);
-    count = all <= first ? 0 : min(static_cast<int>(all - first), kernel.part);
+    const u32 first = static_cast<u32>(rank() * kernel.span);
+    count = all <= first ? 0 : min(static_cast<int>(all - first), kernel.span);
+    if (thread == 0) *results() = (static_cast<int>(all) + kernel.span - 1) / kernel.span * kParts;
     count = __shfl_sync(~0u, count, 0);  // tells the compiler that they have the same
     at += before - valid - first;        // from this block's first on; before it: beyond any count
 #pragma unroll
@@ -193,45 +198,53 @@ struct Sm90MlaBlock {
     statistics()[(2 * p + 1) * kHeads + head] = total;
   }
 
+  /// What the sums of the parts before and those of the next are multiplied by, to be added up.
+  struct Factors {
+    float before, next;
+  };
+  static __device__ __forceinline__ Factors factors_of(float highest_before, float highest_next) {
+    const float highest = fmaxf(highest_before, highest_next);
+    const float base = highest == __uint_as_float(0xff800000u) ? 0.0f : highest;
+    return {ptx::exp2(highest_before - base), ptx::exp2(highest_next - base)};
+  }
+  static __device__ __forceinline__ float add(float before, float next, const Factors& factors) {
+    return __fmaf_rn(next, factors.next, __fmul_rn(before, factors.before));
+  }
+
+  /// What a part brings to the sum of those up to it.
+  struct alignas(16) Part {
+    Factors factors;
+    float total;
+    float highest;  // of the parts up to it
+  };
   /// All threads of the cluster: the parts, in order, give the output. The blocks share out its items, four columns of
   /// a head each. Short code: it runs once, from a cold cache of instructions.
   __device__ __forceinline__ void join() const {
     constexpr int kMost = 8 * kParts;  // parts of a head, for each of which there is a lane
     static_assert(kHeads * kMost <= kSm90MlaThreads && 32 % kMost == 0);
+    static_assert(kHeads * kMost * sizeof(Part) <= 4 * kSm90MlaTopK);
+    const float lowest = __uint_as_float(0xff800000u);
     const bool alone = kernel.blocks == 1;
     const int thread = static_cast<int>(threadIdx.x);
     ptx::cluster_arrive();
     ptx::cluster_wait();
-    float* factors = reinterpret_cast<float*>(list());  // [kHeads][kMost]: what a part's sums are multiplied by,
-    float* shares = factors + kHeads * kMost;           // [kHeads]: and all of them
+    const int parts = *results();
+    Part* all = reinterpret_cast<Part*>(list());  // [kHeads][kMost]
     if (thread < kHeads * kMost) {
       const int row = thread / kMost;
       const int p = thread % kMost;
-      const float lowest = __uint_as_float(0xff800000u);
-      float highest = lowest;
+      float own = lowest;
       float total = 0;
-      if (p < kernel.blocks * kParts) {
+      if (p < parts) {
         const u32 at = ptx::mapa(ptx::shared_address(statistics() + 2 * (p % kParts) * kHeads + row), p / kParts);
-        highest = ptx::ld_shared_cluster_1(at);
+        own = ptx::ld_shared_cluster_1(at);
         total = ptx::ld_shared_cluster_1(at + 4 * kHeads);
       }
-      float most = highest;
+      float most = own;
 #pragma unroll
-      for (int lanes = 1; lanes < kMost; lanes *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
-      const float base = most == lowest ? 0.0f : most;
-      const float factor = ptx::exp2(highest - base);  // 0 of a part without entries
-      total *= factor;
-#pragma unroll
-      for (int lanes = 1; lanes < kMost; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
-      const int head = head0 + row;
-      if (head < args.heads) {
-        if (args.lse != nullptr && p == 0 && rank() == 0) {
-          args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (most + log2f(total));
-        }
-        if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - base);
-      }
-      factors[thread] = factor;
-      if (p == 0) shares[row] = total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
+      for (int lanes = 1; lanes < kMost; lanes *= 2) most = fmaxf(most, __shfl_up_sync(~0u, most, lanes, kMost));
+      const float before = __shfl_up_sync(~0u, most, 1, kMost);
+      all[thread] = {factors_of(p == 0 ? lowest : before, own), total, most};
     }
     __syncthreads();
     const int items = min(kHeads, args.heads - head0) * 128;
@@ -241,19 +254,28 @@ struct Sm90MlaBlock {
       const int column = i % 128 * 4;
       const u32 own = ptx::shared_address(partial(0) + row * kSm90MlaRow + column);
       float4 sum = {0, 0, 0, 0};
+      float total = 0;
+      float highest = lowest;
 #pragma unroll 2
-      for (int block = 0; block < kernel.blocks; ++block) {
-        const u32 at = alone ? own : ptx::mapa(own, block);
+      for (int p = 0; p < parts; p += kParts) {
+        const u32 at = alone ? own : ptx::mapa(own, p / kParts);
 #pragma unroll
         for (int w = 0; w < kParts; ++w) {
           const u32 from = at + w * kSm90MlaTile;
           const float4 v = alone ? ptx::ld_shared_4(from) : ptx::ld_shared_cluster(from);
-          const float factor = factors[row * kMost + block * kParts + w];
-          sum = {__fmaf_rn(v.x, factor, sum.x), __fmaf_rn(v.y, factor, sum.y), __fmaf_rn(v.z, factor, sum.z),
-                 __fmaf_rn(v.w, factor, sum.w)};
+          const Part part = all[row * kMost + p + w];
+          const Factors& f = part.factors;  // of the first: 0 and 1
+          sum = {add(sum.x, v.x, f), add(sum.y, v.y, f), add(sum.z, v.z, f), add(sum.w, v.w, f)};
+          total = add(total, part.total, f);
+          highest = part.highest;
         }
       }
-      const float share = shares[row];
+      const int head = head0 + row;
+      if (args.lse != nullptr && column == 0) {
+        args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (highest + log2f(total));
+      }
+      if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - highest);
+      const float share = total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
       store(i64{token} * args.out.row + (head0 + row) * args.out.head + column,
             {sum.x * share, sum.y * share, sum.z * share, sum.w * share});
     }

@@ -5,16 +5,22 @@
 // stays for several items (a token and 64 heads): the producers list and gather the next item's entries while the last
 // one's rows are written.
 //
+// A block that folds has several parts of a list: the sums of those behind it wait on its shelf (mla_fold.cuh), and the
+// end of a part adds them to its own.
+//
 // Barriers: listed(), the list's length is there, and taken(), every consumer warp knows it. Named: 1 and 2, weights
 // and factors of the tile in buffer 0 or 1; 3, within warpgroup 0; 4, both are done with the tiles; 5 and 6, see
-// mla_block.cuh.
+// mla_block.cuh; 7 and 8, maxima of an even or odd part that is not the list's last.
 #pragma once
-#include "sm90/mla_block.cuh"
+#include "sm90/mla_fold.cuh"
+#include "sm90/mla_wide_gather.cuh"
 
 namespace fathom {
 
-struct Sm90MlaWide : Sm90MlaBlock<64> {
-  using Sm90MlaBlock<64>::Sm90MlaBlock;
+template <bool kFolds>
+struct Sm90MlaWide : Sm90MlaWideGather {
+  using Sm90MlaWideGather::Sm90MlaWideGather;
+  static constexpr int kPartTiles = sm90_mla_part(64) / kSm90MlaEntries;
 
   /// They take the place of the rotated columns, which only the scores need.
   __device__ u32 weights_of(int buffer) const { return entries() + buffer * kSm90MlaTile + 8 * kBlockBytes; }
@@ -46,7 +52,7 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(buffer));
   }
   __device__ __forceinline__ void finish(const float (&sum)[2][64], int row, int half) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = thread_now() % 32;
     ptx::bar_sync(4, kConsumers);
     float* to = partial(0) + row * kSm90MlaRow + half * 256 + lane % 4 * 2;
 #pragma unroll
@@ -67,13 +73,16 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     }
   }
 
+  /// A value that is worked out anew where it is used: a block that folds has no register to keep it.
+  static __device__ int now(u32 value) { return static_cast<int>(kFolds ? ptx::pinned(value) : value); }
+  static __device__ int thread_now() { return now(threadIdx.x) % 128; }
   /// A block that has all entries writes bf16 rows itself: no part is joined with others.
-  __device__ bool direct() const { return kernel.blocks == 1 && kernel.aligned_out && args.out.bf16; }
+  __device__ bool direct() const { return now(kernel.blocks) == 1 && kernel.aligned_out && args.out.bf16; }
   /// What the sums of a head are multiplied by in the end; its log-sum-exp is written.
   __device__ __forceinline__ float share_of(float highest, float total, int row) const {
     const int head = head0 + row;
     if (head >= args.heads) return 0;
-    const bool writes = threadIdx.x % 4 == 0;
+    const bool writes = thread_now() % 4 == 0;
     if (args.lse != nullptr && writes) {
       args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (highest + log2f(total));
     }
@@ -113,42 +122,73 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
   }
 
   /// This block's items: first_item() and every stride()-th further.
-  __device__ int items() const { return static_cast<int>(args.tokens) * ((args.heads + 63) / 64); }
-  __device__ int stride() const { return static_cast<int>(gridDim.x) / kernel.blocks; }
-  __device__ int first_item() const { return static_cast<int>(blockIdx.x) / kernel.blocks; }
+  __device__ int items() const { return static_cast<int>(args.tokens) * ((now(args.heads) + 63) / 64); }
+  __device__ int stride() const { return kFolds ? now(gridDim.x) : static_cast<int>(gridDim.x) / kernel.blocks; }
+  __device__ int first_item() const { return static_cast<int>(blockIdx.x) / (kFolds ? 1 : kernel.blocks); }
 
+  __device__ int item_of(int turn, int counted) const {
+    return kFolds ? first_item() + now(turn) * now(gridDim.x) : counted;
+  }
+  __device__ int turn_of(int item, int counted) const {
+    return kFolds ? static_cast<int>(static_cast<u32>(now(item)) / gridDim.x) : counted;
+  }
   /// A consumer begins its turn-th item: how many entries it has.
-  __device__ __forceinline__ void await_list(int turn) {
+  __device__ __forceinline__ int await_list(int turn) {
     ptx::mbarrier_wait(listed(), turn & 1);
-    count = counts()[turn & 1];
+    const int told = counts()[turn & 1];
+    count = told % 4096;
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(taken());
+    return told / 4096;
+  }
+
+  /// A thread has the total of its own entries; now of its rows'.
+  static __device__ __forceinline__ void total_of_rows(float (&total)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      total[h] += __shfl_xor_sync(~0u, total[h], 1);
+      total[h] += __shfl_xor_sync(~0u, total[h], 2);
+    }
+  }
+  __device__ bool ends_part(int tile) const { return tile % kPartTiles == kPartTiles - 1 || tile + 1 == tiles(); }
+  /// Maxima of a part's rows, for the other warpgroup.
+  __device__ float* maxima_of(int part) const { return exchange() + 128 + part % 2 * 64; }
+  /// A consumer's thread has the sums of a part, which ends with a tile; those of the parts before are added, and they
+  /// wait together. The tile is released; a half of its columns, which this warpgroup has done with, is where they land.
+  __device__ __forceinline__ void fold(float (&sum)[2][64], float (&highest)[2], float (&total)[2], int tile, int buffer,
+                                       int half) const {
+    const Sm90MlaFold shelf(*shelf_number());  // found anew: it takes no registers in the loop
+    if (tile >= kPartTiles) {
+      const int thread = thread_now();
+      shelf.add(sum, highest, total,
+                entries() + buffer * kSm90MlaTile + half * 4 * kBlockBytes + thread / 32 * 8192 + thread % 32 * 16);
+    }
+    if (tile + 1 == tiles()) return;
+    release(buffer);
+    shelf.store(sum, highest, total);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) highest[h] = __uint_as_float(0xff800000u), total[h] = 0;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] = 0;
   }
 
   __device__ __forceinline__ void consume_left() {
-    const int thread = static_cast<int>(threadIdx.x) % 128;
-    const int lane = thread % 32;
-    const int row = thread / 32 * 16 + lane / 4;  // and row + 8
-    const float scale = args.softmax_scale * kLog2E;
     const float lowest = __uint_as_float(0xff800000u);
-    // Of the address that this lane gives for four matrices of weights: rows of two, entries of the next eight.
-    const int weight_row = thread / 32 * 16 + lane % 16;
-    const int weight_at = place(weight_row, lane / 16, kBlockBytes);
-    fetch_queries<128>(thread);
-    int gathered = 0;  // tiles of earlier items
+    fetch_queries<128>(thread_now());
+    if (kFolds && threadIdx.x == 0) *shelf_number() = Sm90MlaFold::take();
     int turn = 0;
-    for (int item = first_item(); item < items(); item += stride(), ++turn) {
-      take(item);
+    for (int item = first_item(); item_of(turn, item) < items(); item += stride(), ++turn) {
+      if (!kFolds) take(item);
       ptx::cp_async_wait_all();
       ptx::fence_proxy_async();
       ptx::bar_sync(3, 128);
-      await_list(turn);
+      int gathered = await_list(turn);  // tiles of earlier items, of which two buffers and two phases matter
       float highest[2] = {lowest, lowest};
       float total[2] = {0, 0};  // of this thread's entries
       float sum[2][64] = {};
       for (int tile = 0; tile < tiles(); ++tile) {
         const int buffer = (gathered + tile) % kSm90MlaBuffers;
-        if (tile > 0) release(buffer ^ 1);
+        if (!kFolds && tile > 0) release(buffer ^ 1);
         await_full(gathered + tile);
         float score[32] = {};
         {
@@ -166,7 +206,13 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
 #pragma unroll
           for (int i = 0; i < 32; ++i) ptx::keep(score[i]);
         }
+        const int thread = thread_now();
+        const int lane = thread % 32;
+        const int row = thread / 32 * 16 + lane / 4;  // and row + 8
+        // Of the address that this lane gives for four matrices of weights: rows of two, entries of the next eight.
+        const int weight_at = place(thread / 32 * 16 + lane % 16, lane / 16, kBlockBytes);
         const int left = count - tile * kSm90MlaEntries;
+        const float scale = __int_as_float(now(__float_as_uint(args.softmax_scale))) * kLog2E;
 #pragma unroll
         for (int i = 0; i < 32; ++i) score[i] *= scale;
         if (left < kSm90MlaEntries) {
@@ -211,19 +257,44 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         add_tile(sum, buffer, 0, [&weights](float (&d)[64], int k, u64 b) {
           ptx::WgmmaRegisters128::multiply(d, weights[k], b);
         });
+        if constexpr (kFolds) {
+          if (!ends_part(tile)) {
+            release(buffer);
+          } else {
+            total_of_rows(total);
+            const int part = tile / kPartTiles;
+            const int t = thread_now();
+            if (t % 4 == 0) {
+              float* maxima = maxima_of(part) + t / 32 * 16 + t % 32 / 4;
+              maxima[0] = highest[0];
+              maxima[8] = highest[1];
+            }
+            if (tile + 1 < tiles()) {
+              ptx::bar_arrive(7 + part % 2, kConsumers);
+              ptx::bar_sync(3, 128);
+            } else {
+              ptx::bar_sync(4, kConsumers);
+            }
+            fold(sum, highest, total, tile, buffer, 0);
+          }
+        }
       }
       gathered += tiles();
       ptx::bar_sync(3, 128);
-      if (item + stride() < items()) {  // its queries take the place of this one's, which every warp has done with
+      const int after = item_of(turn, item) + stride();
+      if (after < items()) {  // its queries take the place of this one's, which every warp has done with
         Sm90MlaWide next = *this;
-        next.take(item + stride());
-        next.fetch_queries<128>(thread);
+        next.take(after);
+        next.fetch_queries<128>(thread_now());
       }
+      if (kFolds) take(item_of(turn, item));
+      const int thread = thread_now();
+      const int lane = thread % 32;
+      const int row = thread / 32 * 16 + lane / 4;
       float share[2];
+      if (!kFolds) total_of_rows(total);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        total[h] += __shfl_xor_sync(~0u, total[h], 1);
-        total[h] += __shfl_xor_sync(~0u, total[h], 2);
         if (!direct()) {
           if (lane % 4 == 0) set_statistics(0, row + 8 * h, highest[h], total[h]);
         } else {
@@ -243,15 +314,14 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
   __device__ __forceinline__ void consume_right() {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int row = thread / 32 * 16 + thread % 32 / 4;
-    int gathered = 0;
     int turn = 0;
     for (int item = first_item(); item < items(); item += stride(), ++turn) {
-      take(item);
-      await_list(turn);
+      if (!kFolds) take(item);
+      int gathered = await_list(turn_of(item, turn));
       float sum[2][64] = {};
       for (int tile = 0; tile < tiles(); ++tile) {
         const int buffer = (gathered + tile) % kSm90MlaBuffers;
-        if (tile > 0) release(buffer ^ 1);
+        if (!kFolds && tile > 0) release(buffer ^ 1);
         ptx::bar_sync(1 + buffer, kConsumers);
         await_full(gathered + tile);  // over: this warpgroup sees the entries as well
         const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
@@ -260,11 +330,23 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
         add_tile(sum, buffer, 1, [weights](float (&d)[64], int k, u64 b) {
           ptx::WgmmaTransposed128::multiply(d, ptx::wgmma_descriptor(weights + 2 * k), b);
         });
+        if constexpr (kFolds) {
+          if (!ends_part(tile)) {
+            release(buffer);
+          } else {
+            const int part = tile / kPartTiles;
+            ptx::bar_sync(tile + 1 < tiles() ? 7 + part % 2 : 4, kConsumers);
+            float highest[2] = {maxima_of(part)[row], maxima_of(part)[row + 8]};
+            float total[2] = {0, 0};
+            fold(sum, highest, total, tile, buffer, 1);
+          }
+        }
       }
       gathered += tiles();
+      if (kFolds) take(now(item));
       if (direct()) {
         ptx::bar_sync(4, kConsumers);
-        const float share[2] = {statistics()[turn % 2 * 64 + row], statistics()[turn % 2 * 64 + row + 8]};
+        const float share[2] = {statistics()[turn_of(item, turn) % 2 * 64 + row], statistics()[turn_of(item, turn) % 2 * 64 + row + 8]};
         put(sum, share, (gathered - 1) % kSm90MlaBuffers, 1);
       } else {
         finish(sum, row, 1);
@@ -272,101 +354,15 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
     }
   }
 
-  /// What a producer has of a quantised entry: 16 of every 128 bytes. The right half of the row's threads has the
-  /// neighbouring row's, so that eight threads store to eight different groups of banks.
-  struct Piece {
-    uint4 codes[4];
-    uint4 rope;
-    uint4 scales;
-  };
-  __device__ __forceinline__ void fetch(Piece& piece, int tile, int row, int part) const {
-    const u8* entry = entry_at(tile, row);
-    const u8* own = entry + 16 * part;
-    piece.scales = ptx::ld_global_early(entry + 512);
-#pragma unroll
-    for (int group = 0; group < 4; ++group) {
-      piece.codes[group] = ptx::ld_global_early(own + 128 * group);
-    }
-    piece.rope = ptx::ld_global_early(own + 528);
-  }
-  __device__ __forceinline__ void convert(const Piece& piece, u32 latent, u32 rope, bool there) const {
-    const u32 scales[4] = {piece.scales.x, piece.scales.y, piece.scales.z, piece.scales.w};
-#pragma unroll
-    for (int group = 0; group < 4; ++group) {
-      const uint4& c = piece.codes[group];
-      const float scale = __uint_as_float(there ? scales[group] : 0);  // what is weighted with 0 has to be finite
-      const uint4 low = dequantise(c.x, c.y, scale);
-      const uint4 high = dequantise(c.z, c.w, scale);
-      ptx::st_shared_4(latent + group * 2 * kBlockBytes, {low.x, low.y, low.z, low.w});
-      ptx::st_shared_4((latent ^ 16) + group * 2 * kBlockBytes, {high.x, high.y, high.z, high.w});
-    }
-    ptx::st_shared_4(rope, {piece.rope.x, piece.rope.y, piece.rope.z, piece.rope.w});
-  }
-  __device__ __forceinline__ void produce_quantised(int gathered) const {
-    constexpr int kStep = kProducers / 8;
-    constexpr int kAhead = 2;  // tiles that come from memory into the L2 cache
-    static_assert(kSm90MlaEntries == 2 * kStep);
-    const int thread = static_cast<int>(threadIdx.x) % kProducers;
-    const int part = thread % 8;
-    const int row = thread / 8 ^ part / 4;  // and kStep rows further, which has the same swizzle
-    const u32 latent = entries() + place(row, part / 4 * 8 + 2 * part % 8, kBlockBytes);
-    const u32 rope = entries() + place(row, 64 + part, kBlockBytes);
-    Piece piece[2];
-    if (count > 0) fetch(piece[0], 0, row, part);
-    for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = (gathered + tile) % kSm90MlaBuffers;
-      const int left = count - tile * kSm90MlaEntries;
-      const u32 at = buffer * kSm90MlaTile;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        // Loads are a piece ahead; the wait, which the second piece does not need, keeps the assembler from sinking
-        // them.
-        fetch(piece[1 - r], tile + r, row + (1 - r) * kStep, part);
-        if (part == 0) ptx::prefetch_l2_bulk(entry_at(tile + kAhead, row + r * kStep), 656);
-        await_empty(gathered + tile);
-        convert(piece[r], latent + at + r * kStep * 128, rope + at + r * kStep * 128, row + r * kStep < left);
-      }
-      hand_over(buffer);
-    }
-  }
-  __device__ __forceinline__ void produce_bf16(int gathered) const {
-    const int thread = static_cast<int>(threadIdx.x) % kProducers;
-    const int part = thread % 8;
-    const int row = thread / 8;
-    for (int tile = 0; tile < tiles(); ++tile) {
-      const int buffer = (gathered + tile) % kSm90MlaBuffers;
-      const int left = count - tile * kSm90MlaEntries;
-      await_empty(gathered + tile);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const u32 to = entries() + buffer * kSm90MlaTile + place(row, part, kBlockBytes) + r * (kProducers / 8) * 128;
-        const u8* entry = entry_at(tile, row + r * (kProducers / 8)) + 16 * part;
-#pragma unroll
-        for (int b = 0; b < kSm90MlaBlocks; ++b) {
-          ptx::cp_async_16(to + b * kBlockBytes, entry + 128 * b, row + r * (kProducers / 8) < left);
-        }
-      }
-      ptx::cp_async_wait_all();
-      hand_over(buffer);
-    }
-  }
-  __device__ __forceinline__ void await_empty(int gathered) const {
-    if (gathered < kSm90MlaBuffers) return;
-    ptx::mbarrier_wait(empty(gathered % kSm90MlaBuffers), (gathered / kSm90MlaBuffers - 1) & 1);
-  }
-  __device__ __forceinline__ void hand_over(int buffer) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(full(buffer));
-  }
   __device__ __forceinline__ void produce() {
-    const int thread = static_cast<int>(threadIdx.x) % kProducers;
     int gathered = 0;
     int turn = 0;
     for (int item = first_item(); item < items(); item += stride(), ++turn) {
       take(item);
       if (turn > 0) ptx::mbarrier_wait(taken(), (turn - 1) & 1);  // the consumers know of the list before
-      make_list<kProducers>(static_cast<int>(ptx::pinned(static_cast<u32>(thread))));
-      if (thread == 0) counts()[turn & 1] = count;
+      const int thread = static_cast<int>(ptx::pinned(threadIdx.x)) % kProducers;
+      make_list<kProducers>(thread);
+      if (thread == 0) counts()[turn & 1] = gathered % 4 * 4096 + count;
       __syncwarp();
       if (thread % 32 == 0) ptx::mbarrier_arrive(listed());
       if (args.element == 2) {
@@ -392,8 +388,12 @@ struct Sm90MlaWide : Sm90MlaBlock<64> {
       ptx::setmaxnreg_dec<80>();
       produce();
     }
-    if (direct()) return;
-    join();
+    if (!direct()) {
+      join();
+    } else if (kFolds) {
+      __syncthreads();
+    }
+    if (kFolds && threadIdx.x == 0) Sm90MlaFold::give_back(*shelf_number());
   }
 };
 

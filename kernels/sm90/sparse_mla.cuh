@@ -6,11 +6,11 @@
 
 namespace fathom {
 
-template <int kHeads>
+template <int kHeads, bool kFolds>
 __device__ inline void sm90_sparse_mla(const Sm90MlaKernel& args) {
   extern __shared__ u8 shared[];
   if constexpr (kHeads == 64) {
-    Sm90MlaWide(args, shared).run();
+    Sm90MlaWide<kFolds>(args, shared).run();
   } else {
     Sm90MlaNarrow<kHeads>(args, shared).run();
   }

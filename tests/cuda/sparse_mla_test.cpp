@@ -18,6 +18,7 @@ std::size_t forms(std::string problem, std::string_view arch = "sm_90a") {
 
 TEST(SparseMlaKernels, HopperTakesWhatItsKernelsAreFor) {
   EXPECT_EQ(forms("sparse_mla:heads=128,top_k=2048"), 2u);
+  EXPECT_EQ(forms("sparse_mla:heads=128,top_k=2048,decode=1"), 3u);
   EXPECT_EQ(forms("sparse_mla:heads=7,cache=bf16,top_k=0"), 2u);
   EXPECT_EQ(forms("sparse_mla:top_k=2049"), 1u);
   EXPECT_EQ(forms("sparse_mla:lora=256"), 1u);
@@ -28,9 +29,9 @@ TEST(SparseMlaKernels, HopperTakesWhatItsKernelsAreFor) {
 
 TEST(SparseMlaKernels, EveryFormCompilesWithoutSpills) {
   const std::string problems[] = {"sparse_mla:heads=8", "sparse_mla:heads=16", "sparse_mla:heads=32",
-                                  "sparse_mla:heads=33"};
+                                  "sparse_mla:heads=33,decode=1"};
   const std::vector<jit::Source> sources = kernel_sources(problems, usual_device("sm_90a"));
-  EXPECT_EQ(sources.size(), 5u);
+  EXPECT_EQ(sources.size(), 6u);
   jit::nvrtc();
   std::vector<std::string> failures(sources.size());
   jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {

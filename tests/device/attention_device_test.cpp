@@ -612,6 +612,61 @@ TEST(SparseMlaOnDevice, IsReplayedWithOtherLists) {
   }
 }
 
+// In the decode class a token's bytes do not depend on the batch: few tokens have a cluster each, whose blocks take a
+// part of the list each; where tokens fill the device, a block takes all parts itself.
+TEST(SparseMlaOnDevice, PartsAreAddedUpAlikeByOneBlockAndByACluster) {
+  constexpr std::int64_t kTokens = 150, kTopK = 1100;
+  const std::int64_t lists[] = {0, 1, 255, 256, 257, 512, 700, 1024, 1100};
+  for (const DType out_type : {DType::bf16, DType::f32}) {
+    const DType cache_type = out_type == DType::bf16 ? DType::u8 : DType::bf16;
+    for (const std::int64_t heads : {64, 70}) {
+      const MlaCase c{kTokens, heads, 512, 64, kTopK, DType::bf16, cache_type, out_type, /*decode=*/true};
+      SCOPED_TRACE(heads);
+      Random random(heads);
+      const OnDevice q(random.normal(c.q, {kTokens, heads * 576}));
+      const OnDevice cache(mla_cache(c, 2000, 2000, random));
+      Tensor list(DType::i32, {kTokens, kTopK});
+      for (std::int64_t i = 0; i < list.count(); ++i) list.set(i, static_cast<double>(random.integer(0, 1999)));
+      Tensor limits(DType::i32, {kTokens});
+      for (std::int64_t t = 0; t < kTokens; ++t) limits.set(t, 0);
+      std::vector<std::int64_t> looked_at;  // some of them second items of their block
+      for (std::size_t i = 0; i < std::size(lists); ++i) {
+        looked_at.push_back(static_cast<std::int64_t>(i) * 18 + (i > 6 ? 3 : 0));
+        limits.set(looked_at.back(), static_cast<double>(lists[i]));
+      }
+      const OnDevice indices(list), lengths(limits);
+      const OnDevice out(poisoned(out_type, {kTokens, heads * 512}));
+      const OnDevice lse(poisoned(DType::f32, {kTokens, heads}));
+      const SparseMlaArgs args{.q = heads_of(kTokens, heads, 576)(q.view()),
+                               .cache = cache,
+                               .indices = indices,
+                               .softmax_scale = 0.07f,
+                               .out = heads_of(kTokens, heads, 512)(out.view()),
+                               .lengths = lengths,
+                               .lse = lse,
+                               .decode = true};
+      const Context& context = device_context(cuda_implementations("sparse_mla").front());
+      sparse_mla(args, context);
+      const auto together = out.download();
+      const auto together_lse = lse.download();
+      for (const std::int64_t t : looked_at) {
+        SCOPED_TRACE(t);
+        const OnDevice alone(poisoned(out_type, {1, heads * 512}));
+        const OnDevice alone_lse(poisoned(DType::f32, {1, heads}));
+        SparseMlaArgs one = args;
+        one.q = args.q.rows(t, t + 1);
+        one.indices = args.indices.rows(t, t + 1);
+        one.lengths = args.lengths.rows(t, t + 1);
+        one.out = heads_of(1, heads, 512)(alone.view());
+        one.lse = alone_lse;
+        sparse_mla(one, context);
+        expect_same_bytes(alone.download().view, together.view.rows(t, t + 1));
+        expect_same_bytes(alone_lse.download().view, together_lse.view.rows(t, t + 1));
+      }
+    }
+  }
+}
+
 TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
   constexpr DType f32 = DType::f32, bf16 = DType::bf16, u8 = DType::u8;
   for (const std::string& implementation : cuda_implementations("sparse_mla")) {

@@ -13,11 +13,12 @@ namespace {
 
 struct Form {
   std::int32_t heads;  // of a block
+  std::int32_t folds;  // a block has several parts
 };
 jit::Source source(const Form& form) {
-  return simt_source({.name = fmt::format("sparse_mla.sm90_h{}", form.heads),
+  return simt_source({.name = fmt::format("sparse_mla.sm90_h{}{}", form.heads, form.folds != 0 ? "_folds" : ""),
                       .header = "sm90/sparse_mla.cuh",
-                      .function = fmt::format("sm90_sparse_mla<{}>", form.heads),
+                      .function = fmt::format("sm90_sparse_mla<{}, {}>", form.heads, form.folds != 0),
                       .args = "Sm90MlaKernel",
                       .args_bytes = sizeof(Sm90MlaKernel),
                       .threads = kSm90MlaThreads,
@@ -39,6 +40,16 @@ Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device)
   return accept;
 }
 
+/// Whether blocks of 64 heads take all parts of a list themselves. By rounds of the launch, which last as long as a
+/// block's tiles and some four more: for the list, the queries and the joining of parts. An H200 has room for 15 clusters
+/// of eight.
+bool folds(std::int64_t items, std::int64_t parts, int num_sms) {
+  const int tiles = sm90_mla_part(64) / kSm90MlaEntries;
+  const std::int64_t spread = ceil_div(items * parts, num_sms - num_sms / 11) * (tiles + 4);
+  const std::int64_t folded = ceil_div(items, num_sms) * (tiles * parts + 6);
+  return parts > 1 && folded < spread;
+}
+
 }  // namespace
 
 Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& context) {
@@ -47,24 +58,26 @@ Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& 
 
 void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0) return;
-  // Lists that fit one part have no use for a cluster, and the same sums without.
   const int heads = sm90_mla_heads(problem.heads);
-  const int part = in_decode_class(problem.decode, context) ? sm90_mla_part(heads) : kSm90MlaTopK;
-  const int blocks = std::max(1, static_cast<int>(ceil_div(problem.top_k, part)));
+  const int num_sms = cuda::device_context(context).info().num_sms;
+  std::int64_t items = problem.tokens * ceil_div(problem.heads, heads);
+  // Lists that fit one part have no use for a cluster, and the same sums without.
+  int span = in_decode_class(problem.decode, context) ? sm90_mla_part(heads) : kSm90MlaTopK;
+  int blocks = std::max(1, static_cast<int>(ceil_div(problem.top_k, span)));
+  const Form form{heads, heads == 64 && folds(items, blocks, num_sms)};
+  if (form.folds != 0) span = kSm90MlaTopK, blocks = 1;
   const Sm90MlaKernel kernel{.mla = sparse_mla_kernel(problem, args),
                              .aligned_q = suits_bulk_copies(args.q),
                              .aligned_out = suits_bulk_copies(args.out),
                              .blocks = blocks,
-                             .part = part};
-  const std::int64_t groups = ceil_div(problem.heads, heads);
+                             .span = span};
   const auto cluster = static_cast<unsigned>(blocks);
   // Blocks of 64 heads that write their rows themselves stay for several items: the next one's start hides
   // behind the last one's end.
-  std::int64_t items = problem.tokens * groups;
   if (heads == 64 && blocks == 1 && kernel.aligned_out && kernel.mla.out.bf16) {
-    items = std::min<std::int64_t>(items, cuda::device_context(context).info().num_sms);
+    items = std::min<std::int64_t>(items, num_sms);
   }
-  jit::launch(jit::kernel(context, source, Form{heads}),
+  jit::launch(jit::kernel(context, source, form),
               {.grid = {static_cast<unsigned>(items) * cluster},
                .block = {kSm90MlaThreads},
                .cluster = {cluster},
@@ -75,7 +88,10 @@ void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args,
 std::vector<jit::Source> sparse_mla_sm90_kernels(const SparseMlaProblem& problem,
                                                  const cuda::DeviceInfo& device) {
   if (verdict(problem, device)) return {};
-  return {source({sm90_mla_heads(problem.heads)})};
+  const int heads = sm90_mla_heads(problem.heads);
+  std::vector<jit::Source> sources = {source({heads, 0})};
+  if (problem.decode && heads == 64) sources.push_back(source({heads, 1}));
+  return sources;
 }
 
 }  // namespace fathom
