@@ -126,17 +126,19 @@ struct Sm90MlaWide : Sm90MlaWideGather {
   __device__ int stride() const { return kFolds ? now(gridDim.x) : static_cast<int>(gridDim.x) / kernel.blocks; }
   __device__ int first_item() const { return static_cast<int>(blockIdx.x) / (kFolds ? 1 : kernel.blocks); }
 
+  /// One from the other, so that a loop keeps one of them.
   __device__ int item_of(int turn, int counted) const {
     return kFolds ? first_item() + now(turn) * now(gridDim.x) : counted;
   }
   __device__ int turn_of(int item, int counted) const {
     return kFolds ? static_cast<int>(static_cast<u32>(now(item)) / gridDim.x) : counted;
   }
-  /// A consumer begins its turn-th item: how many entries it has.
+  /// A consumer begins its turn-th item: how many entries it has. Returns the tiles gathered before, modulo 4, which is
+  /// what buffers and phases need; a block that does not fold counts them.
   __device__ __forceinline__ int await_list(int turn) {
     ptx::mbarrier_wait(listed(), turn & 1);
     const int told = counts()[turn & 1];
-    count = told % 4096;
+    count = kFolds ? told % 4096 : told;
     __syncwarp();
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(taken());
     return told / 4096;
@@ -154,9 +156,9 @@ struct Sm90MlaWide : Sm90MlaWideGather {
   /// Maxima of a part's rows, for the other warpgroup.
   __device__ float* maxima_of(int part) const { return exchange() + 128 + part % 2 * 64; }
   /// A consumer's thread has the sums of a part, which ends with a tile; those of the parts before are added, and they
-  /// wait together. The tile is released; a half of its columns, which this warpgroup has done with, is where they land.
-  __device__ __forceinline__ void fold(float (&sum)[2][64], float (&highest)[2], float (&total)[2], int tile, int buffer,
-                                       int half) const {
+  /// wait together. The tile is released; half of its columns, which this warpgroup has done with, is where they land.
+  __device__ __forceinline__ void fold(float (&sum)[2][64], float (&highest)[2], float (&total)[2], int tile,
+                                       int buffer, int half) const {
     const Sm90MlaFold shelf(*shelf_number());  // found anew: it takes no registers in the loop
     if (tile >= kPartTiles) {
       const int thread = thread_now();
@@ -174,15 +176,19 @@ struct Sm90MlaWide : Sm90MlaWideGather {
 
   __device__ __forceinline__ void consume_left() {
     const float lowest = __uint_as_float(0xff800000u);
-    fetch_queries<128>(thread_now());
+    const int outer = static_cast<int>(threadIdx.x) % 128;
+    const float outer_scale = args.softmax_scale * kLog2E;
+    fetch_queries<128>(outer);
     if (kFolds && threadIdx.x == 0) *shelf_number() = Sm90MlaFold::take();
+    int gathered = 0;  // tiles of earlier items
     int turn = 0;
     for (int item = first_item(); item_of(turn, item) < items(); item += stride(), ++turn) {
       if (!kFolds) take(item);
       ptx::cp_async_wait_all();
       ptx::fence_proxy_async();
       ptx::bar_sync(3, 128);
-      int gathered = await_list(turn);  // tiles of earlier items, of which two buffers and two phases matter
+      const int before = await_list(turn);
+      if (kFolds) gathered = before;
       float highest[2] = {lowest, lowest};
       float total[2] = {0, 0};  // of this thread's entries
       float sum[2][64] = {};
@@ -206,13 +212,13 @@ struct Sm90MlaWide : Sm90MlaWideGather {
 #pragma unroll
           for (int i = 0; i < 32; ++i) ptx::keep(score[i]);
         }
-        const int thread = thread_now();
+        const int thread = kFolds ? thread_now() : outer;
         const int lane = thread % 32;
         const int row = thread / 32 * 16 + lane / 4;  // and row + 8
         // Of the address that this lane gives for four matrices of weights: rows of two, entries of the next eight.
         const int weight_at = place(thread / 32 * 16 + lane % 16, lane / 16, kBlockBytes);
         const int left = count - tile * kSm90MlaEntries;
-        const float scale = __int_as_float(now(__float_as_uint(args.softmax_scale))) * kLog2E;
+        const float scale = kFolds ? __int_as_float(now(__float_as_uint(args.softmax_scale))) * kLog2E : outer_scale;
 #pragma unroll
         for (int i = 0; i < 32; ++i) score[i] *= scale;
         if (left < kSm90MlaEntries) {
@@ -281,14 +287,14 @@ struct Sm90MlaWide : Sm90MlaWideGather {
       }
       gathered += tiles();
       ptx::bar_sync(3, 128);
-      const int after = item_of(turn, item) + stride();
+      const int after = kFolds ? item_of(turn, item) + stride() : item + stride();
       if (after < items()) {  // its queries take the place of this one's, which every warp has done with
         Sm90MlaWide next = *this;
         next.take(after);
-        next.fetch_queries<128>(thread_now());
+        next.fetch_queries<128>(kFolds ? thread_now() : outer);
       }
       if (kFolds) take(item_of(turn, item));
-      const int thread = thread_now();
+      const int thread = kFolds ? thread_now() : outer;
       const int lane = thread % 32;
       const int row = thread / 32 * 16 + lane / 4;
       float share[2];
@@ -312,18 +318,21 @@ struct Sm90MlaWide : Sm90MlaWideGather {
   }
 
   __device__ __forceinline__ void consume_right() {
-    const int thread = static_cast<int>(threadIdx.x) % 128;
-    const int row = thread / 32 * 16 + thread % 32 / 4;
+    const int outer = static_cast<int>(threadIdx.x) % 128;
+    int gathered = 0;
     int turn = 0;
     for (int item = first_item(); item < items(); item += stride(), ++turn) {
       if (!kFolds) take(item);
-      int gathered = await_list(turn_of(item, turn));
+      const int before = await_list(turn_of(item, turn));
+      if (kFolds) gathered = before;
       float sum[2][64] = {};
       for (int tile = 0; tile < tiles(); ++tile) {
         const int buffer = (gathered + tile) % kSm90MlaBuffers;
         if (!kFolds && tile > 0) release(buffer ^ 1);
         ptx::bar_sync(1 + buffer, kConsumers);
         await_full(gathered + tile);  // over: this warpgroup sees the entries as well
+        const int thread = kFolds ? thread_now() : outer;
+        const int row = thread / 32 * 16 + thread % 32 / 4;
         const float shrink[2] = {exchange()[buffer * 64 + row], exchange()[buffer * 64 + row + 8]};
         rescale(sum, shrink);
         const u32 weights = ptx::wgmma_descriptor_low(weights_of(buffer));
@@ -336,7 +345,9 @@ struct Sm90MlaWide : Sm90MlaWideGather {
           } else {
             const int part = tile / kPartTiles;
             ptx::bar_sync(tile + 1 < tiles() ? 7 + part % 2 : 4, kConsumers);
-            float highest[2] = {maxima_of(part)[row], maxima_of(part)[row + 8]};
+            const int t = thread_now();
+            const float* maxima = maxima_of(part) + t / 32 * 16 + t % 32 / 4;
+            float highest[2] = {maxima[0], maxima[8]};
             float total[2] = {0, 0};
             fold(sum, highest, total, tile, buffer, 1);
           }
@@ -344,9 +355,12 @@ struct Sm90MlaWide : Sm90MlaWideGather {
       }
       gathered += tiles();
       if (kFolds) take(now(item));
+      const int thread = kFolds ? thread_now() : outer;
+      const int row = thread / 32 * 16 + thread % 32 / 4;
       if (direct()) {
         ptx::bar_sync(4, kConsumers);
-        const float share[2] = {statistics()[turn_of(item, turn) % 2 * 64 + row], statistics()[turn_of(item, turn) % 2 * 64 + row + 8]};
+        const float* shares = statistics() + turn_of(item, turn) % 2 * 64 + row;
+        const float share[2] = {shares[0], shares[8]};
         put(sum, share, (gathered - 1) % kSm90MlaBuffers, 1);
       } else {
         finish(sum, row, 1);
@@ -362,7 +376,7 @@ struct Sm90MlaWide : Sm90MlaWideGather {
       if (turn > 0) ptx::mbarrier_wait(taken(), (turn - 1) & 1);  // the consumers know of the list before
       const int thread = static_cast<int>(ptx::pinned(threadIdx.x)) % kProducers;
       make_list<kProducers>(thread);
-      if (thread == 0) counts()[turn & 1] = gathered % 4 * 4096 + count;
+      if (thread == 0) counts()[turn & 1] = (kFolds ? gathered % 4 * 4096 : 0) + count;
       __syncwarp();
       if (thread % 32 == 0) ptx::mbarrier_arrive(listed());
       if (args.element == 2) {

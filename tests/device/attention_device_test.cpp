@@ -571,7 +571,7 @@ void check_mla(const MlaCase& c, const std::string& implementation) {
 TEST(SparseMlaOnDevice, IsReplayedWithOtherLists) {
   for (const std::string& implementation : cuda_implementations("sparse_mla")) {
     for (const std::int64_t heads : {8, 64}) {
-      const MlaCase c{2, heads, 512, 64, 300, DType::bf16, DType::u8, DType::bf16, /*decode=*/true};
+      const MlaCase c{2, heads, 512, 64, 600, DType::bf16, DType::u8, DType::bf16, /*decode=*/true};
       Random random(heads);
       const OnDevice q(random.normal(c.q, {c.tokens, heads * 576}));
       const OnDevice cache(mla_cache(c, 400, 400, random));
@@ -612,36 +612,37 @@ TEST(SparseMlaOnDevice, IsReplayedWithOtherLists) {
   }
 }
 
-// In the decode class a token's bytes do not depend on the batch: few tokens have a cluster each, whose blocks take a
-// part of the list each; where tokens fill the device, a block takes all parts itself.
+// In the decode class a token's bytes do not depend on the batch: few tokens have a cluster each, whose
+// blocks take a part of the list each; where tokens fill the device, a block takes all parts itself.
 TEST(SparseMlaOnDevice, PartsAreAddedUpAlikeByOneBlockAndByACluster) {
-  constexpr std::int64_t kTokens = 150, kTopK = 1100;
+  constexpr std::int64_t kTopK = 1100;
   const std::int64_t lists[] = {0, 1, 255, 256, 257, 512, 700, 1024, 1100};
   for (const DType out_type : {DType::bf16, DType::f32}) {
     const DType cache_type = out_type == DType::bf16 ? DType::u8 : DType::bf16;
-    for (const std::int64_t heads : {64, 70}) {
-      const MlaCase c{kTokens, heads, 512, 64, kTopK, DType::bf16, cache_type, out_type, /*decode=*/true};
-      SCOPED_TRACE(heads);
+    for (const auto& [tokens, heads] : {std::pair<std::int64_t, std::int64_t>{150, 64}, {80, 70}}) {
+      const MlaCase c{tokens, heads, 512, 64, kTopK, DType::bf16, cache_type, out_type, /*decode=*/true};
+      SCOPED_TRACE(tokens);
       Random random(heads);
-      const OnDevice q(random.normal(c.q, {kTokens, heads * 576}));
+      const OnDevice q(random.normal(c.q, {tokens, heads * 576}));
       const OnDevice cache(mla_cache(c, 2000, 2000, random));
-      Tensor list(DType::i32, {kTokens, kTopK});
-      for (std::int64_t i = 0; i < list.count(); ++i) list.set(i, static_cast<double>(random.integer(0, 1999)));
-      Tensor limits(DType::i32, {kTokens});
-      for (std::int64_t t = 0; t < kTokens; ++t) limits.set(t, 0);
-      std::vector<std::int64_t> looked_at;  // some of them second items of their block
-      for (std::size_t i = 0; i < std::size(lists); ++i) {
-        looked_at.push_back(static_cast<std::int64_t>(i) * 18 + (i > 6 ? 3 : 0));
+      Tensor list(DType::i32, {tokens, kTopK});
+      for (std::int64_t i = 0; i < list.count(); ++i)
+        list.set(i, static_cast<double>(random.integer(0, 1999)));
+      Tensor limits(DType::i32, {tokens});
+      for (std::int64_t t = 0; t < tokens; ++t) limits.set(t, 0);
+      std::vector<std::int64_t> looked_at;
+      for (std::int64_t i = 0; i < std::ssize(lists); ++i) {
+        looked_at.push_back(i * (tokens - 1) / (std::ssize(lists) - 1));
         limits.set(looked_at.back(), static_cast<double>(lists[i]));
       }
       const OnDevice indices(list), lengths(limits);
-      const OnDevice out(poisoned(out_type, {kTokens, heads * 512}));
-      const OnDevice lse(poisoned(DType::f32, {kTokens, heads}));
-      const SparseMlaArgs args{.q = heads_of(kTokens, heads, 576)(q.view()),
+      const OnDevice out(poisoned(out_type, {tokens, heads * 512}));
+      const OnDevice lse(poisoned(DType::f32, {tokens, heads}));
+      const SparseMlaArgs args{.q = heads_of(tokens, heads, 576)(q.view()),
                                .cache = cache,
                                .indices = indices,
                                .softmax_scale = 0.07f,
-                               .out = heads_of(kTokens, heads, 512)(out.view()),
+                               .out = heads_of(tokens, heads, 512)(out.view()),
                                .lengths = lengths,
                                .lse = lse,
                                .decode = true};

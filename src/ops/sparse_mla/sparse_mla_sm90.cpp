@@ -16,13 +16,14 @@ struct Form {
   std::int32_t folds;  // a block has several parts
 };
 jit::Source source(const Form& form) {
-  return simt_source({.name = fmt::format("sparse_mla.sm90_h{}{}", form.heads, form.folds != 0 ? "_folds" : ""),
-                      .header = "sm90/sparse_mla.cuh",
-                      .function = fmt::format("sm90_sparse_mla<{}, {}>", form.heads, form.folds != 0),
-                      .args = "Sm90MlaKernel",
-                      .args_bytes = sizeof(Sm90MlaKernel),
-                      .threads = kSm90MlaThreads,
-                      .blocks = 1});
+  return simt_source(
+      {.name = fmt::format("sparse_mla.sm90_h{}{}", form.heads, form.folds != 0 ? "_folds" : ""),
+       .header = "sm90/sparse_mla.cuh",
+       .function = fmt::format("sm90_sparse_mla<{}, {}>", form.heads, form.folds != 0),
+       .args = "Sm90MlaKernel",
+       .args_bytes = sizeof(Sm90MlaKernel),
+       .threads = kSm90MlaThreads,
+       .blocks = 1});
 }
 
 Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device) {
@@ -40,13 +41,13 @@ Verdict verdict(const SparseMlaProblem& problem, const cuda::DeviceInfo& device)
   return accept;
 }
 
-/// Whether blocks of 64 heads take all parts of a list themselves. By rounds of the launch, which last as long as a
-/// block's tiles and some four more: for the list, the queries and the joining of parts. An H200 has room for 15 clusters
-/// of eight.
+/// Whether blocks of 64 heads take all parts of a list themselves. By rounds of the launch, which last as
+/// long as a block's tiles and, in tenths of a tile, what was measured beside them: for the list, the queries
+/// and the joining of parts, or for adding a part to those before. An H200 has room for 15 clusters of eight.
 bool folds(std::int64_t items, std::int64_t parts, int num_sms) {
-  const int tiles = sm90_mla_part(64) / kSm90MlaEntries;
-  const std::int64_t spread = ceil_div(items * parts, num_sms - num_sms / 11) * (tiles + 4);
-  const std::int64_t folded = ceil_div(items, num_sms) * (tiles * parts + 6);
+  const std::int64_t tiles = 10 * sm90_mla_part(64) / kSm90MlaEntries;
+  const std::int64_t spread = ceil_div(items * parts, num_sms - num_sms / 11) * (tiles + 40);
+  const std::int64_t folded = ceil_div(items, num_sms) * (parts * (tiles + 12) + 10);
   return parts > 1 && folded < spread;
 }
 
