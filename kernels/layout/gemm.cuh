@@ -65,8 +65,10 @@ struct GroupedTile {
   int end;  // the first row of the plane that is not the group's
   int group;
   int plane;   // of tokens and result
-  int by_id;   // only rows that name the group are stored
-  int unused[2];
+  // A bit for each warpgroup: some of its rows name another group and are not stored; all of them do.
+  int by_id;
+  int idle;
+  int unused;
 };
 
 /// The decode kernel: few tokens, so the weights are the 64-row operand, and every segment of k has a block of a

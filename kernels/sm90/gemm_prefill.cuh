@@ -26,7 +26,8 @@ struct GemmTile {
   int end = 0;
   int group = 0;  // of weights
   int plane = 0;  // of tokens and result
-  bool by_id = false;
+  int by_id = 0;  // GroupedTile's
+  int idle = 0;
 };
 
 /// A dense product has no walk of its own: every role counts its tiles.
@@ -237,7 +238,7 @@ struct GemmPrefill {
                          .empty = ptx::pinned(ring.scale_empty(0))};
     for_each_tile(at, [&](GemmTile t, auto& told) {
       if constexpr (c.grouped) {
-        if (t.token0 + static_cast<int>(group) * c.store_rows() >= (c.swapped ? args.n : t.end)) {
+        if (t.token0 + static_cast<int>(group) * c.store_rows() >= (c.swapped ? args.n : t.end) || t.idle >> group & 1) {
           skip(at, scale, group);
           return;
         }
@@ -249,7 +250,7 @@ struct GemmPrefill {
       GemmSums<c>{ring, args}.add(sum, t.row0, t.end - t.token0 - static_cast<int>(group) * c.store_rows(), at, scale);
       if constexpr (c.grouped) {
         told.again(t);
-        const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t)};
+        const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t, group)};
         if constexpr (c.swapped) {
           to.store_swapped(sum[0], t.token0 + group * 64, t.row0, group);
         } else {

@@ -124,13 +124,15 @@ struct GemmStore {
 
   __device__ void copy_chunk(u32 chunk, int token0, int column0, int lane) const {
     const bool aligned = args.out_f32 && args.out_row % 4 == 0 && reinterpret_cast<u64>(args.out_data) % 16 == 0;
+    // Of the 16 rows, those that are stored: ids are read once, not in a chain with every row's values.
+    const u32 stored = c.grouped ? __ballot_sync(0xffffffff, place_in.stores(token0 + lane % 16)) : 0;
 #pragma unroll 1
     for (int i = lane; i < 16 * kChunk / 4; i += 32) {
       const int row = i / (kChunk / 4);
       const int column = i % (kChunk / 4) * 4;
       float4 v = ptx::ld_shared_4(chunk + 4 * place(row, column));
       if constexpr (c.grouped) {
-        if (place_in.stores(token0 + row)) store_four(plane(), token0 + row, column0 + column, v);
+        if (stored >> row & 1) store_four(plane(), token0 + row, column0 + column, v);
         continue;
       }
       const int left = args.n - column0 - column;

@@ -62,8 +62,9 @@ struct GroupedWalk {
   static __device__ i64 weight_scales_of(const Args& args, const GemmTile& t) { return group_of(t) * args.weight_scale_plane; }
   static __device__ i64 token_scales_of(const Args& args, const GemmTile& t) { return plane_of(t) * args.token_scale_plane; }
   static __device__ bool planes_in_fours(const Args& args) { return args.token_scale_plane % 4 == 0; }
-  static __device__ GemmPlace place(const Args& args, const GemmTile& t) {
-    return {t.end, plane_of(t), plane_of(t) * args.out_plane, t.by_id ? args.index : nullptr, group_of(t)};
+  static __device__ GemmPlace place(const Args& args, const GemmTile& t, u32 warpgroup) {
+    const bool by_id = t.by_id >> warpgroup & 1;
+    return {t.end, plane_of(t), plane_of(t) * args.out_plane, by_id ? args.index : nullptr, group_of(t)};
   }
 
   /// Has counts or offsets on their way to L2 while barriers are prepared.
@@ -85,7 +86,7 @@ struct GroupedWalk {
       if (walk.lane == 0) {
         const u32 to = ring.told(place);
         ptx::st_shared_int4(to, {more ? t.token0 : -1, t.row0, t.end, t.group});
-        ptx::st_shared_int4(to + 16, {t.plane, t.by_id, 0, 0});
+        ptx::st_shared_int4(to + 16, {t.plane, t.by_id, t.idle, 0});
         ptx::mbarrier_arrive(ring.tile_full(place));
       }
     }
@@ -111,7 +112,7 @@ struct GroupedWalk {
       const u32 from = first + place * sizeof(GroupedTile);
       const int4 low = ptx::ld_shared_int4(from);
       const int4 high = ptx::ld_shared_int4(from + 16);
-      t = {low.x, low.y, low.z, low.w, high.x, high.y != 0};
+      t = {low.x, low.y, low.z, low.w, high.x, high.y, high.z};
     }
     /// After the last look at the tile.
     __device__ void release() {
@@ -126,7 +127,7 @@ struct GroupedWalk {
   __device__ bool next(GemmTile& tile) {
     if (!(all.layout == Args::contiguous ? next_of_ids(tile) : next_of_groups(tile))) return false;
     if constexpr (c.swapped) {
-      tile = {tile.row0, tile.token0, tile.end, tile.plane, tile.group, tile.by_id};
+      tile = {tile.row0, tile.token0, tile.end, tile.plane, tile.group, tile.by_id, tile.idle};
     }
     return true;
   }
@@ -236,7 +237,7 @@ struct GroupedWalk {
     tile.end = start + __shfl_sync(kAll, rows, owner);
     tile.group = base + owner;
     tile.plane = all.layout == Args::masked ? tile.group : 0;
-    tile.by_id = false;
+    tile.by_id = tile.idle = 0;
     return true;
   }
 
@@ -247,6 +248,7 @@ struct GroupedWalk {
   /// Tiles of rows stand at multiples of their size, and each is taken once for every group that it has rows of.
   __device__ bool next_of_ids(GemmTile& tile) {
     constexpr int kEach = (kTokens + 31) / 32;
+    constexpr int kShare = c.swapped ? kEach : kEach / c.groups();  // those of a warpgroup
     const int tiles_m = tiles_of(all.gemm.m);
     for (; index < tiles_m * tiles_n; advance(), group = -1) {
       place(tile, index, tiles_m);
@@ -260,18 +262,25 @@ struct GroupedWalk {
       }
       group = static_cast<int>(__reduce_min_sync(kAll, static_cast<u32>(least)));
       if (group >= all.groups) continue;
-      bool whole = true;
       int end = 0;
+      int others = 0;  // bits of warpgroups
+      int its_own = 0;
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const bool its = ids[i] == group;
-        whole = whole && (its || 32 * i + lane >= kTokens);
-        if (its) end = 32 * i + lane + 1;
+        const int who = c.swapped ? 3 : 1 << i / kShare;
+        if (its) {
+          end = 32 * i + lane + 1;
+          its_own |= who;
+        } else if (32 * i + lane < kTokens) {
+          others |= who;
+        }
       }
       tile.end = tile.token0 + __reduce_max_sync(kAll, end);
+      tile.by_id = static_cast<int>(__reduce_or_sync(kAll, static_cast<u32>(others)));
+      tile.idle = ~static_cast<int>(__reduce_or_sync(kAll, static_cast<u32>(its_own)));
       tile.group = group;
       tile.plane = 0;
-      tile.by_id = !__all_sync(kAll, whole);
       return true;
     }
     return false;
