@@ -33,21 +33,23 @@ struct GemmStore {
 
   /// Rows from token0 of the warpgroup, columns from row0.
   __device__ void store(Sums sum, int token0, int row0, u32 group) const {
-    if (args.out_mapped && (!c.grouped || (token0 + c.store_rows() <= place_in.end && place_in.ids == nullptr))) {
+    if (args.out_mapped) {
       store_mapped(sum, token0, row0, group);
     } else {
-      if (c.grouped && args.out_mapped) {  // the tile before may still be leaving
-        if (threadIdx.x % 128 == 0) ptx::cp_async_bulk_wait_group_read();
-        ptx::bar_sync(2 + group, 128);
-      }
       store_rows(sum, token0, row0);
     }
   }
 
+  static constexpr int kRowBytes = c.store_columns() * 2;
+  static constexpr int kUnits = kRowBytes / 16;
+  /// Where columns 8 * (unit + next) of a row are in the shared tile: the swizzle exchanges units of 16 bytes.
+  static __device__ u32 unit_of(int row, int unit, int next = 0) {
+    return unit / kUnits * (c.store_rows() * kRowBytes) + row * kRowBytes +
+           ((unit % kUnits + next) ^ row / (8 / kUnits) % kUnits) * 16;
+  }
+
   /// bf16 whose rows the copy engine can address: it empties the shared tile during the next one.
   __device__ void store_mapped(Sums sum, int token0, int row0, u32 group) const {
-    constexpr int kRowBytes = c.store_columns() * 2;
-    constexpr int kUnits = kRowBytes / 16;  // the swizzle exchanges units of 16 bytes
     const int thread = static_cast<int>(threadIdx.x);
     const int lane = thread % 32;
     const u32 base = tile + group * (c.store_rows() * c.block_n * 2);
@@ -58,17 +60,16 @@ struct GemmStore {
       const int row = 64 * s + thread / 32 % 4 * 16 + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
       for (int j = 0; j < c.block_n / 8; j += 2) {
-        const int unit = j % kUnits + lane / 16;
-        const u32 to = base + j / kUnits * (c.store_rows() * kRowBytes) + row * kRowBytes +
-                       (unit ^ row / (8 / kUnits) % kUnits) * 16;
         const float* d = sum[s] + 4 * j;
-        ptx::stmatrix_x4(to, ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]), ptx::cvt_bf16x2(d[4], d[5]),
+        ptx::stmatrix_x4(base + unit_of(row, j, lane / 16), ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]), ptx::cvt_bf16x2(d[4], d[5]),
                          ptx::cvt_bf16x2(d[6], d[7]));
       }
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(2 + group, 128);
-    if (thread % 128 == 0 && token0 < (c.grouped ? place_in.end : args.m)) {
+    if (c.grouped && (token0 + c.store_rows() > place_in.end || place_in.ids != nullptr)) {
+      copy_units(base, token0, row0);
+    } else if (thread % 128 == 0 && token0 < (c.grouped ? place_in.end : args.m)) {
       for (int column = 0; column < c.block_n && row0 + column < args.n; column += c.store_columns()) {
         const u32 from = base + column * (c.store_rows() * 2);
         if constexpr (c.grouped) {
@@ -78,6 +79,21 @@ struct GemmStore {
         }
       }
       ptx::cp_async_bulk_commit_group();
+    }
+  }
+
+  /// The same where not all rows are stored.
+  __device__ void copy_units(u32 base, int token0, int row0) const {
+    constexpr int kWidth = c.block_n / 8;
+    u16* out = static_cast<u16*>(args.out_data) + place_in.offset;
+    const int thread = static_cast<int>(ptx::pinned(threadIdx.x)) % 128;  // or addresses are kept while blocks are summed
+#pragma unroll 2
+    for (int i = thread; i < c.store_rows() * kWidth; i += 128) {
+      const int token = token0 + i / kWidth;
+      const int column = row0 + i % kWidth * 8;
+      if (!place_in.stores(token) || column >= args.n) continue;
+      const float4 eight = ptx::ld_shared_4(base + unit_of(i / kWidth, i % kWidth));
+      *reinterpret_cast<float4*>(out + token * args.out_row + column) = eight;
     }
   }
 
