@@ -55,33 +55,37 @@ struct GemmSums {
     scale.wait();
     scale.read();
     at.wait();
-    for (u32 block = 0; block < blocks; ++block) {
-      const bool last = block + 1 == blocks;
-      Reader next = at;
-      next.next();
-      Promotion<c> promotions[kSubs];
+#pragma unroll (c.block_n == 192 ? 2 : 1)  // the copies of what a block hands on go; others have not the registers
+    for (u32 block = 1; block < blocks; ++block) step<kSubs, false>(sum, border, at, scale);
+    step<kSubs, true>(sum, border, at, scale);
+  }
+  /// One block; the last apart, so that the loop does not ask for it in the chain that its products have to hide.
+  template <int kSubs, bool kLast>
+  __device__ void step(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+    Reader next = at;
+    next.next();
+    Promotion<c> promotions[kSubs];
 #pragma unroll
-      for (int s = 0; s < kSubs; ++s) {
-        float block_sum[c.block_n / 2];
-        ptx::wgmma_fence();
-        multiply(block_sum, at, s, 0);
-        ptx::wgmma_commit_group();
-        if (s == 0) {
+    for (int s = 0; s < kSubs; ++s) {
+      float block_sum[c.block_n / 2];
+      ptx::wgmma_fence();
+      multiply(block_sum, at, s, 0);
+      ptx::wgmma_commit_group();
+      if (s == 0) {
 #pragma unroll
-          for (int t = 0; t < kSubs; ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
-          if (last || ++scale.part == c.scale_blocks) scale.next_stage();
-          if (!last) {
-            if (scale.part == 0) scale.wait();
-            scale.read();
-          }
+        for (int t = 0; t < kSubs; ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
+        if (kLast || ++scale.part == c.scale_blocks) {
+          scale.next_stage();
+          if (!kLast) scale.wait();
         }
-        if (s == kSubs - 1 && !last) next.wait();
-        ptx::wgmma_wait_group<0>();
-        if (s == kSubs - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
-        promotions[s].add(sum[s], block_sum, border);
+        if (!kLast) scale.read();
       }
-      at = next;
+      if (s == kSubs - 1 && !kLast) next.wait();
+      ptx::wgmma_wait_group<0>();
+      if (s == kSubs - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
+      promotions[s].add(sum[s], block_sum, border);
     }
+    at = next;
   }
 
   /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is
