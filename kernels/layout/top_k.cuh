@@ -29,38 +29,46 @@ inline constexpr int kTopKLongestRow = 1 << 18;
 inline constexpr int kTopKSample = 4096;
 inline constexpr int kTopKBins = 2048;
 
-/// What the threads of a block tell one another: before the rest of the dynamic shared memory where blocks of a cluster
-/// share a row.
+/// What the threads of a block tell one another: the start of the dynamic shared memory.
 struct alignas(16) TopKScratch {
-  int tally[4];  // the first: candidates found in this block, also those for which there was no room
   int sums[32];
   unsigned ones, zeros;
   int digit, above_digit, in_digit;
-  int last_equal;  // the last position that is chosen of those with the k-th largest score
-};
-
-/// What they tell one another where rows are few.
-struct alignas(16) TopKFewScratch : TopKScratch {
-  int listed;    // candidates of this block, also those for which there was no room
-  unsigned top;  // the largest key of the sample
-  int sure;      // candidates of this block that are chosen without a closer look
-  int few;       // and those that need one
-  int before;    // chosen in the blocks before this one
-  unsigned long long close[32];
+  int listed;                     // candidates of this block, also those for which there was no room
+  int few;                        // those that need a closer look
+  unsigned long long close[32];   // and themselves
   unsigned long long landed[32];  // mbarriers: a warp's chunk of scores is there
 };
+/// The same for a block of many rows.
+struct alignas(16) TopKManyScratch : TopKScratch {
+  struct {
+    unsigned key, top;
+  } sampled[32];  // of each warp: a score that enough of its sample reach, and the largest
+};
+/// And where rows are few.
+struct alignas(16) TopKFewScratch : TopKScratch {
+  unsigned top;  // the largest key of the sample
+  int sure;      // candidates of this block that are chosen without a closer look
+  int before;    // chosen in the blocks before this one
+};
 
-/// Dynamic shared memory of a kernel for rows of up to n scores.
+/// Dynamic shared memory of the general kernel for rows of up to n scores.
 inline constexpr long long top_k_shared_bytes(long long n) {
   const long long bits = n < kTopKLongestRow ? n : kTopKLongestRow;
   return 8 * kTopKCandidates + 4 * kTopKBins + 4 * ((bits + 31) / 32 + 32);
 }
 
-/// The shared memory of sm90_top_k_few: `slots` chunks of 128 * `fours` scores under way in a warp, a list of `list` candidates,
-/// and a bit for each of `bits` scores.
-inline constexpr long long sm90_top_k_few_shared_bytes(int threads, int slots, int fours, int list, int blocks,
-                                                   long long bits) {
-  return static_cast<long long>(sizeof(TopKFewScratch)) + threads / 32 * slots * fours * 512ll + 8ll * list +
+/// Of sm90_top_k: chunks of 128 * `fours` scores under way in every warp, a list of `list` candidates, and where it has those of
+/// each chunk of a row.
+inline constexpr long long sm90_top_k_shared_bytes(int threads, int fours, int list, long long n) {
+  const long long row = n < kTopKLongestRow ? n : kTopKLongestRow;
+  return static_cast<long long>(sizeof(TopKManyScratch)) + threads / 32 * fours * 512ll + 8ll * list + 4ll * kTopKBins +
+         4 * ((row + 128 * fours - 1) / (128 * fours) + 2);
+}
+
+/// Of sm90_top_k_few: chunks and list as above, and a bit for each of `bits` scores.
+inline constexpr long long sm90_top_k_few_shared_bytes(int threads, int fours, int list, int blocks, long long bits) {
+  return static_cast<long long>(sizeof(TopKFewScratch)) + threads / 32 * fours * 512ll + 8ll * list +
          (blocks > 1 ? 2 : 1) * 4ll * kTopKBins + 4 * ((bits + 31) / 32 + 32);
 }
 

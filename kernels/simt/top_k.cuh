@@ -11,9 +11,9 @@ namespace fathom::simt {
 
 /// The order of scores as unsigned integers: -0 equals 0, NaN is lowest.
 __device__ __forceinline__ unsigned top_k_key(float score) {
-  if (!(score == score)) return 0;
   const unsigned bits = __float_as_uint(score + 0.0f);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
+  const unsigned key = bits ^ (static_cast<unsigned>(static_cast<int>(bits) >> 31) | 0x80000000u);
+  return score == score ? key : 0;
 }
 __device__ __forceinline__ float top_k_score(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
@@ -137,7 +137,7 @@ struct TopK {
   struct Writer {
     const TopKKernel& args;
     long long row;
-    __device__ void operator()(int index, int position) const {
+    __device__ int value(int position) const {
       long long value = position;
       if (args.kind == TopKKind::ragged) value += integer_at(args.offsets, row);
       if constexpr (kPage > 0) {
@@ -148,8 +148,9 @@ struct TopK {
         const int page = there ? table.data[request * table.row + position / kPage * table.step] : -1;
         value = page >= 0 ? static_cast<long long>(page) * kPage + position % kPage : -1;
       }
-      args.out[row * args.out_row + index] = static_cast<int>(value);
+      return static_cast<int>(value);
     }
+    __device__ void operator()(int index, int position) const { args.out[row * args.out_row + index] = value(position); }
   };
 
   /// Writes, in order, the positions of the elements above the threshold and of the first `ties` that equal it.

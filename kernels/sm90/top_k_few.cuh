@@ -1,22 +1,19 @@
 // The k largest scores of each of few rows on Hopper: a block a row, or the blocks of a cluster.
 //
-// Every score is read from memory once, by copies that run ahead. Meanwhile a sample of the row
-// gives a bound that the k largest very likely pass and not many others: what passes is listed with its position, in any
-// order, and counted by the first digits of its distance to the bound. Digits of scores and then of positions are looked
-// at until exactly k are left. These are marked in a bit for each score, from which they are written in ascending order.
-// A row that deceives the sample is left to the general kernel's search. The code is short, because a launch starts
-// with none of it in the caches.
+// Copies run ahead. A sample of the row gives a bound that the k largest very likely pass and not many others: what passes is
+// listed, in any order, and counted by the first digits of its distance to it, until exactly k are left. These are marked in a
+// bit for each score, and written in ascending order. A row that deceives the sample is left to the general kernel's search.
+// The code is short, because a launch starts with none of it in the caches.
 #pragma once
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
-#include "simt/top_k.cuh"
+#include "sm90/top_k_rows.cuh"
 
 namespace fathom {
 
-/// kSlots: chunks of 128 * kFours scores under way in a warp. kList:
-/// candidates of a block. kSample: a row's scores that give the bound.
-template <int kThreads, int kPage, int kBlocks, int kSlots, int kFours, int kList, int kSample>
+/// kFours: float4 of a lane in a chunk. kList: candidates of a block. kSample: a row's scores that give the bound.
+template <int kThreads, int kPage, int kBlocks, int kFours, int kList, int kSample>
 struct Sm90TopKFew {
   using General = simt::TopK<kThreads, 0, true>;
   using Writer = typename simt::TopK<kThreads, kPage, true>::Writer;
@@ -29,7 +26,7 @@ struct Sm90TopKFew {
   static constexpr int kSampled = (kSample + kThreads - 1) / kThreads;
   static_assert(kBlocks == 1 || kEach == 4, "bins of other blocks are read four at a time");
   static constexpr unsigned kShort = 4096;
-  static_assert(kSample <= kList && kShort <= kList && kWarps * kSlots <= 32);
+  static_assert(kSample <= kList && kShort <= kList);
 
   struct alignas(4 * kEach) Bins {
     int of[kEach];
@@ -48,41 +45,22 @@ struct Sm90TopKFew {
 
   // All of shared memory from its start on: through pointers that are kept the compiler loses sight of what they point to.
   static __device__ TopKFewScratch& scratch() { return static_cast<TopKFewScratch&>(General::scratch()); }
-  static __device__ float* chunk_at(unsigned slot) {
-    return reinterpret_cast<float*>(&scratch() + 1) + (static_cast<unsigned>(warp()) * kSlots + slot) * kChunk;
-  }
+  static __device__ float* chunk_at() { return reinterpret_cast<float*>(&scratch() + 1) + warp() * kChunk; }
   static __device__ Composite* list() {
-    return reinterpret_cast<Composite*>(reinterpret_cast<float*>(&scratch() + 1) + kWarps * kSlots * kChunk);
+    return reinterpret_cast<Composite*>(reinterpret_cast<float*>(&scratch() + 1) + kWarps * kChunk);
   }
   static __device__ int* bins_at(int which) { return reinterpret_cast<int*>(list() + kList) + which * kTopKBins; }
   __device__ int* bins() const { return bins_at(kBlocks > 1 ? which : 0); }
   static __device__ unsigned* bits() { return reinterpret_cast<unsigned*>(bins_at(kBlocks > 1 ? 2 : 1)); }
-  static __device__ u32 landed(unsigned slot) {
-    return ptx::shared_address(scratch().landed + (static_cast<unsigned>(warp()) * kSlots + slot));
-  }
+  static __device__ u32 landed() { return ptx::shared_address(scratch().landed + warp()); }
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
 
-  struct Range {
-    int start, length;
-  };
-  __device__ Range range_of(unsigned row) const {
-    Range range{0, 0};
-    if (row < args.rows && args.scores != nullptr) {
-      range.length = __ldg(static_cast<const int*>(args.lengths.data) + row * args.lengths.step);
-      if (args.starts.data != nullptr) range.start = __ldg(static_cast<const int*>(args.starts.data) + row * args.starts.step);
-    }
-    return range;
-  }
-  __device__ Part part_of(unsigned row, Range range) const {
-    const unsigned n = static_cast<unsigned>(args.n);
-    const unsigned start = static_cast<unsigned>(range.start);
-    unsigned length = static_cast<unsigned>(max(range.length, 0));
-    length = start > n ? 0 : min(length, n - start);
-    if (length <= static_cast<unsigned>(args.k) || length > kTopKLongestRow) length = 0;
+  __device__ Part part_of(unsigned row, sm90::TopKRange range) const {
+    const unsigned length = sm90::top_k_length(args, range);
     Part part;
     part.length = length;
-    part.scores = args.scores + row * args.scores_row + start;
+    part.scores = args.scores + row * args.scores_row + static_cast<unsigned>(range.start);
     const unsigned each = (length + kBlocks - 1) / kBlocks;
     part.begin = min(static_cast<unsigned>(rank) * each, length);
     part.end = min(part.begin + each, length);
@@ -95,19 +73,13 @@ struct Sm90TopKFew {
   static __device__ int chunks(const Part& part) {
     return static_cast<int>(((part.units + kChunk / 4 - 1) / (kChunk / 4) + kWarps - 1 - static_cast<unsigned>(warp())) / kWarps);
   }
-  /// Starts to copy a chunk of this warp, the number-th of all. What was in its place has been read by the whole warp.
-  __device__ void fetch(const float* scores, unsigned units, int chunk, unsigned number) const {
+  /// Starts to copy a chunk of this warp. The whole warp has read the one before.
+  static __device__ void fetch(const Part& part, int chunk) {
     if (simt::lane_id() != 0) return;
-    const unsigned slot = number % kSlots;
     const unsigned unit = static_cast<unsigned>(chunk * kWarps + warp()) * (kChunk / 4);
-    const u32 bytes = 16 * min(kChunk / 4u, units - unit);
-    ptx::mbarrier_arrive_expect_tx(landed(slot), bytes);
-    ptx::cp_async_bulk(ptx::shared_address(chunk_at(slot)), scores + 4 * unit, bytes, landed(slot));
-  }
-  __device__ const float* await(unsigned number) const {
-    const unsigned slot = number % kSlots;
-    ptx::mbarrier_wait(landed(slot), number / kSlots % 2);
-    return chunk_at(slot);
+    const u32 bytes = 16 * min(kChunk / 4u, part.units - unit);
+    ptx::mbarrier_arrive_expect_tx(landed(), bytes);
+    ptx::cp_async_bulk(ptx::shared_address(chunk_at()), part.scores + part.first + 4 * unit, bytes, landed());
   }
 
   /// Of fewer scores all are candidates.
@@ -141,12 +113,11 @@ struct Sm90TopKFew {
     entry = static_cast<Composite>(key) << 32 | static_cast<unsigned>(entry);
     if (key >= from.key) atomicAdd(&bins()[min(key - from.key >> (from.shift - 32), kTopKBins - 1u)], 1);
   }
-  /// Lists and counts what reaches the bound in a chunk of this warp. `then` may fetch another in its place.
-  template <class Then>
-  __device__ void filter(Bound bound, const Part& part, int chunk, const float* scores, float least, Then then) {
+  /// Lists and counts what reaches the bound in a chunk of this warp, and fetches the next one in its place.
+  __device__ void filter(Bound bound, const Part& part, int chunk, float least, int chunks) {
     const int lane = simt::lane_id();
     const int unit = (chunk * kWarps + warp()) * (kChunk / 4) + lane;
-    scores += 4 * lane;
+    const float* scores = chunk_at() + 4 * lane;
     constexpr unsigned kAll = kFours == 8 ? ~0u : (1u << 4 * kFours) - 1;
     unsigned reached = bound.key == 0 ? kAll : 0;  // with NaN, which is the least of all
 #pragma unroll 4  // as a whole it would not stay in registers
@@ -183,7 +154,7 @@ struct Sm90TopKFew {
       *--high = raw(score_b, first + at_b);  // the same if there is but one
     }
     __syncwarp();
-    then();
+    if (chunk + 1 < chunks) fetch(part, chunk + 1);
 #pragma unroll 1
     for (int i = lane; i < all; i += 32) count(bound, list()[from + i]);
   }
@@ -200,23 +171,10 @@ struct Sm90TopKFew {
     count(bound, list()[at]);
   }
 
-  /// The sum of the values of the threads before this one. A barrier lies between two calls.
-  __device__ int sum_before(int value, int& total) {
-    const int sum = simt::warp_inclusive_sum(value, simt::lane_id());
-    if (simt::lane_id() == 31) scratch().sums[warp()] = sum;
-    __syncthreads();
-    const int mine = simt::lane_id() < kWarps ? scratch().sums[simt::lane_id()] : 0;
-    total = __reduce_add_sync(~0u, mine);
-    return sum - value + __reduce_add_sync(~0u, simt::lane_id() < warp() ? mine : 0);
-  }
-
-  static __device__ void meet_cluster() {
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
-  }
   static __device__ void meet(bool shared) {
     if (kBlocks > 1 && shared) {
-      meet_cluster();
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
     } else {
       __syncthreads();
     }
@@ -233,10 +191,9 @@ struct Sm90TopKFew {
       for (int other = 1; counting && other < kBlocks; ++other) {
         const u32 block = static_cast<u32>((rank + other) % kBlocks);
         const float4 four = ptx::ld_shared_cluster(ptx::mapa(ptx::shared_address(at), block));
-        own.of[0] += __float_as_int(four.x);
-        own.of[1] += __float_as_int(four.y);
-        own.of[2] += __float_as_int(four.z);
-        own.of[3] += __float_as_int(four.w);
+        const float counts[] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) own.of[i] += __float_as_int(counts[i]);
       }
       // The others may still read these: the next round counts in the bins that everybody has read.
       which = 1 - which;
@@ -247,7 +204,7 @@ struct Sm90TopKFew {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) sum += own.of[i];
     int total;
-    int above = sum_before(sum, total);
+    int above = sm90::sum_before<kThreads>(sum, total, scratch().sums);
     if (above < search.wanted && search.wanted <= above + sum) {
 #pragma unroll
       for (int i = kEach - 1; i >= 0; --i) {
@@ -294,7 +251,7 @@ struct Sm90TopKFew {
 #pragma unroll 1
     for (unsigned w = begin; w < end; ++w) mine += __popc(bits()[w]);
     int total;
-    int index = sum_before(mine, total);
+    int index = sm90::sum_before<kThreads>(mine, total, scratch().sums);
 #pragma unroll 1
     for (unsigned w = begin; w < end; ++w) {
       unsigned word = bits()[w];
@@ -305,21 +262,20 @@ struct Sm90TopKFew {
     return total;
   }
 
+  static __device__ int remote(const int& value, int block) {
+    return __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&value), static_cast<u32>(block))));
+  }
   /// The candidates of the row, or -1 if a block has no room for its own.
   __device__ int candidates() const {
     int total = scratch().listed;
     bool fit = total <= kList;
 #pragma unroll
     for (int other = 1; other < kBlocks; ++other) {
-      const u32 block = static_cast<u32>((rank + other) % kBlocks);
-      const int count = __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&scratch().listed), block)));
+      const int count = remote(scratch().listed, (rank + other) % kBlocks);
       fit = fit && count <= kList;
       total += count;
     }
     return fit ? total : -1;
-  }
-  static __device__ int remote(const int& value, int block) {
-    return __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&value), static_cast<u32>(block))));
   }
   /// One warp: marks the wanted ones of the cluster's close candidates, and finds where this block writes.
   __device__ void look_closer(const Part& part, int wanted) {
@@ -340,8 +296,8 @@ struct Sm90TopKFew {
         }
         all += few;
       }
-    } else {
-      if (lane < all) mine = scratch().close[lane];
+    } else if (lane < all) {
+      mine = scratch().close[lane];
     }
     int larger = 0;
 #pragma unroll 1
@@ -393,23 +349,15 @@ struct Sm90TopKFew {
     for (int i = thread(); i < words; i += kThreads) bits()[i] = 0;
   }
 
-  __device__ void run_general(unsigned row) {
-    unsigned* memory = reinterpret_cast<unsigned*>(&scratch() + 1);
-    int* positions = reinterpret_cast<int*>(memory + kTopKCandidates);
-    General{args, memory, positions, bins_at(0), bits()}.run(row);
-  }
-
   /// All threads of the cluster.
   __device__ void run(unsigned row) {
-    const Range range = range_of(row);  // on its way meanwhile
+    const sm90::TopKRange range = sm90::top_k_range(args, row);  // on its way meanwhile
     clear();
     const Part part = part_of(row, range);
     float sample[kSampled];
     load_sample(part, sample);  // before the chunks, which would hold it up
     const int mine = chunks(part);
-    int ahead = 0;  // chunks that are under way
-#pragma unroll 1
-    for (; ahead < min(mine, kSlots); ++ahead) fetch(part.scores + part.first, part.units, ahead, ahead);
+    if (mine > 0) fetch(part, 0);
     const int k = static_cast<int>(args.k);
     Bound bound{0, 53};
     Search search;
@@ -438,12 +386,8 @@ struct Sm90TopKFew {
         const float least = bound.key == 0 ? __uint_as_float(0xff800000u) : simt::top_k_score(bound.key);
 #pragma unroll 1
         for (int i = 0; i < mine; ++i) {
-          filter(bound, part, i, await(i), least, [&] {
-            if (ahead < mine) {
-              fetch(part.scores + part.first, part.units, ahead, ahead);
-              ++ahead;
-            }
-          });
+          ptx::mbarrier_wait(landed(), i % 2);
+          filter(bound, part, i, least, mine);
         }
         filter_edges(bound, part, least);
       }
@@ -467,9 +411,12 @@ struct Sm90TopKFew {
       chosen = choose(part, scratch().listed, search, close, positions);
       __syncthreads();
     } else {
-      if (kBlocks > 1) meet_cluster();  // the others have read this block's number
+      if (kBlocks > 1) meet(true);  // the others have read this block's number
       __syncthreads();
-      if (rank == 0) run_general(row);  // in the place of chunks and list
+      if (rank == 0) {  // in the place of chunks and list
+        unsigned* memory = reinterpret_cast<unsigned*>(&scratch() + 1);
+        General{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates), bins_at(0), bits()}.run(row);
+      }
       __syncthreads();
       if (kPage > 0 && rank == 0) {  // it has left the pages out
         positions = args.out + row * args.out_row;
@@ -487,13 +434,12 @@ struct Sm90TopKFew {
   }
 };
 
-template <int kThreads, int kPage, int kBlocks, int kSlots, int kFours, int kList, int kSample>
+template <int kThreads, int kPage, int kBlocks, int kFours, int kList, int kSample>
 __device__ void sm90_top_k_few(const TopKKernel& args) {
-  using Block = Sm90TopKFew<kThreads, kPage, kBlocks, kSlots, kFours, kList, kSample>;
-  static_assert(kThreads / 32 * kSlots * 128 * kFours + 2 * kList >= 2 * kTopKCandidates, "the general search has no room");
+  using Block = Sm90TopKFew<kThreads, kPage, kBlocks, kFours, kList, kSample>;
+  static_assert(kThreads / 32 * 128 * kFours + 2 * kList >= 2 * kTopKCandidates, "the general search has no room");
   if (simt::lane_id() == 0) {
-#pragma unroll
-    for (unsigned slot = 0; slot < kSlots; ++slot) ptx::mbarrier_init(Block::landed(slot), 1);
+    ptx::mbarrier_init(Block::landed(), 1);
     ptx::fence_mbarrier_init();
   }
   __syncwarp();

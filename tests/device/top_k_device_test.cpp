@@ -118,6 +118,16 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
   }
 }
 
+// More rows than two blocks of every multiprocessor, and than one.
+TEST(TopKOnDevice, IsExactForManyRowsOfAnyScores) {
+  for (const Scores kind : kScores) {
+    check(300, 5000, 500, kind, TopKTransform::ragged);
+    check(150, 9000, 500, kind, TopKTransform::paged);
+  }
+  check(150, 3000, 2048, Scores::normal, TopKTransform::plain);
+  check(150, 5000, 2048, Scores::few_values, TopKTransform::plain);  // the bound is 0, and -0 reaches it
+}
+
 TEST(TopKOnDevice, IsExactForAnySizes) {
   for (const auto& [rows, n, k] : {std::tuple{1, 1, 1},
                                    {3, 7, 9},
@@ -129,6 +139,8 @@ TEST(TopKOnDevice, IsExactForAnySizes) {
                                    {1, 30000, 5000},
                                    {200, 9000, 512},
                                    {140, 40000, 33},
+                                   {140, 5000, 2100},
+                                   {150, 6000, 2048},
                                    {3, 50001, 2048},
                                    {64, 65536, 2048},
                                    {100, 30000, 2048},

@@ -13,27 +13,43 @@ namespace {
 
 struct Plan {
   std::int32_t page;     // 0: no pages
-  std::int32_t few;      // rows; what follows the threads is for these
+  std::int32_t few;      // rows
   std::int32_t threads;  // of a block
-  std::int32_t blocks;   // of a cluster, which share a row
+  std::int32_t blocks;   // few rows: of a cluster, which share a row; many: of a multiprocessor
   std::int32_t fours;    // a chunk of 128 * fours scores is under way in every warp
   std::int32_t list;     // candidates of a block
-  std::int32_t sample;   // scores of a row that give the bound
+  std::int32_t sample;   // scores that give the bound: of a row if rows are few, else of each lane
 };
 
-// Many rows: a block each, the kernel of top_k.cuh. Few: a multiprocessor for a block, with as much as it
-// holds under way, and a row shared by two if it is long enough to pay for their meeting. Four only for very
-// few rows: more clusters of four than 31 would wait for a second turn, because not every part of the device
-// has a number of multiprocessors that four divides.
+// Many rows: one after the other in each of two blocks of a multiprocessor, so that one block copies while
+// the other one chooses; one block where its list would be too long for two.
+Plan plan_many(const TopKProblem& problem, std::int32_t page) {
+  Plan plan{.page = page, .few = 0, .threads = 512, .blocks = 2, .fours = 8, .list = 4864, .sample = 4};
+  if (problem.n <= 1 << 13) {                                // chunks for all warps
+    plan.fours = problem.n <= 1 << 12 || page != 0 ? 2 : 4;  // with pages four need too many registers
+    plan.list = 8192;
+  }
+  if (problem.n > 1 << 15) plan.sample = 8;
+  if (problem.n > 1 << 16 || problem.k > 2048) {
+    plan.threads = 1024;
+    plan.blocks = 1;
+    plan.fours = 8;
+    plan.list = 8192;
+    plan.sample = 8;
+  }
+  return plan;
+}
+
+// Few rows: a multiprocessor for a block, with as much as it holds under way, and a row shared by two if it
+// is long enough to pay for their meeting. Four only for very few rows: more clusters of four than 31 would
+// wait for a second turn, because not every part of the device has a number of multiprocessors that four
+// divides.
 Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
-  Plan plan{.page = problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0,
-            .few = problem.rows <= device.num_sms,
-            .threads = 512,
-            .blocks = 1,
-            .fours = 4,
-            .list = 8192,
-            .sample = 1024};
-  if (plan.few == 0 || problem.n <= 1 << 14) return plan;
+  const std::int32_t page =
+      problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0;
+  if (problem.rows > device.num_sms) return plan_many(problem, page);
+  Plan plan{.page = page, .few = 1, .threads = 512, .blocks = 1, .fours = 4, .list = 8192, .sample = 1024};
+  if (problem.n <= 1 << 14) return plan;
   const bool longer = problem.n > 1 << 16;
   plan.threads = 1024;
   if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
@@ -48,15 +64,17 @@ jit::Source source(const Plan& plan) {
   return simt_source(
       {.name = few ? fmt::format("top_k.sm90_t{}_b{}_f{}_s{}_p{}", plan.threads, plan.blocks, plan.fours,
                                  plan.sample, plan.page)
-                   : fmt::format("top_k.sm90_b1_p{}", plan.page),
+                   : fmt::format("top_k.sm90_rows_t{}_f{}_s{}_p{}", plan.threads, plan.fours, plan.sample,
+                                 plan.page),
        .header = few ? "sm90/top_k_few.cuh" : "sm90/top_k.cuh",
-       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, 1, {}, {}, {}>", plan.threads, plan.page,
+       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, {}, {}, {}>", plan.threads, plan.page,
                                      plan.blocks, plan.fours, plan.list, plan.sample)
-                       : fmt::format("sm90_top_k<{}, {}, 1>", plan.threads, plan.page),
+                       : fmt::format("sm90_top_k<{}, {}, {}, {}, {}>", plan.threads, plan.page, plan.fours,
+                                     plan.list, plan.sample),
        .args = "TopKKernel",
        .args_bytes = sizeof(TopKKernel),
        .threads = plan.threads,
-       .blocks = few ? 1 : 2});
+       .blocks = few ? 1 : plan.blocks});
 }
 
 Verdict fits(const TopKProblem& problem, const cuda::DeviceInfo& device) {
@@ -81,16 +99,17 @@ void top_k_sm90(const TopKProblem& problem, const TopKArgs& args, const Context&
   if (problem.rows == 0) return;
   const cuda::DeviceInfo& device = cuda::device_context(context).info();
   const Plan plan = plan_of(problem, device);
+  const bool few = plan.few != 0;
   const auto blocks = static_cast<unsigned>(plan.blocks);
+  const unsigned rows = simt_blocks(problem.rows);
   const long long shared =
-      plan.few != 0
-          ? sm90_top_k_few_shared_bytes(plan.threads, /*slots=*/1, plan.fours, plan.list, plan.blocks,
+      few ? sm90_top_k_few_shared_bytes(plan.threads, plan.fours, plan.list, plan.blocks,
                                         std::min<std::int64_t>(problem.n, kTopKLongestRow))
-          : static_cast<long long>(sizeof(TopKScratch)) + top_k_shared_bytes(problem.n);
+          : sm90_top_k_shared_bytes(plan.threads, plan.fours, plan.list, problem.n);
   jit::launch(jit::kernel(context, source, plan),
-              {.grid = {simt_blocks(problem.rows) * blocks},
+              {.grid = {few ? rows * blocks : std::min(rows, blocks * static_cast<unsigned>(device.num_sms))},
                .block = {static_cast<unsigned>(plan.threads)},
-               .cluster = {blocks},
+               .cluster = {few ? blocks : 1},
                .shared_bytes = shared},
               context, top_k_kernel(problem, args));
 }
