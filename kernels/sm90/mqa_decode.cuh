@@ -210,21 +210,20 @@ struct Sm90MqaDecode {
         const int now = place + i;
         if (starts >> i & 1) {
           // Queries take the place of those that all tiles before `done` have met; a warp answers for its
-          // own.
+          // own, and waits for the others even if it loads none of these queries: its tile would else be
+          // there before them, and be multiplied by those whose place they take.
           const int those = __shfl_sync(~0u, segment, i);
-          const u32 free = q_empty(those % kQStages);
           const int done = opened;
           opened = now;
           if (those >= kQStages) {
+            const u32 free = q_empty(those % kQStages);
             const int last = done - 1 - ((done - 1 - warp()) & (kLoaders - 1));
             if (last >= 0 && last + kStages >= now)
               ptx::mbarrier_wait(block.empty(last % kStages), last / kStages & 1);
             if (lane == 0) ptx::mbarrier_arrive(free);
+            ptx::mbarrier_wait(free, those / kQStages - 1 & 1);
           }
-          if (loads >> i & 1) {
-            if (those >= kQStages) ptx::mbarrier_wait(free, those / kQStages - 1 & 1);
-            loader.load_queries(__shfl_sync(~0u, request, i), those);
-          }
+          if (loads >> i & 1) loader.load_queries(__shfl_sync(~0u, request, i), those);
         }
         if (loads >> i & 1) {
           if (lane == i) load_tile(loader, now, request, tile, segment, pages);

@@ -2,6 +2,7 @@
 // same bytes for the same row in every call.
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "fathom/ops/index_key_gather.hpp"
 #include "fathom/ops/index_key_store.hpp"
@@ -387,6 +388,25 @@ TEST(PagedMqaLogitsOnDevice, TakesManyShortRequests) {
       paged_mqa_logits(args, context);
     }
     expect_same_bytes(apart.download().view, together.download().view);
+  }
+}
+
+// Warps that load and score run ahead of each other as far as such short requests let them.
+TEST(PagedMqaLogitsOnDevice, TwoHundredRunsOfShortRequestsGiveTheSameBytes) {
+  const Context& context = device_context("sm90:wgmma");
+  for (const std::int64_t next_n : {1, 2, 4}) {
+    const PagedBatch p(1500, next_n, 16, false, 33);
+    const OnDevice logits(poisoned(DType::f32, {p.batch * p.next_n, PagedBatch::kColumns}));
+    std::optional<Strided> first;
+    for (int i = 0; i < 200 && !::testing::Test::HasFailure(); ++i) {
+      paged_mqa_logits(p.args(logits), context);
+      Strided got = logits.download();
+      if (first) {
+        expect_same_bytes(got.view, first->view);
+      } else {
+        first.emplace(std::move(got));
+      }
+    }
   }
 }
 
