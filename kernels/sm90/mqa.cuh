@@ -13,26 +13,26 @@
 
 namespace fathom {
 
-template <int kHeads, bool kRagged, int kDim, int kPage>
+template <int kHeads, int kDim, int kPage>
 __device__ void sm90_mqa(const Sm90MqaKernel& args) {
   extern __shared__ u8 shared[];
-  Sm90MqaBlock<kHeads, kRagged, kDim, kPage> block(args, shared);
+  Sm90MqaBlock<kHeads, kDim, kPage> block(args, shared);
   block.share_out();
   constexpr int kTokens = block.kTogether;
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
   if (group < kSm90MqaGroups) {
     ptx::setmaxnreg_inc<sm90_mqa_scorer_registers(kTokens * kHeads)>();
     if (block.alone()) {
-      Sm90MqaScorer<kHeads, kRagged, kDim, kPage, 1>{block}.consume(group);
+      Sm90MqaScorer<kHeads, kDim, kPage, 1>{block}.consume(group);
     } else if (block.pairs()) {
-      if constexpr (!kRagged && kTokens == 2) Sm90MqaDrafts<kHeads, kDim, kPage>{block}.consume(group);
+      if constexpr (kTokens == 2) Sm90MqaDrafts<kHeads, kDim, kPage>{block}.consume(group);
     } else {
-      Sm90MqaScorer<kHeads, kRagged, kDim, kPage, kTokens>{block}.consume(group);
+      Sm90MqaScorer<kHeads, kDim, kPage, kTokens>{block}.consume(group);
     }
     return;
   }
   ptx::setmaxnreg_dec<sm90_mqa_loader_registers(kTokens * kHeads)>();
-  const Sm90MqaLoader<kHeads, kRagged, kDim, kPage> loader{block};
+  const Sm90MqaLoader<kHeads, kDim, kPage> loader{block};
   if (threadIdx.x / 32 % 4 == 0) {
     loader.produce();
   } else {

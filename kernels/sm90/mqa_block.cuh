@@ -10,9 +10,8 @@
 
 namespace fathom {
 
-/// kHeads: the heads, rounded up to columns of a matrix instruction. kPage: keys of a page; 64 in a ragged
-/// call.
-template <int kHeads, bool kRagged, int kDim, int kPage>
+/// kHeads: the heads, rounded up to columns of a matrix instruction. kPage: keys of a page.
+template <int kHeads, int kDim, int kPage>
 struct Sm90MqaBlock {
   static constexpr int kPartKeys = kPage < kMqaKeys ? kPage : kMqaKeys;  // of a tile that lie on one page
   static constexpr int kParts = kMqaKeys / kPartKeys;
@@ -68,58 +67,25 @@ struct Sm90MqaBlock {
     return mates == 1 ? kSm90MqaSets : mates == 2 ? kSm90MqaSets / 2 : 1;
   }
   /// Two tokens at a time, four a warpgroup.
-  __device__ bool pairs() const { return !kRagged && kTogether == 2 && args.next_n > 2 && args.next_n <= 8; }
+  __device__ bool pairs() const { return kTogether == 2 && args.next_n > 2 && args.next_n <= 8; }
   /// One token by itself needs half of the arithmetic.
-  __device__ bool alone() const { return kTogether == 1 || (!kRagged && args.next_n == 1); }
+  __device__ bool alone() const { return kTogether == 1 || args.next_n == 1; }
 
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (args.stages + stage); }
   __device__ u32 q_full(int stage) const { return barriers + 8 * (2 * args.stages + stage); }
 
-  __device__ const MqaQueries& query_args() const { return kRagged ? args.ragged.q : args.paged.q; }
-  __device__ long long columns() const { return kRagged ? args.ragged.keys : args.paged.max_len; }
-  __device__ float* logits(long long row) const {
-    return kRagged ? args.ragged.logits + row * args.ragged.logits_row
-                   : args.paged.logits + row * args.paged.logits_row;
-  }
-  /// The keys that a row sees, [first, last) within the columns.
-  struct Window {
-    int first, last;
-  };
-  __device__ Window window(int request, int token) const {
-    int first = 0;
-    int last = 0;
-    if constexpr (kRagged) {
-      const long long row = static_cast<long long>(request) * args.next_n + token;
-      if (row >= args.ragged.q.rows) return {0, 0};
-      first = max(static_cast<const int*>(args.ragged.first.data)[row * args.ragged.first.step], 0);
-      last = static_cast<const int*>(args.ragged.last.data)[row * args.ragged.last.step];
-    } else {
-      const PagedMqaLogitsKernel& paged = args.paged;
-      last = paged.context_lens[request * paged.lens_row + token * paged.lens_step];
-    }
+  __device__ float* logits(long long row) const { return args.paged.logits + row * args.paged.logits_row; }
+  __device__ long long columns() const { return args.paged.max_len; }
+  /// How many keys a token sees, of those within the columns.
+  __device__ int seen(int request, int token) const {
+    const PagedMqaLogitsKernel& paged = args.paged;
+    int last = paged.context_lens[request * paged.lens_row + token * paged.lens_step];
     last = static_cast<int>(min(static_cast<long long>(last), columns()));
-    return first < last ? Window{first, last} : Window{0, 0};
+    return last > 0 ? last : 0;
   }
-  /// The tiles of a request of a ragged call, [first, last).
-  __device__ Window tiles_of(int request) const {
-    int first = 0x7fffffff;
-    int last = 0;
-#pragma unroll 1
-    for (int i = 0; i < args.next_n; ++i) {
-      const Window seen = window(request, i);
-      if (seen.first == seen.last) continue;
-      first = min(first, seen.first / kMqaKeys);
-      last = max(last, (seen.last + kMqaKeys - 1) / kMqaKeys);
-    }
-    return first < last ? Window{first, last} : Window{0, 0};
-  }
-  /// How many tiles a request has; `length` is the first of a paged call's.
+  /// How many tiles a request has; `length` is its first token's.
   __device__ int count_tiles(int request, int length) const {
-    if constexpr (kRagged) {
-      const Window range = tiles_of(request);
-      return range.last - range.first;
-    }
     const PagedMqaLogitsKernel& paged = args.paged;
 #pragma unroll 1
     for (int i = 1; i < args.next_n; ++i)
@@ -133,13 +99,11 @@ struct Sm90MqaBlock {
   __device__ void set_up() const {
     // From the last, which seldom has lengths to read.
     const int warp = kSm90MqaThreads / 32 - 1 - static_cast<int>(threadIdx.x / 32);
-    if constexpr (!kRagged) {
-      const BlockTable& table = args.paged.block_table;
-      const unsigned lines = static_cast<unsigned>((table.pages + 31) / 32);
-      const unsigned line = (threadIdx.x % 64) * gridDim.x + blockIdx.x;
-      if (warp < 2 && table.step == 1 && line < lines * static_cast<unsigned>(args.requests))
-        ptx::prefetch_l2(table.data + line / lines * table.row + line % lines * 32);
-    }
+    const BlockTable& table = args.paged.block_table;
+    const unsigned lines = static_cast<unsigned>((table.pages + 31) / 32);
+    const unsigned line = (threadIdx.x % 64) * gridDim.x + blockIdx.x;
+    if (warp < 2 && table.step == 1 && line < lines * static_cast<unsigned>(args.requests))
+      ptx::prefetch_l2(table.data + line / lines * table.row + line % lines * 32);
     if (threadIdx.x % 32 != 0) return;
     if (warp == 2) {
       ptx::prefetch_tensormap(&args.keys);
@@ -182,7 +146,7 @@ struct Sm90MqaBlock {
     for (int request = thread; request - thread <= args.requests; request += kSm90MqaThreads) {
       const bool live = request < args.requests;
       int length = 0;
-      if (!kRagged && live) length = args.paged.context_lens[request * args.paged.lens_row];
+      if (live) length = args.paged.context_lens[request * args.paged.lens_row];
       if (request == thread) set_up();
       const int count = live ? count_tiles(request, length) : 0;
       const int through = simt::warp_inclusive_sum(count, lane);

@@ -14,7 +14,7 @@ namespace fathom {
 
 template <int kHeads, int kDim, int kPage, int kTokens>
 struct Sm90MqaDecode {
-  using Block = Sm90MqaBlock<kHeads, false, kDim, kPage>;
+  using Block = Sm90MqaBlock<kHeads, kDim, kPage>;
   using Tile = Block::Tile;
   using Pages = int[Block::kParts];
   static constexpr int kLoaders = 4;                               // warps that load, every fourth tile each
@@ -153,7 +153,7 @@ struct Sm90MqaDecode {
       pages[part] = index < table.pages ? table.data[request * table.row + index * table.step] : -1;
     }
   }
-  __device__ void load_tile(const Sm90MqaLoader<kHeads, false, kDim, kPage>& loader, int place, int request,
+  __device__ void load_tile(const Sm90MqaLoader<kHeads, kDim, kPage>& loader, int place, int request,
                             int tile, int segment, const Pages& pages) const {
     int there = 0;
 #pragma unroll
@@ -166,7 +166,7 @@ struct Sm90MqaDecode {
 
   /// The loader's warps.
   __device__ void load() const {
-    const Sm90MqaLoader<kHeads, false, kDim, kPage> loader{block};
+    const Sm90MqaLoader<kHeads, kDim, kPage> loader{block};
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int length = length_of(own);
     Pages pages;

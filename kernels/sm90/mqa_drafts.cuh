@@ -10,7 +10,7 @@ namespace fathom {
 /// way, or the next tile's.
 template <int kHeads, int kDim, int kPage>
 struct Sm90MqaDrafts {
-  using Block = Sm90MqaBlock<kHeads, false, kDim, kPage>;
+  using Block = Sm90MqaBlock<kHeads, kDim, kPage>;
   static constexpr int kTokens = 2;  // of a set
   static constexpr int kSets = 2;    // of a warpgroup
   using Products = float[kTokens * kHeads / 2];
@@ -138,7 +138,7 @@ struct Sm90MqaDrafts {
       place.columns = place.last = 0;
       if (token < next_n) {
         place.columns = static_cast<int>(block.columns());
-        place.last = block.window(request, token).last;
+        place.last = block.seen(request, token);
         place.out = block.logits(static_cast<long long>(request) * next_n + token);
       }
       Weights weights[kSets];

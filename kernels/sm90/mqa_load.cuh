@@ -5,10 +5,9 @@
 
 namespace fathom {
 
-template <int kHeads, bool kRagged, int kDim, int kPage>
+template <int kHeads, int kDim, int kPage>
 struct Sm90MqaLoader {
-  using Block = Sm90MqaBlock<kHeads, kRagged, kDim, kPage>;
-  using Window = Block::Window;
+  using Block = Sm90MqaBlock<kHeads, kDim, kPage>;
   using Tile = Block::Tile;
   const Block& block;
 
@@ -16,12 +15,9 @@ struct Sm90MqaLoader {
   __device__ void load_queries(int request, int segment) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int stage = segment & (block.args.q_stages - 1);
-    const MqaQueries& q = block.query_args();
+    const MqaQueries& q = block.args.paged.q;
     const bool whole = q.heads == kHeads;  // or there are heads of zeros, whose weights are not to be read
-    const int tokens =
-        kRagged ? static_cast<int>(min(static_cast<long long>(block.args.next_n),
-                                       q.rows - static_cast<long long>(request) * block.args.next_n))
-                : block.args.next_n;
+    const int tokens = block.args.next_n;
     if (!whole) {
 #pragma unroll 1
       for (int i = lane; i < tokens * kHeads; i += 32) {
@@ -35,16 +31,11 @@ struct Sm90MqaLoader {
     ptx::mbarrier_arrive_expect_tx(block.q_full(stage),
                                    static_cast<u32>(tokens * kHeads * (128 + (whole ? 4 : 0))));
     const u32 to = block.queries + stage * sm90_mqa_q_bytes(block.rows);
-    if constexpr (!kRagged)
-      ptx::cp_async_bulk_tensor_4d(to, &block.args.q, block.q_full(stage), 0, 0, 0, request, ptx::kEvictNormal);
+    ptx::cp_async_bulk_tensor_4d(to, &block.args.q, block.q_full(stage), 0, 0, 0, request, ptx::kEvictNormal);
     const bool together = q.weights_row == kHeads;  // in one copy
 #pragma unroll 1
     for (int i = 0; i < tokens; ++i) {
       const int row = request * block.args.next_n + i;
-      if constexpr (kRagged) {
-        ptx::cp_async_bulk_tensor_3d(to + i * kHeads * 128, &block.args.q, block.q_full(stage), 0, 0, row,
-                                     ptx::kEvictNormal);
-      }
       if (whole && (i == 0 || !together)) {
         ptx::cp_async_bulk(ptx::shared_address(block.weights + stage * block.rows + i * kHeads),
                            q.weights + row * q.weights_row, kHeads * 4 * (together ? tokens : 1), block.q_full(stage));
@@ -58,25 +49,19 @@ struct Sm90MqaLoader {
       return;
     }
     const u32 to = block.ring + stage * kSm90MqaTile;
-    if constexpr (kRagged) {
-      ptx::mbarrier_arrive_expect_tx(block.full(stage), kSm90MqaTile);
-      ptx::cp_async_bulk_tensor_2d(to, &block.args.keys, block.full(stage), 0, tile.tile * kMqaKeys,
-                                   ptx::kEvictNormal);
-    } else {
-      ptx::mbarrier_arrive_expect_tx(block.full(stage),
-                                     static_cast<u32>(__popc(tile.there) * Block::kPartKeys * (128 + 4)));
-      const int entry = kPage > kMqaKeys ? tile.tile * kMqaKeys % kPage : 0;
+    ptx::mbarrier_arrive_expect_tx(block.full(stage),
+                                   static_cast<u32>(__popc(tile.there) * Block::kPartKeys * (128 + 4)));
+    const int entry = kPage > kMqaKeys ? tile.tile * kMqaKeys % kPage : 0;
 #pragma unroll
-      for (int part = 0; part < Block::kParts; ++part) {
-        if (!(tile.there >> part & 1)) continue;
-        // Scales first: lanes copy together, and the first tile's would come after everybody's keys.
-        const u8* page =
-            static_cast<const u8*>(block.args.paged.cache.data) + pages[part] * block.args.paged.cache.page;
-        ptx::cp_async_bulk(ptx::shared_address(block.scales + stage * kMqaKeys + part * Block::kPartKeys),
-                           page + kPage * kDim + 4 * entry, 4 * Block::kPartKeys, block.full(stage));
-        ptx::cp_async_bulk_tensor_3d(to + part * Block::kPartKeys * 128, &block.args.keys, block.full(stage),
-                                     0, entry, pages[part], ptx::kEvictFirst);
-      }
+    for (int part = 0; part < Block::kParts; ++part) {
+      if (!(tile.there >> part & 1)) continue;
+      // Scales first: lanes copy together, and the first tile's would come after everybody's keys.
+      const u8* page =
+          static_cast<const u8*>(block.args.paged.cache.data) + pages[part] * block.args.paged.cache.page;
+      ptx::cp_async_bulk(ptx::shared_address(block.scales + stage * kMqaKeys + part * Block::kPartKeys),
+                         page + kPage * kDim + 4 * entry, 4 * Block::kPartKeys, block.full(stage));
+      ptx::cp_async_bulk_tensor_3d(to + part * Block::kPartKeys * 128, &block.args.keys, block.full(stage),
+                                   0, entry, pages[part], ptx::kEvictFirst);
     }
   }
 
@@ -99,14 +84,12 @@ struct Sm90MqaLoader {
       const int start = block.before[request];
       const unsigned starts = __ballot_sync(~0u, lane < count && at == max(start, block.begin));
       const int segment = segments + __popc(starts & ~0u >> (31 - lane)) - 1;
-      const int first = kRagged ? block.tiles_of(request).first : 0;
-      const int tile = first + at - start;
+      const int tile = at - start;
       int pages[Block::kParts];
-      int there = kRagged;
+      int there = 0;
 #pragma unroll
       for (int part = 0; part < Block::kParts; ++part) {
         pages[part] = -1;
-        if constexpr (kRagged) continue;
         const BlockTable& table = block.args.paged.block_table;
         const long long index = (static_cast<long long>(tile) * kMqaKeys + part * Block::kPartKeys) / kPage;
         if (index < table.pages) pages[part] = table.data[request * table.row + index * table.step];
@@ -132,11 +115,9 @@ struct Sm90MqaLoader {
                             : kRun;  // at first there is room for all: no time is lost
         to = min(min(from + run, count), later == 0 ? 32 : __ffs(static_cast<int>(later)) - 1);
         if (lane >= from && lane < to) {
-          if constexpr (!kRagged) {
 #pragma unroll
-            for (int part = 0; part < Block::kParts; ++part)
-              there |= (pages[part] >= 0 && pages[part] < block.args.paged.cache.pages) << part;
-          }
+          for (int part = 0; part < Block::kParts; ++part)
+            there |= (pages[part] >= 0 && pages[part] < block.args.paged.cache.pages) << part;
           if (round > 0) ptx::mbarrier_wait(block.empty(stage), (round - 1) & 1);
           load_keys(stage, {request, tile, segment, there}, pages);
         }
@@ -160,20 +141,12 @@ struct Sm90MqaLoader {
       const int request = static_cast<int>(unit / chunks);
       const int from = static_cast<int>(unit % chunks) * kColumns;
       const int to = static_cast<int>(min(static_cast<long long>(from) + kColumns, block.columns()));
-      Window covered{0, (block.before[request + 1] - block.before[request]) * kMqaKeys};
-      if (kRagged && covered.last > 0) {
-        covered.first = block.tiles_of(request).first * kMqaKeys;
-        covered.last += covered.first;
-      }
+      const int covered = (block.before[request + 1] - block.before[request]) * kMqaKeys;
 #pragma unroll 1
       for (int token = 0; token < block.args.next_n; ++token) {
-        const long long row = static_cast<long long>(request) * block.args.next_n + token;
-        if (row >= block.query_args().rows) break;
-        float* out = block.logits(row);
+        float* out = block.logits(static_cast<long long>(request) * block.args.next_n + token);
 #pragma unroll 1
-        for (int j = from + lane; j < min(to, covered.first); j += 32) out[j] = __uint_as_float(0xff800000u);
-#pragma unroll 1
-        for (int j = max(from, covered.last) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
+        for (int j = max(from, covered) + lane; j < to; j += 32) out[j] = __uint_as_float(0xff800000u);
       }
     }
   }

@@ -5,10 +5,9 @@
 
 namespace fathom {
 
-template <int kHeads, bool kRagged, int kDim, int kPage, int kTokens>
+template <int kHeads, int kDim, int kPage, int kTokens>
 struct Sm90MqaScorer {
-  using Block = Sm90MqaBlock<kHeads, kRagged, kDim, kPage>;
-  using Window = Block::Window;
+  using Block = Sm90MqaBlock<kHeads, kDim, kPage>;
   const Block& block;
 
   /// A warpgroup multiplies two sets of kTokens tokens with a tile each: while it adds up one set's products,
@@ -18,12 +17,11 @@ struct Sm90MqaScorer {
   /// and of four lanes, lane i stores the scores of token i / 2 with key i % 2.
   struct Set {
     float weights[kTokens][kHeads / 4];
-    float* out;        // of this thread's key in the first tile, or null
-    int first, count;  // of the keys that the row sees
-    int segment;       // whose weights and keys these are
+    float* out;   // of this thread's key in the first tile, or null
+    int seen;     // keys that the row sees
+    int segment;  // whose weights and keys these are
     int token, tiles;  // the first token, and tiles that are left
     int stage, parity;
-    float scale;  // of this thread's key, in a ragged call
   };
   __device__ int key_of_tile() const {
     const int thread = static_cast<int>(threadIdx.x) % 128;
@@ -48,11 +46,9 @@ struct Sm90MqaScorer {
     const int token = set.token + lane / 2;
     const long long row = static_cast<long long>(request) * block.args.next_n + token;
     set.out = nullptr;
-    if (lane / 2 >= kTokens || token >= block.args.next_n || row >= block.query_args().rows) return;
-    const Window seen = block.window(request, token);
+    if (lane / 2 >= kTokens || token >= block.args.next_n || row >= block.args.paged.q.rows) return;
     set.out = block.logits(row) + key_of_tile();
-    set.first = seen.first;
-    set.count = seen.last - seen.first;
+    set.seen = block.seen(request, token);
   }
 
   /// Begins to multiply with the next tile.
@@ -76,10 +72,6 @@ struct Sm90MqaScorer {
                                                    ptx::wgmma_descriptor(b + 2 * k), k > 0);
     }
     ptx::wgmma_commit_group();
-    if constexpr (kRagged) {
-      const int j = block.tiles[stage].tile * kMqaKeys + key_of_tile();
-      set.scale = j < block.args.ragged.keys ? block.args.ragged.k_scale[j] : 0;
-    }
   }
   /// Waits for these products, but not for those of kLater sets.
   template <int kLater, int kCount>
@@ -112,8 +104,8 @@ struct Sm90MqaScorer {
   __device__ __forceinline__ void add_up(Set& set, const float (&d)[kTokens * kHeads / 2]) const {
     const int key = key_of_tile();
     const int first_key = block.tiles[set.stage].tile * kMqaKeys;
-    const float scale = kRagged ? set.scale : block.scales[set.stage * kMqaKeys + key];
-    const bool there = kRagged || (block.tiles[set.stage].there >> key / Block::kPartKeys & 1);
+    const float scale = block.scales[set.stage * kMqaKeys + key];
+    const bool there = block.tiles[set.stage].there >> key / Block::kPartKeys & 1;
     advance(set);
     const int lane = static_cast<int>(threadIdx.x % 4);
     // Half of the maxima are additions, with half of the weight: d + |d| is 2 * max(0, d), and additions and
@@ -147,7 +139,7 @@ struct Sm90MqaScorer {
     const float total = (lane % 2 ? of_key[1] : of_key[0]) + other;
     const int j = first_key + key;
     if (set.out != nullptr && j < block.columns()) {
-      const bool seen = there && static_cast<u32>(j - set.first) < static_cast<u32>(set.count);
+      const bool seen = there && static_cast<u32>(j) < static_cast<u32>(set.seen);
       set.out[first_key] = seen ? total * scale : __uint_as_float(0xff800000u);
     }
   }

@@ -72,7 +72,7 @@ jit::Source sm90_mqa_source(const Sm90MqaPlan& plan) {
   }
   const std::string function =
       plan.ragged ? fmt::format("sm90_mqa_ragged<{}, {}>", plan.heads, plan.head_dim)
-                  : fmt::format("sm90_mqa<{}, false, {}, {}>", plan.heads, plan.head_dim, plan.page);
+                  : fmt::format("sm90_mqa<{}, {}, {}>", plan.heads, plan.head_dim, plan.page);
   return {fmt::format("{}.sm90_h{}{}", plan.ragged ? "mqa_logits" : "paged_mqa_logits", plan.heads,
                       usual ? "" : fmt::format("_p{}_d{}", plan.page, plan.head_dim)),
           fmt::format("#include \"sm90/{}.cuh\"\n"
