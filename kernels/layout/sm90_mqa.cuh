@@ -14,7 +14,7 @@ struct Sm90MqaKernel {
   TensorMap q;     // [requests, next_n, heads, dim] or [tokens, heads, dim], boxes of one token or a request's, 128-byte swizzle
   PagedMqaLogitsKernel paged;
   int requests, next_n;
-  int stages;    // tiles of keys under way, a power of two, at least 2 * kSm90MqaSets
+  int stages;    // tiles of keys under way; but for one or two tokens a power of two, at least 2 * kSm90MqaSets
   int q_stages;  // requests under way, 1 or 2
   MqaLogitsKernel ragged;
 };

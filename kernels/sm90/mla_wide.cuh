@@ -164,6 +164,9 @@ struct Sm90MlaWide : Sm90MlaWideGather {
       const int thread = thread_now();
       shelf.add(sum, highest, total,
                 entries() + buffer * kSm90MlaTile + half * 4 * kBlockBytes + thread / 32 * 8192 + thread % 32 * 16);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] += 0.0f;  // as a cluster's blocks add it to 0: no -0
     }
     if (tile + 1 == tiles()) return;
     release(buffer);

@@ -22,13 +22,10 @@ __device__ void sm90_mqa(const Sm90MqaKernel& args) {
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
   if (group < kSm90MqaGroups) {
     ptx::setmaxnreg_inc<sm90_mqa_scorer_registers(kTokens * kHeads)>();
-    if (block.alone()) {
-      Sm90MqaScorer<kHeads, kDim, kPage, 1>{block}.consume(group);
-    } else if (block.pairs()) {
-      if constexpr (kTokens == 2) Sm90MqaDrafts<kHeads, kDim, kPage>{block}.consume(group);
-    } else {
-      Sm90MqaScorer<kHeads, kDim, kPage, kTokens>{block}.consume(group);
+    if constexpr (kTokens == 2) {
+      if (block.pairs()) return Sm90MqaDrafts<kHeads, kDim, kPage>{block}.consume(group);
     }
+    Sm90MqaScorer<kHeads, kDim, kPage, kTokens>{block}.consume(group);
     return;
   }
   ptx::setmaxnreg_dec<sm90_mqa_loader_registers(kTokens * kHeads)>();

@@ -66,10 +66,8 @@ struct Sm90MqaBlock {
   static __device__ int turns_of(int mates) {
     return mates == 1 ? kSm90MqaSets : mates == 2 ? kSm90MqaSets / 2 : 1;
   }
-  /// Two tokens at a time, four a warpgroup.
+  /// Whether Sm90MqaDrafts scores: two tokens at a time, four a warpgroup.
   __device__ bool pairs() const { return kTogether == 2 && args.next_n > 2 && args.next_n <= 8; }
-  /// One token by itself needs half of the arithmetic.
-  __device__ bool alone() const { return kTogether == 1 || args.next_n == 1; }
 
   __device__ u32 full(int stage) const { return barriers + 8 * stage; }
   __device__ u32 empty(int stage) const { return barriers + 8 * (args.stages + stage); }
@@ -109,9 +107,8 @@ struct Sm90MqaBlock {
       ptx::prefetch_tensormap(&args.keys);
       ptx::prefetch_tensormap(&args.q);
     }
-    const int together = alone() ? 1 : kTogether;
-    const int mates = alone() ? tile_mates<1>() : tile_mates<kTogether>();
-    const int readers = pairs() ? (args.next_n <= 4 ? 4 : 8) : 4 * min(mates, (args.next_n + together - 1) / together);
+    const int readers = pairs() ? (args.next_n <= 4 ? 4 : 8)
+                                : 4 * min(tile_mates<kTogether>(), (args.next_n + kTogether - 1) / kTogether);
 #pragma unroll 1
     for (int i = warp; i < args.stages; i += kSm90MqaThreads / 32) {
       ptx::mbarrier_init(full(i), 1);

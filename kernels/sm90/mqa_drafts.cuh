@@ -132,6 +132,9 @@ struct Sm90MqaDrafts {
       at += count;
       if (turns == 2) turn = (turn + count) & 1;
       if (left <= 0) continue;
+      // The tile first: when it is there, the request before the last is done with, and so the barrier of the
+      // queries cannot be a phase behind, of which this warpgroup may have seen nothing.
+      u32 keys = next_tile(place);
       const int q_stage = segment & (q_stages - 1);
       ptx::mbarrier_wait(block.q_full(q_stage), segment >> (q_stages - 1) & 1);
       place.key = tile * kMqaKeys + entry;
@@ -157,7 +160,6 @@ struct Sm90MqaDrafts {
       Products d[kSets];
       Sums sum;
       Met met;
-      u32 keys = next_tile(place);
 #pragma unroll 1
       for (;; left -= 2) {
         multiply(d[0], keys, set[0]);

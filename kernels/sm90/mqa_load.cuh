@@ -32,14 +32,13 @@ struct Sm90MqaLoader {
                                    static_cast<u32>(tokens * kHeads * (128 + (whole ? 4 : 0))));
     const u32 to = block.queries + stage * sm90_mqa_q_bytes(block.rows);
     ptx::cp_async_bulk_tensor_4d(to, &block.args.q, block.q_full(stage), 0, 0, 0, request, ptx::kEvictNormal);
-    const bool together = q.weights_row == kHeads;  // in one copy
+    if (!whole) return;
+    const int copies = q.weights_row == kHeads ? 1 : tokens;
 #pragma unroll 1
-    for (int i = 0; i < tokens; ++i) {
-      const int row = request * block.args.next_n + i;
-      if (whole && (i == 0 || !together)) {
-        ptx::cp_async_bulk(ptx::shared_address(block.weights + stage * block.rows + i * kHeads),
-                           q.weights + row * q.weights_row, kHeads * 4 * (together ? tokens : 1), block.q_full(stage));
-      }
+    for (int i = 0; i < copies; ++i) {
+      const long long row = static_cast<long long>(request) * tokens + i;
+      ptx::cp_async_bulk(ptx::shared_address(block.weights + stage * block.rows + i * kHeads),
+                         q.weights + row * q.weights_row, kHeads * 4 * (copies == 1 ? tokens : 1), block.q_full(stage));
     }
   }
   __device__ void load_keys(int stage, const Tile& tile, const int (&pages)[Block::kParts]) const {

@@ -2,6 +2,7 @@
 // their heads.
 #pragma once
 #include "sm90/mqa_block.cuh"
+#include "sm90/mqa_sum.cuh"
 
 namespace fathom {
 
@@ -32,22 +33,14 @@ struct Sm90MqaScorer {
     const int lane = static_cast<int>(threadIdx.x) % 4;
     const int q_stage = set.segment & (block.args.q_stages - 1);
     ptx::mbarrier_wait(block.q_full(q_stage), set.segment >> (block.args.q_stages - 1) & 1);
-    const float* weight = block.weights + q_stage * block.rows + set.token * kHeads + 2 * lane;
 #pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
-      for (int j = 0; j < kHeads / 8; ++j) {
-        const float2 w = *reinterpret_cast<const float2*>(weight + t * kHeads + 8 * j);
-        set.weights[t][2 * j] = 0.5f * w.x;
-        set.weights[t][2 * j + 1] = w.y;
-      }
-    }
+    for (int t = 0; t < kTokens; ++t)
+      sm90_mqa_weights<kHeads>(block.weights + q_stage * block.rows + (set.token + t) * kHeads, set.weights[t]);
     const int request = block.tiles[set.stage].request;
     const int token = set.token + lane / 2;
-    const long long row = static_cast<long long>(request) * block.args.next_n + token;
     set.out = nullptr;
-    if (lane / 2 >= kTokens || token >= block.args.next_n || row >= block.args.paged.q.rows) return;
-    set.out = block.logits(row) + key_of_tile();
+    if (lane / 2 >= kTokens || token >= block.args.next_n) return;
+    set.out = block.logits(static_cast<long long>(request) * block.args.next_n + token) + key_of_tile();
     set.seen = block.seen(request, token);
   }
 
@@ -108,22 +101,8 @@ struct Sm90MqaScorer {
     const bool there = block.tiles[set.stage].there >> key / Block::kPartKeys & 1;
     advance(set);
     const int lane = static_cast<int>(threadIdx.x % 4);
-    // Half of the maxima are additions, with half of the weight: d + |d| is 2 * max(0, d), and additions and
-    // maxima have pipes of their own.
     float sum[kTokens][2];
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) sum[t][0] = sum[t][1] = 0;
-#pragma unroll
-    for (int j = 0; j < kHeads / 4; ++j) {
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float dot = d[t * kHeads / 2 + j / 2 * 4 + 2 * h + j % 2];
-          sum[t][h] = __fmaf_rn(set.weights[t][j], j % 2 ? fmaxf(dot, 0.0f) : dot + fabsf(dot), sum[t][h]);
-        }
-      }
-    }
+    sm90_mqa_sum<kTokens, kHeads>(set.weights, d, sum);
     // Four lanes have parts of every sum. Each sends those that are not its own.
     float of_key[2];
 #pragma unroll

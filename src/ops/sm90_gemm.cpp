@@ -55,9 +55,10 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   const bool short_k =
       ceil_div(shape.k, block_elements(shape.fp8)) <= 4 * segments;  // two stages hold all of it
   if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, short_k ? 2 : crowded ? 3 : 4, segments);
-  // There is room for some seven clusters of 16 blocks at a time.
+  // There is room for some seven clusters of 16 blocks at a time, one block to a multiprocessor; a smaller
+  // device may have none, so its blocks are small.
   const bool few = segments >= 8 && ceil_div(shape.m, 16) * blocks <= (segments == 16 ? 96 : sms);
-  if (shape.m <= 16 || few)
+  if (shape.m <= 16 || few || (segments == 16 && sms < 132))
     return decode_kernel(shape.fp8, 16, 1, 2, short_k ? 2 : crowded ? 3 : 5, segments);
   if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);

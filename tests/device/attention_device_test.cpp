@@ -280,7 +280,7 @@ void check_paged(const PagedBatch& p, const std::string& implementation) {
                 .first = first,
                 .last = last,
                 .logits = ragged},
-               ragged_context);
+               keys > 0 ? ragged_context : device_context("cuda:simt"));
     const Strided expected = ragged.download();
     for (std::int64_t i = 0; i < p.next_n; ++i) {
       for (std::int64_t j = 0; j < PagedBatch::kColumns; ++j) {
@@ -312,7 +312,20 @@ TEST(PagedMqaLogitsOnDevice, TakesPagesAndKeysOfAnySize) {
     for (const std::int64_t dim : {32, 64, 128}) {
       check_paged(PagedBatch(3, 2, 8, false, page + dim, page, dim), "cuda:simt");
       check_paged(PagedBatch(3, 3, page == 32 ? 20 : 16, false, page + dim, page, dim), "sm90:wgmma");
+      check_paged(
+          PagedBatch(3, 1 + (page / 16 + dim / 32) % 2, page == 32 ? 20 : 16, false, page + dim, page, dim),
+          "sm90:wgmma");
       if (dim == 64) check_paged(PagedBatch(2, 1, 8, true, page, page, dim), "cuda:simt");
+    }
+  }
+}
+
+// A block of the kernels for one or two tokens is given the first tiles of a request, the rest is dealt; more
+// tokens have requests of one and two tiles one after the other.
+TEST(PagedMqaLogitsOnDevice, DealsTheTilesOfManyRequests) {
+  for (const std::int64_t batch : {67, 100, 200}) {
+    for (const std::int64_t next_n : {1, 2, 3, 4}) {
+      check_paged(PagedBatch(batch, next_n, 16, false, batch + next_n), "sm90:wgmma");
     }
   }
 }
