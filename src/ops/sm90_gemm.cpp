@@ -71,7 +71,7 @@ struct Tile {
   int m, n, stages;
   double step;  // microseconds of one block of k, on an H200
 };
-// 2026-11-22, one H200, cold L2; see docs/performance.md.
+// 2026-11-22, one H200, cold L2; see docs/performance_hopper.md.
 constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 144, 5, 0.53},
                               {128, 128, 5, 0.43}, {128, 64, 8, 0.25},  {64, 128, 8, 0.33},
                               {64, 96, 8, 0.26},   {64, 64, 8, 0.17},   {64, 48, 14, 0.15}};

@@ -54,7 +54,7 @@ struct Sm90GemmPlan {
 /// same sums.
 int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k);
 
-/// Pure; the fastest for the shape as measured on an H200 (docs/performance.md).
+/// Pure; the fastest for the shape as measured on an H200 (docs/performance_hopper.md).
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
 

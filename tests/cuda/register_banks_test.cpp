@@ -120,7 +120,7 @@ TEST(RegisterBanks, OfTheProductsAreMixed) {
     EXPECT_GT(counts[i].all, 0) << sources[i].name;
     EXPECT_LE(counts[i].in_one_bank, known == most.end() ? 0 : known->second)
         << sources[i].name << " of " << counts[i].all
-        << ": time it before this number is raised (docs/performance.md, register banks)";
+        << ": time it before this number is raised (docs/performance_hopper.md, register banks)";
   }
 }
 #endif

@@ -69,7 +69,7 @@ Verdict fp8_linear_sm90_can_run(const Fp8LinearProblem& problem, const Context& 
       {.decode = problem.decode, .m = problem.m, .n = problem.n, .k = problem.k}, problem.aligned, context);
   if (verdict) return verdict;
   // Long rows are quantised again by every block that multiplies them: two launches are faster then, though a
-  // gap lies between them (docs/performance.md).
+  // gap lies between them (docs/performance_hopper.md).
   if (problem.k <= (problem.m <= 8 ? 2048 : 1536)) return accept;
   return when_named(problem, context, "sm90:fused");
 }
