@@ -297,16 +297,8 @@ struct Sm90MqaDecode {
       }
       const u32 a = block.ring_low + stage * (kSm90MqaTile / 16);
       const u32 b = block.queries_low + q_stage * (sm90_mqa_q_bytes(block.rows) / 16);
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < Block::kSteps; ++k) {
-        ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(a + 2 * k),
-                                                     ptx::wgmma_descriptor(b + 2 * k), k > 0);
-      }
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>();
-#pragma unroll
-      for (float& value : d) ptx::keep(value);
+      sm90_mqa_multiply<kTokens * kHeads, kDim>(d, a, b);
+      sm90_mqa_wait<0>(d);
       __syncwarp();
       if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(block.empty(stage));
       float sum[kTokens][2];

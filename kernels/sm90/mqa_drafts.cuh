@@ -18,47 +18,12 @@ struct Sm90MqaDrafts {
   using Sums = float[kSets][kTokens][2];
   const Block& block;
 
-  static __device__ __forceinline__ void multiply(Products& d, u32 keys, u32 set) {
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < Block::kSteps; ++k) {
-      ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(keys + 2 * k),
-                                                   ptx::wgmma_descriptor(set + 2 * k), k > 0);
-    }
-    ptx::wgmma_commit_group();
-  }
-  template <int kLater>
-  static __device__ __forceinline__ void wait(Products& d) {
-    ptx::wgmma_wait_group<kLater>();
-#pragma unroll
-    for (float& value : d) ptx::keep(value);
-  }
   /// Sums that the compiler does not move across a later wait.
   static __device__ __forceinline__ void sum_up(const Weights& weights, const Products& d,
                                                 float (&sum)[kTokens][2]) {
     sm90_mqa_sum<kTokens, kHeads>(weights, d, sum);
 #pragma unroll
     for (int i = 0; i < 2 * kTokens; ++i) ptx::keep(sum[i / 2][i % 2]);
-  }
-  /// Four lanes have parts of the sums of two keys with four tokens. Each sends those that are not its own,
-  /// and keeps both keys' of a token: lane i those of token i.
-  static __device__ __forceinline__ void exchange(const Sums& sum, float (&mine)[2]) {
-    const bool high = threadIdx.x & 2;
-    const bool odd = threadIdx.x & 1;
-    float kept[kTokens][2];
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float other = __shfl_xor_sync(~0u, high ? sum[0][t][h] : sum[1][t][h], 2);
-        kept[t][h] = (high ? sum[1][t][h] : sum[0][t][h]) + other;
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float other = __shfl_xor_sync(~0u, odd ? kept[0][h] : kept[1][h], 1);
-      mine[h] = (odd ? kept[1][h] : kept[0][h]) + other;
-    }
   }
 
   /// A thread's token, and its first key in the tile that it stores next.
@@ -99,7 +64,7 @@ struct Sm90MqaDrafts {
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(block.empty(met.stage));
     sm90_mqa_sum<kTokens, kHeads>(weights, d, sum[1]);
     float score[2];
-    exchange(sum, score);
+    sm90_mqa_exchange<kTokens>(sum, score);  // lane i has those of token i
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int key = place.key + 8 * h;
@@ -162,25 +127,25 @@ struct Sm90MqaDrafts {
       Met met;
 #pragma unroll 1
       for (;; left -= 2) {
-        multiply(d[0], keys, set[0]);
-        multiply(d[1], keys, set[1]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[0], keys, set[0]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[1], keys, set[1]);
         met = leave(place, entry, turns);
-        wait<1>(d[0]);
+        sm90_mqa_wait<1>(d[0]);
         sum_up(weights[0], d[0], sum[0]);
         if (left == 1) {
-          wait<0>(d[1]);
+          sm90_mqa_wait<0>(d[1]);
           break;
         }
         keys = next_tile(place);
-        multiply(d[0], keys, set[0]);
-        wait<1>(d[1]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[0], keys, set[0]);
+        sm90_mqa_wait<1>(d[1]);
         finish(place, met, weights[1], d[1], sum, turns);
-        multiply(d[1], keys, set[1]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[1], keys, set[1]);
         met = leave(place, entry, turns);
-        wait<1>(d[0]);
+        sm90_mqa_wait<1>(d[0]);
         sum_up(weights[0], d[0], sum[0]);
         if (left > 2) keys = next_tile(place);
-        wait<0>(d[1]);
+        sm90_mqa_wait<0>(d[1]);
         if (left == 2) break;
         finish(place, met, weights[1], d[1], sum, turns);
       }

@@ -216,51 +216,10 @@ struct Sm90MqaRagged {
 
   using Products = float[kTokens * kHeads / 2];
 
-  /// Begins to multiply a tile with the set of tokens.
-  static __device__ __forceinline__ void multiply(Products& d, u32 keys, u32 set) {
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < kDim / 32; ++k) {
-      ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(keys + 2 * k),
-                                                   ptx::wgmma_descriptor(set + 2 * k), k > 0);
-    }
-    ptx::wgmma_commit_group();
-  }
-  template <int kLater>
-  static __device__ __forceinline__ void wait(Products& d) {
-    ptx::wgmma_wait_group<kLater>();
-#pragma unroll
-    for (float& value : d) ptx::keep(value);
-  }
-
   /// Keeps the compiler from moving sums across a wait.
   static __device__ __forceinline__ void keep_all(float (&sum)[kTokens][2]) {
 #pragma unroll
     for (int i = 0; i < 2 * kTokens; ++i) ptx::keep(sum[i / 2][i % 2]);
-  }
-
-  /// Four lanes have parts of the sums of two keys with the tokens of two sets. Each sends those that are not
-  /// its own, and keeps those of kTokens keys: with two tokens a set lane i has those of token i, otherwise
-  /// lane i those of token i / 2 with key i % 2.
-  static __device__ __forceinline__ void exchange(const float (&sum)[2][kTokens][2], float (&mine)[kTokens]) {
-    const bool high = threadIdx.x & 2;
-    const bool odd = threadIdx.x & 1;
-    float kept[kTokens][2];
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float other = __shfl_xor_sync(~0u, high ? sum[0][t][h] : sum[1][t][h], 2);
-        kept[t][h] = (high ? sum[1][t][h] : sum[0][t][h]) + other;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const float& even_one = kept[0][i];
-      const float& odd_one = kTokens == 2 ? kept[kTokens - 1][i] : kept[0][1];
-      const float other = __shfl_xor_sync(~0u, odd ? even_one : odd_one, 1);
-      mine[i] = (odd ? odd_one : even_one) + other;
-    }
   }
 
   /// A warpgroup scores its two sets of each group: while it adds up the products of one, those of the other
@@ -323,7 +282,7 @@ struct Sm90MqaRagged {
       };
       auto finish = [&] {
         float score[kTokens];
-        exchange(sum, score);
+        sm90_mqa_exchange(sum, score);
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
           if (j + 8 * i >= limit) continue;
@@ -337,39 +296,39 @@ struct Sm90MqaRagged {
       int left = share.last - share.first;
 #pragma unroll 1
       for (; left > 1; left -= 2) {
-        multiply(d[0], keys(), set);
-        multiply(d[1], keys(), other);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[0], keys(), set);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[1], keys(), other);
         load_scales();
-        wait<1>(d[0]);
+        sm90_mqa_wait<1>(d[0]);
         sm90_mqa_sum<kTokens, kHeads>(weight[0], d[0], sum[0]);
         keep_all(sum[0]);
         int done = stage;
         next();
         ptx::mbarrier_wait(full(stage), parity);
-        multiply(d[0], keys(), set);
-        wait<1>(d[1]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[0], keys(), set);
+        sm90_mqa_wait<1>(d[1]);
         sm90_mqa_sum<kTokens, kHeads>(weight[1], d[1], sum[1]);
         give_back(done);
         finish();
         load_scales();
-        multiply(d[1], keys(), other);
-        wait<1>(d[0]);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[1], keys(), other);
+        sm90_mqa_wait<1>(d[0]);
         sm90_mqa_sum<kTokens, kHeads>(weight[0], d[0], sum[0]);
         keep_all(sum[0]);
         done = stage;
         next();
         if (left > 2) ptx::mbarrier_wait(full(stage), parity);
-        wait<0>(d[1]);
+        sm90_mqa_wait<0>(d[1]);
         give_back(done);
         sm90_mqa_sum<kTokens, kHeads>(weight[1], d[1], sum[1]);
         finish();
       }
       if (left > 0) {
-        multiply(d[0], keys(), set);
-        multiply(d[1], keys(), other);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[0], keys(), set);
+        sm90_mqa_multiply<kTokens * kHeads, kDim>(d[1], keys(), other);
         load_scales();
-        wait<0>(d[0]);
-        wait<0>(d[1]);
+        sm90_mqa_wait<0>(d[0]);
+        sm90_mqa_wait<0>(d[1]);
         sm90_mqa_sum<kTokens, kHeads>(weight[0], d[0], sum[0]);
         keep_all(sum[0]);
         give_back(stage);

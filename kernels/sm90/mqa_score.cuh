@@ -58,20 +58,7 @@ struct Sm90MqaScorer {
     const u32 b = block.queries_low +
                   (segment & (block.args.q_stages - 1)) * (sm90_mqa_q_bytes(block.rows) / 16) +
                   set.token * kHeads * 8;
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < Block::kSteps; ++k) {
-      ptx::Wgmma<true, kTokens * kHeads>::multiply(d, ptx::wgmma_descriptor(a + 2 * k),
-                                                   ptx::wgmma_descriptor(b + 2 * k), k > 0);
-    }
-    ptx::wgmma_commit_group();
-  }
-  /// Waits for these products, but not for those of kLater sets.
-  template <int kLater, int kCount>
-  __device__ __forceinline__ void wait(float (&d)[kCount]) const {
-    ptx::wgmma_wait_group<kLater>();
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) ptx::keep(d[i]);
+    sm90_mqa_multiply<kTokens * kHeads, kDim>(d, a, b);
   }
   /// The set's tokens have met the tile: others of it are next, or the tile goes back and the set's next one
   /// comes.
@@ -144,13 +131,13 @@ struct Sm90MqaScorer {
       if (set[1].tiles > 0 && set[1].token < block.args.next_n) {
         multiply(set[0], d[0]);
         multiply(set[1], d[1]);
-        wait<1>(d[0]);
+        sm90_mqa_wait<1>(d[0]);
         add_up(set[0], d[0]);
-        wait<0>(d[1]);
+        sm90_mqa_wait<0>(d[1]);
         add_up(set[1], d[1]);
       } else {
         multiply(set[0], d[0]);
-        wait<0>(d[0]);
+        sm90_mqa_wait<0>(d[0]);
         add_up(set[0], d[0]);
         if (set[1].tiles > 0) advance(set[1]);
       }

@@ -1,9 +1,28 @@
-// The sum over heads of the indexer's scores on Hopper: every kernel adds in this order, so that a score is
-// the same in all of them.
+// A tile of keys times a set of tokens, and the sum over heads, of the indexer's scores on Hopper: every kernel
+// multiplies and adds in this order, so that a score is the same in all of them.
 #pragma once
-#include "ptx/types.cuh"
+#include "ptx/wgmma.cuh"
 
 namespace fathom {
+
+/// Begins to multiply: `keys` and `tokens` are descriptors of 128-byte rows, of which kDim bytes count.
+template <int kColumns, int kDim>
+__device__ __forceinline__ void sm90_mqa_multiply(float (&d)[kColumns / 2], u32 keys, u32 tokens) {
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < kDim / 32; ++k) {
+    ptx::Wgmma<true, kColumns>::multiply(d, ptx::wgmma_descriptor(keys + 2 * k),
+                                         ptx::wgmma_descriptor(tokens + 2 * k), k > 0);
+  }
+  ptx::wgmma_commit_group();
+}
+/// Waits for these products, but not for those of the kLater that began last.
+template <int kLater, int kCount>
+__device__ __forceinline__ void sm90_mqa_wait(float (&d)[kCount]) {
+  ptx::wgmma_wait_group<kLater>();
+#pragma unroll
+  for (float& value : d) ptx::keep(value);
+}
 
 /// The weights of a thread's heads, two of every eight, as sm90_mqa_sum takes them: `weights` is a token's
 /// first.
@@ -36,6 +55,31 @@ __device__ __forceinline__ void sm90_mqa_sum(const float (&weights)[kTokens][kHe
         sum[t][h] = __fmaf_rn(weights[t][j], j % 2 ? fmaxf(dot, 0.0f) : dot + fabsf(dot), sum[t][h]);
       }
     }
+  }
+}
+
+/// Four lanes have parts of the sums of two keys with the tokens of two sets. Each sends those that are not its
+/// own, and keeps those of kTokens keys: with two tokens a set lane i has those of token i, otherwise lane i
+/// those of token i / 2 with key i % 2.
+template <int kTokens>
+__device__ __forceinline__ void sm90_mqa_exchange(const float (&sum)[2][kTokens][2], float (&mine)[kTokens]) {
+  const bool high = threadIdx.x & 2;
+  const bool odd = threadIdx.x & 1;
+  float kept[kTokens][2];
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float other = __shfl_xor_sync(~0u, high ? sum[0][t][h] : sum[1][t][h], 2);
+      kept[t][h] = (high ? sum[1][t][h] : sum[0][t][h]) + other;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    const float& even_one = kept[0][i];
+    const float& odd_one = kTokens == 2 ? kept[kTokens - 1][i] : kept[0][1];
+    const float other = __shfl_xor_sync(~0u, odd ? even_one : odd_one, 1);
+    mine[i] = (odd ? odd_one : even_one) + other;
   }
 }
 
