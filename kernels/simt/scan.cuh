@@ -1,4 +1,5 @@
-// Running sums over a warp or a block of threads, of whole numbers: the order does not matter.
+// Running sums over a warp or a block of threads, of whole numbers: the order does not matter. And the dealing of what
+// was counted.
 #pragma once
 
 namespace fathom::simt {
@@ -31,6 +32,16 @@ __device__ __forceinline__ T inclusive_sum(T value, T (&shared)[kThreads / 32], 
     total += shared[w];
   }
   return before + value;
+}
+
+/// This block's of `total` pieces that are dealt to all, [begin, end): the first of the blocks have one more. Lane 0
+/// speaks for all, so that the compiler uses uniform registers.
+__device__ __forceinline__ void deal(int total, int& begin, int& end) {
+  const unsigned all = __shfl_sync(~0u, static_cast<unsigned>(total), 0);
+  const unsigned each = all / gridDim.x;
+  const unsigned more = all % gridDim.x;
+  begin = static_cast<int>(each * blockIdx.x + min(blockIdx.x, more));
+  end = static_cast<int>(begin + each + (blockIdx.x < more));
 }
 
 }  // namespace fathom::simt

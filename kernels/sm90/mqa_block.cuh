@@ -155,13 +155,7 @@ struct Sm90MqaBlock {
       total += __reduce_add_sync(~0u, sum);
       __syncthreads();
     }
-    // The first of the blocks have one tile more. Lane 0 speaks for all, so that the compiler uses uniform
-    // registers.
-    const unsigned all = __shfl_sync(~0u, static_cast<unsigned>(total), 0);
-    const unsigned each = all / gridDim.x;
-    const unsigned more = all % gridDim.x;
-    begin = static_cast<int>(each * blockIdx.x + min(blockIdx.x, more));
-    end = static_cast<int>(begin + each + (blockIdx.x < more));
+    simt::deal(total, begin, end);
   }
 };
 

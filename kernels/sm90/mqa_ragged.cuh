@@ -112,11 +112,7 @@ struct Sm90MqaRagged {
       total += __reduce_add_sync(~0u, sum);
       __syncthreads();
     }
-    const unsigned all = __shfl_sync(~0u, static_cast<unsigned>(total), 0);
-    const unsigned each = all / gridDim.x;
-    const unsigned more = all % gridDim.x;
-    begin = static_cast<int>(each * blockIdx.x + min(blockIdx.x, more));
-    end = static_cast<int>(begin + each + (blockIdx.x < more));
+    simt::deal(total, begin, end);
     start = 0;  // the last group that begins there or before
 #pragma unroll 1
     for (int step = 1024; step > 0; step /= 32) {
