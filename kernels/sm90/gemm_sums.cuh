@@ -88,9 +88,10 @@ struct GemmSums {
     at = next;
   }
 
-  /// FP8 with one tile of 64 tokens a warpgroup and registers to spare: the next block multiplies while this one is
-  /// promoted.
-  __device__ void add_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+  /// FP8 with registers to spare: the next block multiplies while this one is promoted. `step` promotes one block's
+  /// products and begins the next one's, `last` promotes the last.
+  template <class Step, class Last>
+  __device__ __forceinline__ void in_pairs(Reader& at, BlockScales<c>& scale, const Step& step, const Last& last) const {
     const u32 blocks = args.blocks;
     float even[c.block_n / 2];
     float odd[c.block_n / 2];
@@ -101,15 +102,24 @@ struct GemmSums {
     ptx::wgmma_commit_group();
     // Straight pairs: the compiler must see which products are under way at every point.
     for (u32 pair = 0; pair < (blocks - 1) / 2; ++pair) {
-      step_ahead(sum, even, odd, border, at, scale);
-      step_ahead(sum, odd, even, border, at, scale);
+      step(even, odd);
+      step(odd, even);
     }
     if (blocks % 2 == 0) {
-      step_ahead(sum, even, odd, border, at, scale);
-      last_step(sum, odd, border, at, scale);
+      step(even, odd);
+      last(odd);
     } else {
-      last_step(sum, even, border, at, scale);
+      last(even);
     }
+  }
+  using Products = float[c.block_n / 2];
+
+  /// One tile of 64 tokens a warpgroup.
+  __device__ void add_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+    in_pairs(
+        at, scale,
+        [&](Products& current, Products& following) { step_ahead(sum, current, following, border, at, scale); },
+        [&](Products& current) { last_step(sum, current, border, at, scale); });
   }
   __device__ void step_ahead(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
                              float (&following)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
@@ -159,31 +169,16 @@ struct GemmSums {
     }
   }
 
-  /// FP8 of a swapped tile: the next block multiplies while this one is promoted. But its stage is given back before the
-  /// next block is awaited, for weights come from memory.
+  /// A swapped tile: a block's stage is given back before the next block is awaited, for weights come from memory.
   __device__ void add_swapped(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
-    const u32 blocks = args.blocks;
-    float even[c.block_n / 2];
-    float odd[c.block_n / 2];
-    scale.wait();
-    at.wait();
-    ptx::wgmma_fence();
-    multiply(even, at, 0, 0);
-    ptx::wgmma_commit_group();
-    for (u32 pair = 0; pair < (blocks - 1) / 2; ++pair) {
-      step_swapped<true>(sum, even, odd, at, scale);
-      step_swapped<true>(sum, odd, even, at, scale);
-    }
-    if (blocks % 2 == 0) {
-      step_swapped<true>(sum, even, odd, at, scale);
-      step_swapped<false>(sum, odd, even, at, scale);
-    } else {
-      step_swapped<false>(sum, even, odd, at, scale);
-    }
+    in_pairs(
+        at, scale,
+        [&](Products& current, Products& following) { step_swapped<true>(sum, current, following, at, scale); },
+        [&](Products& current) { step_swapped<false>(sum, current, current, at, scale); });
   }
   template <bool kMore>
-  __device__ void step_swapped(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
-                               float (&following)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
+  __device__ void step_swapped(float (&sum)[c.block_n / 2], Products& current, Products& following, Reader& at,
+                               BlockScales<c>& scale) const {
     scale.read();
     const ColumnPromotion<c> promotion(scale);
     if (++scale.part == c.scale_blocks || !kMore) {
