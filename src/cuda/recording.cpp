@@ -6,8 +6,9 @@ GraphHandle recorded_graph(const Context& context) {
   const StreamHandle stream = stream_of(context);
   if (stream == nullptr) return nullptr;
   const Driver& driver = device_context(context).driver();
+  constexpr std::string_view kDoing = "asking whether a stream records a graph";
   int status = kCaptureStatusNone;
-  driver.check(driver.cuStreamIsCapturing(stream, &status), "cuStreamIsCapturing", "launching a product");
+  driver.check(driver.cuStreamIsCapturing(stream, &status), "cuStreamIsCapturing", kDoing);
   if (status == kCaptureStatusNone) return nullptr;
   std::uint64_t id = 0;
   GraphHandle graph = nullptr;
@@ -15,7 +16,7 @@ GraphHandle recorded_graph(const Context& context) {
   const GraphEdgeData* edges = nullptr;
   std::size_t count = 0;
   driver.check(driver.cuStreamGetCaptureInfo_v3(stream, &status, &id, &graph, &nodes, &edges, &count),
-               "cuStreamGetCaptureInfo_v3", "recording a product");
+               "cuStreamGetCaptureInfo_v3", kDoing);
   return graph;
 }
 
