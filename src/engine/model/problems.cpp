@@ -91,6 +91,10 @@ void add_attention(const ModelConfig& config, std::vector<std::string>& problems
                             .index_topk = config.index_topk,
                             .weight = weight,
                             .absorbed = weight};
+  // As decode, but that one launch scores all drafts of a request.
+  layer.mode = ForwardMode::target_verify;
+  layer.batch = 1;
+  for (layer.rows = 2; layer.rows <= 8; ++layer.rows) problems.push_back(problem_string(layer));
   for (const std::int64_t rows : kRows) {
     for (const std::int64_t context : kContexts) {
       for (const ForwardMode mode : {ForwardMode::extend, ForwardMode::decode}) {
