@@ -60,7 +60,8 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
   SCOPED_TRACE(testing::Message() << rows << " x " << n << ", k " << k << " " << static_cast<int>(kind) << " "
                                   << to_string(transform));
   Random random(rows + n + k);
-  const Twin scores(scores_of(kind, rows, n, random));
+  // Rows at any address, between numbers that are no scores.
+  const Twin scores(scores_of(kind, rows, n + (rows + n) % 3, random), columns(n));
   Tensor length = integers(random, rows, std::max<std::int64_t>(n - 70, 0), n);
   Tensor start(DType::i32, {rows});
   for (std::int64_t r = 0; r < rows; ++r) {
