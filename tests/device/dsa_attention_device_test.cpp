@@ -5,6 +5,8 @@
 
 #include "fathom/cuda/device.hpp"
 #include "fathom/ops/batched_gemm_nt.hpp"
+#include "fathom/ops/kernels.hpp"
+#include "jit/scratch.hpp"
 #include "ops/dsa_attention/dsa_attention_test.hpp"
 #include "twin.hpp"
 
@@ -17,8 +19,8 @@ const std::string kChain = "dsa_attention=cuda:chain,cuda:simt";
 // A layer and its caches on the device. Tensors are copied when they are first asked for.
 class DeviceLayer {
  public:
-  explicit DeviceLayer(const DsaLayer& layer)
-      : layer_(layer), kv_host_(layer.kv_cache()), index_host_(layer.index_cache()) {}
+  explicit DeviceLayer(const DsaLayer& layer, const std::string& chain = kChain)
+      : layer_(layer), chain_(chain), kv_host_(layer.kv_cache()), index_host_(layer.index_cache()) {}
 
   TensorView place(const Tensor& tensor) const {
     auto& copy = copies_[&tensor];
@@ -43,11 +45,25 @@ class DeviceLayer {
       with.workspace = workspace_.view(DType::u8, {workspace_.size()});
       dsa_attention(with, context);
     }
-    Strided result() const {
-      cuda::fill(device_context(), workspace_.data(), 0xff, workspace_.size());
-      run(device_context(kChain));
+    Strided result() const { return result(device_context(layer_.chain_)); }
+    Strided result(const Context& context) const {
+      cuda::fill(context, workspace_.data(), 0xff, workspace_.size());
+      run(context);
       return out_.download();
     }
+    // The same after the metadata of these lengths, by the device.
+    void run_with_metadata(const TensorView& prefix_lens, const TensorView& ids,
+                           const Context& context) const {
+      dsa_metadata({.mode = input_.metadata.mode,
+                    .prefix_lens = prefix_lens,
+                    .page_table = layer_.place(layer_.layer_.page_table),
+                    .request_ids = ids,
+                    .index_topk = input_.metadata.index_topk,
+                    .out = metadata_},
+                   context);
+      run(context);
+    }
+    std::string problem() const { return problem_string(dsa_attention_problem(args())); }
     // The metadata and the rows of another step of the same shape.
     void update(const DsaInput& other) const {
       ints_.upload(other.ints(layer_.layer_));
@@ -82,6 +98,7 @@ class DeviceLayer {
 
  private:
   const DsaLayer& layer_;
+  std::string chain_;
   Tensor kv_host_, index_host_;
   mutable std::map<const Tensor*, std::unique_ptr<OnDevice>> copies_;
 };
@@ -213,6 +230,113 @@ TEST(DsaAttentionOnDevice, FollowsTheLengthsInAGraph) {
     graph.launch(context);
     stream.synchronize();
     expect_same_bytes(step.out().download().view, eager.step(ForwardMode::target_verify, shares, bound).view);
+  }
+}
+
+// Sizes that Hopper's kernels take.
+const std::string kBest = "dsa_attention=cuda:chain";
+DsaAttentionProblem hopper_layer(std::int64_t index_topk) {
+  return {.hidden = 256,
+          .heads = 16,
+          .q_lora = 256,
+          .lora = 512,
+          .nope = 128,
+          .rope = 64,
+          .value = 128,
+          .index_heads = 16,
+          .index_dim = 128,
+          .index_topk = index_topk,
+          .joined = 1};
+}
+
+// Around pages, the lists' length and the parts of lists, with the kernels that are chosen on Hopper.
+TEST(DsaAttentionOnDevice, BestKernelsAgreeWithTheHostAtAnyPrefix) {
+  const Seed seed;
+  const DsaLayer layer(hopper_layer(2048), seed.value, 4224, 4200);
+  DsaRun host(layer, test_context());
+  DeviceLayer device(layer, kBest);
+  const auto step = [&](ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
+                        const DsaStepOptions& options = {}) {
+    Strided got = device.step(mode, shares, options);
+    const double difference = calc_diff(got.view, host.step(mode, shares, options));
+    EXPECT_LT(difference, 1e-3) << to_string(mode) << " " << shares[0].prefix;
+    return got;
+  };
+  step(ForwardMode::decode, {{0, 126, 1}, {1, 127, 1}, {2, 191, 1}});
+  step(ForwardMode::decode, {{0, 2046, 1}, {1, 2047, 1}, {2, 2048, 1}});
+  step(ForwardMode::decode, {{0, 4095, 1}, {1, 0, 1}, {2, 63, 1}});
+  step(ForwardMode::extend, {{0, 2044, 6}, {1, 60, 5}});
+  const Strided verified = step(ForwardMode::target_verify, {{0, 2046, 4}, {1, 4094, 4}});
+  const Strided packed =
+      step(ForwardMode::draft_extend, {{0, 2046, 4}, {1, 4094, 4}}, {.packed = true, .padding_rows = 1});
+  expect_same_bytes(packed.view.rows(0, 8), verified.view);
+  const Strided decoded = step(ForwardMode::decode, {{1, 4097, 1}, {2, -1, 1}, {0, 2049, 1}});
+  expect_same_bytes(decoded.view.rows(0, 1), verified.view.rows(7, 8));
+  expect_same_bytes(decoded.view.rows(2, 3), verified.view.rows(3, 4));
+}
+
+// The metadata and the layer in one graph, recorded with nothing but padding. As many steps as a server takes
+// in a minute: each has the bytes of direct launches.
+TEST(DsaAttentionOnDevice, IsReplayedWithOtherLengths) {
+  constexpr std::int64_t kKnown = 180;
+  for (const std::int64_t next_n : {1, 2, 4}) {
+    const Seed seed;
+    Random random(seed.value);
+    const DsaLayer layer(hopper_layer(64), seed.value, 192, kKnown);
+    const DeviceLayer device(layer, kBest);
+    const ForwardMode mode = next_n == 1 ? ForwardMode::decode : ForwardMode::target_verify;
+    const DsaInput input(layer, mode, {{2, -1, next_n}, {0, -1, next_n}, {1, -1, next_n}},
+                         {.max_seqlen_k = kKnown + next_n});
+    const DeviceLayer::Step replayed(device, input), direct(device, input);
+    const OnDevice ids(input.ids), lens(input.prefix);
+    const cuda::Stream stream(device_context(kBest));
+    const Context context = device_context(kBest).on_stream(stream.handle());
+    direct.run_with_metadata(lens, ids, context);  // compiled before the capture
+    stream.synchronize();
+    const cuda::Graph graph =
+        cuda::Graph::capture(context, [&] { replayed.run_with_metadata(lens, ids, context); });
+    Tensor prefix(DType::i32, {3});
+    for (int round = 0; round < 1000 && !HasFailure(); ++round) {
+      for (std::int64_t b = 0; b < 3; ++b)
+        prefix.set(b, static_cast<double>(random.integer(0, 9) == 0 ? -1 : random.integer(0, kKnown)));
+      lens.upload(prefix);
+      graph.launch(context);
+      direct.run_with_metadata(lens, ids, context);
+      stream.synchronize();
+      expect_same_bytes(replayed.out().download().view, direct.out().download().view);
+    }
+  }
+}
+
+// What a warm-up compiles for a layer's problem is all that the layer launches, in every mode.
+TEST(DsaAttentionOnDevice, AWarmUpLeavesNothingToCompile) {
+  const jit::Scratch scratch;
+  ContextOptions options = ContextOptions::from_environment();
+  options.device = "cuda";
+  options.cache_dir = scratch / "cache";
+  options.force_implementation = kBest;
+  const DsaLayer layer(hopper_layer(64), 1, 192, 180);
+  const DeviceLayer device(layer, kBest);
+  struct Mode {
+    ForwardMode mode;
+    std::vector<DsaShareOfTest> shares;
+    DsaStepOptions options{};
+  };
+  const Mode modes[] = {{ForwardMode::extend, {{0, 100, 9}, {1, 0, 3}}},
+                        {ForwardMode::decode, {{0, 150, 1}, {1, 20, 1}}},
+                        {ForwardMode::target_verify, {{0, 100, 2}, {1, 20, 2}}},
+                        {ForwardMode::target_verify, {{0, 100, 3}, {1, 20, 3}}},
+                        {ForwardMode::draft_extend, {{0, 100, 3}, {1, 20, 1}}, {.packed = true}}};
+  for (const Mode& each : modes) {
+    SCOPED_TRACE(to_string(each.mode));
+    const DsaInput input(layer, each.mode, each.shares, each.options);
+    const DeviceLayer::Step step(device, input);
+    const std::string problem[] = {step.problem()};
+    const Context context(options);
+    warm_up_kernels(problem, kernel_architecture(context), context);
+    ContextOptions strict = options;
+    strict.compile_mode = CompileMode::cached_only;
+    step.result(Context(strict));
   }
 }
 

@@ -41,14 +41,16 @@ inline DsaAttentionProblem small_layer() {
 class DsaLayer {
  public:
   static constexpr std::int64_t kSequences = 3;
-  static constexpr std::int64_t kTokens = 192;  // of each
-  static constexpr std::int64_t kPagesEach = kTokens / 64;
-  static constexpr std::int64_t kPages = kSequences * kPagesEach + 1;
 
-  DsaLayer(const DsaAttentionProblem& formats, std::int64_t seed)
+  /// Sequences of up to `tokens_each` tokens, of which the caches hold random entries for the first `known`.
+  DsaLayer(const DsaAttentionProblem& formats, std::int64_t seed, std::int64_t tokens_each = 192,
+           std::int64_t known = 0)
       : p(formats),
         random(seed),
-        x(random.normal(p.x, {kSequences * kTokens, p.hidden})),
+        tokens(tokens_each),
+        pages_each((tokens + 63) / 64),
+        pages(kSequences * pages_each + 1),
+        x(random.normal(p.x, {kSequences * tokens, p.hidden})),
         // q_a, index_k and kv_a one behind the other
         down(matrix(p.q_lora + p.index_dim + p.lora + p.rope, p.hidden)),
         down_scale(scale(p.q_lora + p.index_dim + p.lora + p.rope, p.hidden)),
@@ -65,14 +67,21 @@ class DsaLayer {
         head_gate(random.normal(p.compute == DType::f32 ? DType::f32 : DType::bf16, {p.index_heads, p.hidden},
                                 0.1)),
         norms(random.uniform(DType::bf16, {4, std::max({p.q_lora, p.lora, p.index_dim})}, 0.5, 1.5)),
-        cos_sin(DType::f32, {kTokens, p.rope}),
-        page_table(DType::i32, {kSequences, kPagesEach}) {
-    std::vector<std::int32_t> pages(static_cast<std::size_t>(kPages));
-    std::iota(pages.begin(), pages.end(), 0);
-    std::shuffle(pages.begin(), pages.end(), random.engine());
-    std::copy_n(pages.begin(), page_table.count(), page_table.as<std::int32_t>());
-    const Buffer table = make_rope_table({.dim = p.rope}, kTokens);
+        cos_sin(DType::f32, {tokens, p.rope}),
+        page_table(DType::i32, {kSequences, pages_each}),
+        known_slots(DType::i32, {kSequences * known}),
+        known_latents(random.normal(DType::f32, {kSequences * known, p.lora + p.rope})),
+        known_keys(random.normal(DType::f32, {kSequences * known, p.index_dim})) {
+    std::vector<std::int32_t> order(static_cast<std::size_t>(pages));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random.engine());
+    std::copy_n(order.begin(), page_table.count(), page_table.as<std::int32_t>());
+    const Buffer table = make_rope_table({.dim = p.rope}, tokens);
     std::memcpy(cos_sin.as<float>(), table.data(), static_cast<std::size_t>(cos_sin.count()) * 4);
+    for (std::int64_t i = 0; i < known_slots.count(); ++i) {
+      const double page = page_table[i / known * pages_each + i % known / 64];
+      known_slots.set(i, 64 * page + static_cast<double>(i % known % 64));
+    }
   }
 
   /// With all matrices where they are, or as `place` says.
@@ -108,20 +117,33 @@ class DsaLayer {
             .head_gate = place(head_gate)};
   }
   Tensor kv_cache() const {
-    Tensor cache = p.kv == DType::u8 ? Tensor(DType::u8, {kPages * 64, mla_cache_entry_bytes(p.lora, p.rope)})
-                                     : Tensor(p.kv, {kPages * 64, p.lora + p.rope});
-    return filled(std::move(cache));
+    Tensor cache =
+        filled(p.kv == DType::u8 ? Tensor(DType::u8, {pages * 64, mla_cache_entry_bytes(p.lora, p.rope)})
+                                 : Tensor(p.kv, {pages * 64, p.lora + p.rope}));
+    if (known_slots.count() == 0) return cache;
+    const TensorView& all = known_latents.view();
+    const auto part = [&](std::int64_t begin, std::int64_t width) {
+      TensorView view = all;
+      view.data = all.as<float>() + begin;
+      view.shape[1] = width;
+      return view;
+    };
+    mla_cache_store({part(0, p.lora), part(p.lora, p.rope), known_slots, cache}, test_context());
+    return cache;
   }
   Tensor index_cache() const {
-    Tensor cache = p.index == DType::u8 ? Tensor(DType::u8, {kPages, kIndexKeyPageBytes})
-                                        : Tensor(DType::f32, {kPages, 64, p.index_dim});
-    return filled(std::move(cache));
+    Tensor cache = filled(p.index == DType::u8 ? Tensor(DType::u8, {pages, kIndexKeyPageBytes})
+                                               : Tensor(DType::f32, {pages, 64, p.index_dim}));
+    if (known_slots.count() > 0) index_key_store({known_keys, known_slots, cache, p.ue8m0}, test_context());
+    return cache;
   }
 
   DsaAttentionProblem p;
   Random random;
+  std::int64_t tokens, pages_each, pages;
   Tensor x, down, down_scale, q_b, q_b_scale, o, o_scale, index_q, index_q_scale;
   Tensor w_uk, w_uk_scale, w_uv, w_uv_scale, head_gate, norms, cos_sin, page_table;
+  Tensor known_slots, known_latents, known_keys;
 
  private:
   // Nobody may read what nobody wrote: NaN in every format.
@@ -158,13 +180,13 @@ struct DsaStepOptions {
 };
 
 /// The input rows of the shares, one behind the other; padding gets the first row.
-inline std::vector<std::int64_t> dsa_rows(const std::vector<DsaShareOfTest>& shares, bool packed,
-                                          std::int64_t padding_rows) {
+inline std::vector<std::int64_t> dsa_rows(const DsaLayer& layer, const std::vector<DsaShareOfTest>& shares,
+                                          bool packed, std::int64_t padding_rows) {
   std::vector<std::int64_t> rows;
   for (const DsaShareOfTest& share : shares) {
     if (share.prefix < 0 && packed) continue;
     for (std::int64_t i = 0; i < share.extend; ++i)
-      rows.push_back(share.prefix < 0 ? 0 : share.sequence * DsaLayer::kTokens + share.prefix + i);
+      rows.push_back(share.prefix < 0 ? 0 : share.sequence * layer.tokens + share.prefix + i);
   }
   rows.resize(rows.size() + static_cast<std::size_t>(padding_rows), 0);
   return rows;
@@ -175,7 +197,7 @@ struct DsaInput {
   DsaInput(const DsaLayer& layer, ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
            const DsaStepOptions& with = {})
       : DsaInput(layer, mode, shares, with,
-                 dsa_rows(shares, mode == ForwardMode::extend || with.packed, with.padding_rows)) {}
+                 dsa_rows(layer, shares, mode == ForwardMode::extend || with.packed, with.padding_rows)) {}
 
   /// The metadata, in one buffer.
   Tensor ints(const DsaLayer& layer) const {
@@ -223,7 +245,7 @@ struct DsaInput {
         metadata{.mode = mode,
                  .batch = std::ssize(shares),
                  .rows = std::ssize(from),
-                 .max_pages = DsaLayer::kPagesEach,
+                 .max_pages = layer.pages_each,
                  .index_topk = layer.p.index_topk,
                  .workers = mode == ForwardMode::extend || shares.empty() ? 0 : 2,
                  .packed = mode == ForwardMode::extend || options.packed},
