@@ -432,6 +432,99 @@ TEST_P(GroupedOnDevice, BytesAreThoseOfTheDenseProduct) {
   }
 }
 
+// At the model's k, against sums in double of the dequantised operands.
+TEST_P(GroupedOnDevice, IsAccurateForTheModelsRows) {
+  const bool fp8 = GetParam().element == DType::f8e4m3;
+  for (const std::string& implementation : cuda_implementations(GetParam().name)) {
+    for (const DType out_type : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(implementation);
+      const DeviceCase problem(GetParam(), {GroupLayout::offsets, 45, 130, 7168, {0, 3, 45}}, 2, out_type,
+                               fresh_seed());
+      const GroupedCase& host = problem.host();
+      Tensor exact(DType::f32, {45, 130});
+      on_slices(45, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t i = first * 130; i < last * 130; ++i) {
+          const std::int64_t r = i / 130, j = i % 130, g = host.group_of(r);
+          double sum = 0;
+          for (std::int64_t c = 0; c < 56; ++c) {
+            double part = 0;
+            for (std::int64_t l = 128 * c; l < 128 * c + 128; ++l)
+              part += host.a[r * 7168 + l] * host.b[(g * 130 + j) * 7168 + l];
+            sum += fp8 ? part * host.a_scale[r * 56 + c] * host.b_scale[(g * 2 + j / 128) * 56 + c] : part;
+          }
+          exact.as<float>()[i] = static_cast<float>(sum);
+        }
+      });
+      for (const std::int64_t expected : {4, 32, 500}) {
+        const OnDevice out(problem.poisoned_out());
+        problem.run(out, device_context(implementation), expected);
+        EXPECT_LT(calc_diff(out.download().view, exact), 3e-6) << "expected " << expected;
+      }
+    }
+  }
+}
+
+// As many groups as any model has, and as a kernel takes.
+TEST_P(GroupedOnDevice, HundredsOfGroups) {
+  for (const std::string& implementation : cuda_implementations(GetParam().name)) {
+    for (const GroupLayout layout : kLayouts) {
+      const std::int64_t groups = layout == GroupLayout::masked ? 1024 : 512;
+      SCOPED_TRACE(testing::Message() << implementation << " " << groups << " " << to_string(layout));
+      GroupedShape shape{.layout = layout, .rows = 3, .n = 16, .k = 128};
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const int count = static_cast<int>(g % 7 % 4);
+        if (layout == GroupLayout::masked) shape.index.push_back(count);
+        if (layout == GroupLayout::contiguous)
+          shape.index.insert(shape.index.end(), static_cast<std::size_t>(count), static_cast<int>(g));
+        if (layout == GroupLayout::offsets)
+          shape.index.push_back(g == 0 ? 0 : shape.index.back() + static_cast<int>((g - 1) % 7 % 4));
+      }
+      if (layout == GroupLayout::offsets) shape.index.push_back(shape.index.back() + 2);
+      if (layout == GroupLayout::offsets) shape.rows = shape.index.back();
+      if (layout == GroupLayout::contiguous) shape.rows = std::ssize(shape.index);
+      DeviceCase problem(GetParam(), shape, groups, DType::bf16, fresh_seed());
+      const Strided before = strided(problem.poisoned_out(), 0);
+      const OnDevice out(before);
+      problem.run(out, device_context(implementation), 2);
+      problem.check(out.download(), before, implementation);
+    }
+  }
+}
+
+// Of groups without rows nothing is touched, neither rows nor weights: here most of them are not even there.
+TEST_P(GroupedOnDevice, DeadBlocksAreNotRead) {
+  constexpr std::int64_t kGroups = 5, kMost = 1 << 14, kN = 200, kK = 1024, kThere = 256;
+  const Op& op = GetParam();
+  Random random(fresh_seed());
+  const OnDevice a(random.normal(op.element, {kThere, kK})), b(random.normal(op.element, {kN, kK}));
+  const OnDevice a_scale(random.uniform(DType::f32, {kThere, kK / 128}, 0.5, 2));
+  const OnDevice b_scale(random.uniform(DType::f32, {2, kK / 128}, 0.5, 2));
+  const OnDevice counts(tensor_of<int>(DType::i32, {kGroups}, {70, 0, 0, 0, 0}));
+  const auto blocks = [](const TensorView& there, std::int64_t rows) {
+    TensorView view = there;
+    view.rank = 3;
+    view.shape = {kGroups, rows, there.size(1)};
+    view.stride = {rows * there.size(1), there.size(1), 1};
+    return view;
+  };
+  const std::vector<TensorView> weights = split_groups(blocks(b, 1 << 20));
+  const std::vector<TensorView> scales = split_groups(blocks(b_scale, 1 << 20));
+  std::vector<TensorView> b_views, b_scale_views;
+  for (const TensorView& w : weights) b_views.push_back(w.rows(0, kN));
+  for (const TensorView& w : scales) b_scale_views.push_back(w.rows(0, 2));
+  for (const std::string& implementation : cuda_implementations(op.name)) {
+    for (const std::int64_t expected : {1, 20, 60, 4000}) {
+      SCOPED_TRACE(testing::Message() << implementation << " expected " << expected);
+      const OnDevice out(poisoned(DType::bf16, {kThere, kN}));
+      call(op, {blocks(a, kMost), blocks(a_scale, kMost), b_views, b_scale_views},
+           index_rows(GroupLayout::masked, counts, expected), blocks(out, kMost),
+           device_context(implementation));
+      const Strided got = out.download();
+      for (std::int64_t r = 0; r < kThere; ++r) ASSERT_EQ(std::isnan(got.buffer[r * kN]), r >= 70) << r;
+    }
+  }
+}
+
 TEST_P(GroupedOnDevice, TwoHundredRunsGiveTheSameBytes) {
   for (const std::string& implementation : cuda_implementations(GetParam().name)) {
     for (const std::int64_t expected : {4, 24, 300}) {
