@@ -36,7 +36,7 @@ class DeviceLayer {
           ints_host_(input.ints(layer.layer_)),
           x_(input.x),
           ints_(ints_host_),
-          out_(poisoned(layer.layer_.p.out, {input.metadata.rows, layer.layer_.p.hidden})),
+          out_(before(layer.layer_.p, input.metadata.rows)),
           metadata_(dsa_metadata_in(input.metadata, ints_)),
           weights_(layer.layer_.weights([&](const Tensor& t) { return layer.place(t); })),
           workspace_(device_context(), dsa_attention_workspace(dsa_attention_problem(args()))) {}
@@ -72,12 +72,17 @@ class DeviceLayer {
     const OnDevice& out() const { return out_; }
 
    private:
+    static Tensor before(const DsaAttentionProblem& p, std::int64_t rows) {
+      Tensor out = poisoned(p.out, {rows, p.hidden});
+      if (p.accumulate) std::fill_n(out.as<float>(), out.count(), 1.0f);
+      return out;
+    }
     DsaAttentionArgs args() const {
       const auto there = [&](const Tensor& t) { return &t == &input_.x ? x_.view() : layer_.place(t); };
       DsaAttentionArgs args = input_.args(layer_.layer_, weights_, metadata_, there);
       args.kv_cache = layer_.place(layer_.kv_host_);
       args.index_cache = layer_.place(layer_.index_host_);
-      args.out = out_;
+      if (!input_.options.store_only) args.out = out_;
       return args;
     }
 
@@ -107,7 +112,10 @@ std::vector<DsaAttentionProblem> formats() {
   DsaAttentionProblem bf16 = small_layer();
   bf16.weight = bf16.absorbed = bf16.kv = DType::bf16;
   bf16.ue8m0 = true;
-  return {small_layer(), bf16};
+  DsaAttentionProblem engine = small_layer();
+  engine.x = engine.inner = engine.out = DType::f32;
+  engine.accumulate = true;
+  return {small_layer(), bf16, engine};
 }
 
 /// Both implementations, those that decline left out; groups apart, a token alone.
@@ -199,15 +207,46 @@ TEST(DsaAttentionOnDevice, ModesAndBatchesChangeNothing) {
     const Strided native = device.step(ForwardMode::target_verify, {{0, 40, 4}, {1, 26, 4}});
     expect_same_bytes(device.step(ForwardMode::draft_extend, {{0, 40, 4}, {1, 26, 4}}, {.packed = true}).view,
                       native.view);
+    // Scores of a request at a time.
+    expect_same_bytes(
+        device.step(ForwardMode::target_verify, {{0, 40, 4}, {1, 26, 4}}, {.score_bytes = 4}).view,
+        native.view);
+    expect_same_bytes(device
+                          .step(ForwardMode::draft_extend, {{0, 40, 4}, {1, 26, 4}},
+                                {.packed = true, .score_bytes = 3 * 64 * 4})
+                          .view,
+                      native.view);
     expect_same_bytes(device.step(ForwardMode::decode, {{0, 43, 1}}).view, native.view.rows(3, 4));
     const Strided padded = device.step(ForwardMode::decode, {{2, -1, 1}, {1, 29, 1}, {0, 43, 1}});
     expect_same_bytes(padded.view.rows(1, 2), native.view.rows(7, 8));
     expect_same_bytes(padded.view.rows(2, 3), native.view.rows(3, 4));
     const Strided idle = device.step(ForwardMode::idle, {}, {.padding_rows = 1});
     for (std::int64_t i = 0; i < p.hidden; ++i) {
-      EXPECT_EQ(at(padded.view, 0, i), 0.0f);
-      EXPECT_EQ(at(idle.view, 0, i), 0.0f);
+      EXPECT_EQ(at(padded.view, 0, i), p.accumulate ? 1.0f : 0.0f);
+      EXPECT_EQ(at(idle.view, 0, i), p.accumulate ? 1.0f : 0.0f);
     }
+  }
+}
+
+// Short contexts, where nothing is scored; and a layer that only stores.
+TEST(DsaAttentionOnDevice, AttendsToAllAndOnlyStores) {
+  for (const DsaAttentionProblem& p : formats()) {
+    SCOPED_TRACE(problem_string(p));
+    const DsaLayer layer(p, 6);
+    DsaRun host(layer, test_context());
+    DeviceLayer all(layer), only(layer);
+    const auto compare = [&](ForwardMode mode, const std::vector<DsaShareOfTest>& shares) {
+      const Strided got = all.step(mode, shares);
+      EXPECT_LT(calc_diff(got.view, host.step(mode, shares)), 1e-3) << to_string(mode);
+    };
+    compare(ForwardMode::extend, {{0, 0, 17}, {2, 0, 1}, {1, 0, 20}});
+    compare(ForwardMode::decode, {{0, 17, 1}, {1, 20, 1}, {2, 1, 1}});
+    compare(ForwardMode::target_verify, {{0, 18, 3}, {1, 21, 3}});
+    only.step(ForwardMode::extend, {{0, 0, 70}}, {.store_only = true});
+    all.step(ForwardMode::extend, {{0, 0, 70}});
+    // Both continue alike.
+    expect_same_bytes(only.step(ForwardMode::decode, {{0, 70, 1}}).view,
+                      all.step(ForwardMode::decode, {{0, 70, 1}}).view);
   }
 }
 
@@ -326,6 +365,8 @@ TEST(DsaAttentionOnDevice, AWarmUpLeavesNothingToCompile) {
                         {ForwardMode::decode, {{0, 150, 1}, {1, 20, 1}}},
                         {ForwardMode::target_verify, {{0, 100, 2}, {1, 20, 2}}},
                         {ForwardMode::target_verify, {{0, 100, 3}, {1, 20, 3}}},
+                        {ForwardMode::decode, {{0, 30, 1}}},  // nothing is scored
+                        {ForwardMode::extend, {{0, 0, 30}}, {.store_only = true}},
                         {ForwardMode::draft_extend, {{0, 100, 3}, {1, 20, 1}}, {.packed = true}}};
   for (const Mode& each : modes) {
     SCOPED_TRACE(to_string(each.mode));

@@ -109,7 +109,7 @@ struct DsaAttentionArgs {
   std::int64_t max_seqlen_k = 0;  // no row sees more positions
   std::int64_t keys = 0;          // extend: the requests have no more positions together
   std::int64_t index_topk = 2048;
-  std::int64_t score_bytes = 256 << 20;  // extend: the scores take no more at a time, but for a single row
+  std::int64_t score_bytes = 256 << 20;  // scores take no more at a time, but for one row or request
   float softmax_scale = 0;
   float epsilon = 1e-6f;
   bool ue8m0 = false;           // scales of index queries and keys are powers of two

@@ -186,10 +186,12 @@ DsaAttentionParts::DsaAttentionParts(const DsaAttentionProblem& p) {
   const bool f8 = p.index == DType::u8;
   const std::int64_t most = p.rows > 0 ? p.rows : 1;
   score_pitch = (score_columns(p) + 63) / 64 * 64;
-  score_rows =
-      p.mode == ForwardMode::extend
-          ? std::clamp<std::int64_t>(p.score_bytes / 4 / std::max<std::int64_t>(score_pitch, 1), 1, most)
-          : most;
+  // Paged scores are those of whole requests.
+  const std::int64_t unit = p.mode == ForwardMode::extend || p.packed || p.batch == 0
+                                ? 1
+                                : std::max<std::int64_t>(p.rows / p.batch, 1);
+  const std::int64_t fit = p.score_bytes / 4 / std::max<std::int64_t>(score_pitch, 1);
+  score_rows = std::clamp(fit / unit * unit, unit, std::max(most, unit));
   index_q = take(p.rows * p.index_heads * p.index_dim, p.inner, scores_wanted);
   index_q_f8 = take(p.rows * p.index_heads * p.index_dim, DType::f8e4m3, scores_wanted && f8);
   index_q_scale = take(p.rows * p.index_heads, DType::f32, scores_wanted && f8);

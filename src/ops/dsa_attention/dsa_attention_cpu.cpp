@@ -315,17 +315,23 @@ class Chain {
 
   void choose_from_pages(const TensorView& q, const TensorView& gate, const TensorView& selected) const {
     const std::int64_t next_n = p_.packed ? 1 : p_.rows / p_.batch;
-    const std::int64_t batch = p_.rows / next_n;
-    const TensorView scores = args_.scores.given() ? args_.scores : scores_of(p_.rows, p_.max_seqlen_k);
-    paged_mqa_logits({.q = reshaped(q, {batch, next_n, p_.index_heads, p_.index_dim}),
-                      .cache = args_.index_cache,
-                      .weights = gate,
-                      .context_lens = reshaped(m_.seqlens_expanded, {batch, next_n}),
-                      .block_table = p_.packed ? m_.row_block_table : m_.block_table,
-                      .schedule = m_.schedule,
-                      .logits = scores},
-                     context_);
-    choose(scores, 0, p_.rows, {}, selected);
+    const TensorView& table = p_.packed ? m_.row_block_table : m_.block_table;
+    for (std::int64_t first = 0; first < p_.rows; first += parts_.score_rows) {
+      const std::int64_t last = std::min(p_.rows, first + parts_.score_rows);
+      const std::int64_t batch = (last - first) / next_n;
+      const TensorView scores =
+          args_.scores.given() ? args_.scores.rows(first, last) : scores_of(last - first, p_.max_seqlen_k);
+      paged_mqa_logits(
+          {.q = reshaped(q.rows(first, last), {batch, next_n, p_.index_heads, p_.index_dim}),
+           .cache = args_.index_cache,
+           .weights = gate.rows(first, last),
+           .context_lens = reshaped(m_.seqlens_expanded.rows(first, last), {batch, next_n}),
+           .block_table = table.rows(first / next_n, last / next_n),
+           .schedule = last - first == p_.rows ? m_.schedule : TensorView{},  // which is for all requests
+           .logits = scores},
+          context_);
+      choose(scores, first, last, {}, selected);
+    }
   }
 
   // q is rotated, unless keys and queries are prepared in one; every row attends to the slots of its list.

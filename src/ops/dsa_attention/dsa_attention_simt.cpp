@@ -55,10 +55,14 @@ class Calls {
     if (p_.weight == DType::f8e4m3) quantised(p_.inner, p_.q_lora);
     product(p_.heads * (p_.nope + p_.rope), p_.q_lora);
     if (p_.sparse()) indexer();
-    add(TopKProblem{.rows = p_.rows,
-                    .n = p_.sparse() ? score_columns(p_) : 0,
-                    .k = p_.top_k(),
-                    .transform = TopKTransform::paged});
+    const std::int64_t at_a_time = p_.sparse() ? std::min(p_.rows, parts_.score_rows) : p_.rows;
+    for (const std::int64_t rows : {at_a_time, at_a_time > 0 ? p_.rows % at_a_time : 0}) {
+      if (rows == 0 && p_.rows > 0) continue;  // no rest
+      add(TopKProblem{.rows = rows,
+                      .n = p_.sparse() ? score_columns(p_) : 0,
+                      .k = p_.top_k(),
+                      .transform = TopKTransform::paged});
+    }
     attention();
     return std::move(problems_);
   }
@@ -114,7 +118,7 @@ class Calls {
                            .q = key});
     } else {
       const std::int64_t next_n = p_.packed ? 1 : p_.rows / p_.batch;
-      add(PagedMqaLogitsProblem{.batch = p_.rows / next_n,
+      add(PagedMqaLogitsProblem{.batch = std::min(p_.rows, parts_.score_rows) / next_n,
                                 .next_n = next_n,
                                 .heads = heads,
                                 .head_dim = p_.index_dim,

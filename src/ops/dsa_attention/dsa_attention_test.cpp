@@ -74,10 +74,14 @@ TEST(DsaAttention, ChunksModesAndBatchesChangeNothing) {
     check(ForwardMode::decode, {{2, 7, 1}});                         // dense
     check(ForwardMode::decode, {{2, 8, 1}}, {.max_seqlen_k = 150});  // a graph's bound: scored
     check(ForwardMode::target_verify, {{0, 66, 8}, {2, 9, 8}, {1, 65, 8}});
+    check(ForwardMode::target_verify, {{0, 66, 8}, {2, 9, 8}, {1, 65, 8}}, {.score_bytes = 4});
     check(ForwardMode::target_verify, {{0, 70, 4}, {1, 66, 4}});                   // drafts were refused
     check(ForwardMode::draft_extend, {{0, 70, 4}, {1, 66, 4}});                    // natively
     check(ForwardMode::draft_extend, {{0, 70, 4}, {1, 66, 4}}, {.packed = true});  // and flattened
     check(ForwardMode::draft_extend, {{0, 74, 1}, {1, 70, 5}, {2, 17, 2}}, {.packed = true});
+    check(ForwardMode::draft_extend, {{0, 74, 1}, {1, 70, 5}, {2, 17, 2}},
+          {.packed = true, .score_bytes = 3 * 128 * 4});
+    check(ForwardMode::decode, {{0, 75, 1}, {1, 75, 1}, {2, 19, 1}}, {.score_bytes = 2 * 128 * 4});
   }
 }
 
@@ -165,6 +169,12 @@ TEST(DsaAttention, WorkspaceOfALayerOfDeepSeekV32) {
   EXPECT_LE(dsa_attention_workspace(prefill), std::int64_t{2} << 30);
   prefill.score_bytes = 1 << 20;
   EXPECT_EQ(dsa_attention_workspace(prefill) % 256, 0);
+  // Of all rows at once they would take a GiB: 256 requests with 8 drafts of 131072 positions.
+  DsaAttentionProblem verify{.mode = ForwardMode::target_verify, .batch = 256, .rows = 2048};
+  verify.max_seqlen_k = 131072;
+  const std::int64_t within = dsa_attention_workspace(verify);
+  verify.score_bytes = std::int64_t{1} << 30;
+  EXPECT_GE(dsa_attention_workspace(verify) - within, std::int64_t{256} << 20);
 }
 
 }  // namespace

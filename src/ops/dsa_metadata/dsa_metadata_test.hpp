@@ -96,6 +96,12 @@ inline std::vector<DsaMetadataProblem> dsa_metadata_problems() {
   problems.push_back(problems[4]);
   problems.back().tables = false;
   problems.back().workers = 0;
+  for (const ForwardMode mode : {ForwardMode::target_verify, ForwardMode::draft_extend}) {  // long contexts
+    problems.push_back(of(mode, 3, 12, mode == ForwardMode::draft_extend));
+    problems.back().max_pages = 2600;
+    problems.back().workers = 132;
+    problems.back().index_topk = 2048;
+  }
   return problems;
 }
 
