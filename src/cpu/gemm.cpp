@@ -32,6 +32,15 @@ Gemm Gemm::of(const TensorView& a, const TensorView& b, const TensorView& out) {
           .out_stride = out.step(0)};
 }
 
+void link_weights(std::span<Gemm> products) {
+  for (std::size_t i = 1; i < products.size(); ++i) {
+    Gemm& a = products[i - 1];
+    const Gemm& b = products[i];
+    const bool alike = a.n == b.n && a.k == b.k && a.b_stride == b.b_stride && a.b_dtype == b.b_dtype;
+    a.next_b = alike ? b.b : nullptr;
+  }
+}
+
 namespace {
 // Grows, is never moved while it is in use, and is kept from call to call.
 std::byte* grown(Buffer& buffer, std::int64_t bytes) {

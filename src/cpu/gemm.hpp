@@ -37,6 +37,7 @@ struct Gemm {
   const void* b = nullptr;
   DType b_dtype = DType::f32;
   std::int64_t b_stride = 0;
+  const void* next_b = nullptr;  // weights of the same shape that are likely to be read next
   GemmScale b_scale{};
   void* out = nullptr;
   DType out_dtype = DType::f32;
@@ -47,6 +48,8 @@ struct Gemm {
   static Gemm of(const TensorView& a, const TensorView& b, const TensorView& out);
 };
 
+/// Tells every product where the next one's weights are, if they have the same shape.
+void link_weights(std::span<Gemm> products);
 /// All of each product, split over columns (and rows) on the context's threads; small work stays on the
 /// calling thread. How it is split never shows in the result. The products must not overlap in `out`.
 void gemm_all(std::span<const Gemm> products, const Context& context);

@@ -151,6 +151,7 @@ class Weights {
 
   explicit Weights(const Gemm& p)
       : b_(static_cast<const std::uint8_t*>(p.b)),
+        next_(static_cast<const std::uint8_t*>(p.next_b)),
         stride_(p.b_stride * (kF8 ? 1 : 2)),
         n_(p.n),
         bytes_(p.k * (kF8 ? 1 : 2)) {}
@@ -200,16 +201,21 @@ class Weights {
     }
   }
 
-  // The 16 rows that follow `groups` groups after (j, g), along the rows and then in the next 16 rows; where
-  // that is beyond the end, something that is at hand already.
+  // The 16 rows that follow `groups` groups after (j, g), along the rows and then in the next 16 rows, then in
+  // the next weights; where there are none, something that is at hand already.
   Rows ahead(std::int64_t j, std::int64_t g, std::int64_t groups) const {
     std::int64_t offset = (g + groups) * kBytes;
     while (offset >= bytes_) {
       offset -= (bytes_ + kBytes - 1) / kBytes * kBytes;
       j += kLanes;
     }
+    const std::uint8_t* from = b_;
+    if (j >= n_ && next_ != nullptr) {
+      from = next_;
+      j -= n_;
+    }
     if (j + kLanes > n_ || offset + kBytes > bytes_) return {edge_, 0};
-    return {b_ + j * stride_ + offset, stride_};
+    return {from + j * stride_ + offset, stride_};
   }
 
  private:
@@ -224,6 +230,7 @@ class Weights {
   }
 
   const std::uint8_t* b_;
+  const std::uint8_t* next_;
   std::int64_t stride_;
   std::int64_t n_;
   std::int64_t bytes_;  // of one row

@@ -22,6 +22,7 @@ void grouped_gemm(const Problem& problem, const Args& args, const Context& conte
                                                         row_block(args.out, block, begin, end)));
                        add_scales(products.back(), g, block, begin, end);
                      });
+  cpu::link_weights(products);
   cpu::gemm_all(products, context);
 }
 

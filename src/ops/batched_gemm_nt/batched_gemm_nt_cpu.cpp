@@ -40,6 +40,7 @@ void batched_gemm_nt_cpu(const BatchedGemmNtProblem& problem, const BatchedGemmN
                         .out_dtype = problem.out,
                         .out_stride = args.out.step(0)});
   }
+  cpu::link_weights(products);
   cpu::gemm_all(products, context);
 }
 
