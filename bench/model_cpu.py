@@ -11,7 +11,7 @@ import argparse, json, pathlib, statistics, subprocess, tempfile
 def run(arguments, ids_file, drafts):
     command = [arguments.fathom, "generate", "--model", str(arguments.model), "--ids", ids_file,
                "--max-tokens", str(arguments.tokens), "--draft-tokens", str(drafts), "--threads", str(arguments.threads),
-               "--precision", arguments.precision, "--ignore-eos", "--json"]
+               "--precision", arguments.precision, "--ignore-eos", "--json"] + ["--fixed-drafts"] * arguments.fixed_drafts
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -21,6 +21,7 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--precision", default="fp8")
     parser.add_argument("--drafts", type=int, nargs="+", default=[0, 1, 2, 3, 5, 7])
+    parser.add_argument("--fixed-drafts", action="store_true", help="that many drafts in every step; else at most that many")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)

@@ -223,11 +223,14 @@ void add_generate(CLI::App& program, Action& action) {
       ->capture_default_str()
       ->type_name("S");
   command
-      ->add_option("--draft-tokens", options.draft_tokens,
-                   "Tokens guessed ahead per step by the MTP layer; changes speed, never the result's "
-                   "distribution (default: 3 if the model has that layer, else 0)")
+      ->add_option(
+          "--draft-tokens", options.draft_tokens,
+          "Tokens guessed ahead per step by the MTP layer, at most; changes speed, never the result's "
+          "distribution (default: 3 if the model has that layer, else 0)")
       ->check(whole_number(0, kMaxDraftTokens))
       ->type_name("0..7");
+  command->add_flag("!--fixed-drafts", options.adaptive_drafts,
+                    "Guess that many in every step, also where guesses are unlikely to be right");
   command->add_flag(
       "--json", arguments->json,
       "Print one object at the end instead: prompt_ids, output_ids, text, finish_reason, timings, draft");

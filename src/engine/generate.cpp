@@ -8,6 +8,7 @@
 
 #include "engine/sampling/sampler.hpp"
 #include "engine/session_impl.hpp"
+#include "engine/speculative/draft_length.hpp"
 #include "engine/speculative/drafter.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/engine/config.hpp"
@@ -101,6 +102,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
   KvCache& cache = s.cache_for(prompt_size + limit);
   const Impl::Sequence sequence(cache);
   Drafter drafter(s.runner, cache, sequence.id());
+  DraftLength draft_length(max_drafts, options.adaptive_drafts);
   Stopwatch stopwatch;
 
   // Prefill. Row 0 of the states is the hidden state that waits for the token behind it.
@@ -138,14 +140,16 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
       output.stop(FinishReason::cancelled);
       break;
     }
-    const std::int64_t drafts = std::min(max_drafts, output.remaining() - 1);
-    const auto tokens = std::span(fed).first(static_cast<std::size_t>(1 + drafts));
+    std::int64_t drafts = std::min(draft_length.next(), output.remaining() - 1);
     cache.reserve(sequence.id(), length + 1 + drafts);
+    const auto fresh = std::span(fresh_tokens).first(static_cast<std::size_t>(fresh_states.size(0)));
     if (drafts > 0) {
-      drafter.propose(fresh_states,
-                      std::span(fresh_tokens).first(static_cast<std::size_t>(fresh_states.size(0))),
-                      tokens.subspan(1));
+      const auto next = std::span(fed).subspan(1, static_cast<std::size_t>(drafts));
+      drafts = drafter.propose(fresh_states, fresh, next, draft_length.least());
+    } else if (max_drafts > 0) {
+      drafter.store(ForwardMode::draft_extend, fresh_states, fresh);
     }
+    const auto tokens = std::span(fed).first(static_cast<std::size_t>(1 + drafts));
     const TensorView hidden =
         s.step(drafts > 0 ? ForwardMode::target_verify : ForwardMode::decode, sequence.id(), length, tokens);
     const TensorView logits = s.logits(1 + drafts);
@@ -159,6 +163,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
     std::copy_n(fed.begin() + 1, verdicts.accepted, fresh_tokens.begin());
     fresh_tokens[static_cast<std::size_t>(verdicts.accepted)] = verdicts.next_token;
     fed[0] = verdicts.next_token;
+    draft_length.learn(drafts, verdicts.accepted);
     ++result.stats.steps;
     result.stats.drafts_proposed += drafts;
     result.stats.drafts_accepted += verdicts.accepted;

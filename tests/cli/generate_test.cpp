@@ -66,8 +66,8 @@ TEST(Generate, OptionsOfSpeedDoNotChangeTheAnswer) {
   const std::vector<std::string> prompt{"--prompt", "It was a dark night", "--json"};
   for (const std::vector<std::string>& arguments :
        {words(prompt, {"--draft-tokens", "0"}), words(prompt, {"--draft-tokens", "7"}),
-        words(prompt, {"--threads", "1"}), words(prompt, {"--prefill-chunk", "1"}),
-        words(prompt, {"--prefill-chunk", "0"}),
+        words(prompt, {"--draft-tokens", "7", "--fixed-drafts"}), words(prompt, {"--threads", "1"}),
+        words(prompt, {"--prefill-chunk", "1"}), words(prompt, {"--prefill-chunk", "0"}),
         std::vector<std::string>{"--prompt-file", (folder / "prompt.txt").string(), "--json"},
         std::vector<std::string>{"--ids", (folder / "ids.json").string(), "--json"}}) {
     const Outcome run = fathom(generate(arguments));

@@ -6,6 +6,7 @@
 
 #include "engine/golden.hpp"
 #include "engine/sampling/sampler.hpp"
+#include "engine/speculative/draft_length.hpp"
 #include "fathom/engine/config.hpp"
 
 namespace fathom {
@@ -38,28 +39,64 @@ INSTANTIATE_TEST_SUITE_P(Precisions, Speculation, testing::Values(Precision::fp8
 TEST_P(Speculation, GreedyOutputIsThatOfPlainDecoding) {
   const std::vector<Ids> prompts = twenty_prompts();
   ASSERT_EQ(prompts.size(), 20u);
-  std::int64_t proposed = 0, accepted = 0;
+  std::int64_t proposed = 0, accepted = 0, chosen = 0, chosen_accepted = 0;
   const bool fp32 = GetParam() == Precision::fp32;
   for (std::size_t p = 0; p < prompts.size(); p += kSanitized ? (fp32 ? 10 : 5) : 1) {
     SCOPED_TRACE("prompt " + std::to_string(p) + " of " + std::to_string(prompts[p].size()) + " tokens");
-    const auto options = [](std::int64_t drafts) {
-      return GenerateOptions{.max_tokens = 32, .draft_tokens = drafts, .ignore_eos = true};
+    const auto options = [](std::int64_t drafts, bool adaptive) {
+      return GenerateOptions{
+          .max_tokens = 32, .draft_tokens = drafts, .adaptive_drafts = adaptive, .ignore_eos = true};
     };
-    const Generation plain = run(GetParam(), prompts[p], options(0), /*threads=*/1);
+    const Generation plain = run(GetParam(), prompts[p], options(0, false), /*threads=*/1);
     ASSERT_EQ(plain.output_ids.size(), 32u);
     EXPECT_EQ(plain.stats.steps, 31);
+    const auto fast = [&](std::int64_t drafts, bool adaptive) {
+      const Generation got = run(GetParam(), prompts[p], options(drafts, adaptive));
+      EXPECT_EQ(got.output_ids, plain.output_ids) << drafts << " drafts, " << adaptive;
+      EXPECT_LE(got.stats.drafts_accepted, got.stats.drafts_proposed);
+      EXPECT_LE(got.stats.drafts_proposed, drafts * got.stats.steps);
+      EXPECT_EQ(got.stats.steps + got.stats.drafts_accepted, 31) << drafts << " drafts, " << adaptive;
+      return got.stats;
+    };
     for (std::int64_t drafts = 1; drafts <= kMaxDraftTokens; drafts += kSanitized ? 3 : 1) {
-      const Generation fast = run(GetParam(), prompts[p], options(drafts));
-      EXPECT_EQ(fast.output_ids, plain.output_ids) << drafts << " drafts";
-      EXPECT_LE(fast.stats.drafts_accepted, fast.stats.drafts_proposed);
-      EXPECT_EQ(fast.stats.steps + fast.stats.drafts_accepted, 31) << drafts << " drafts";
-      proposed += fast.stats.drafts_proposed;
-      accepted += fast.stats.drafts_accepted;
+      const GenerateStats stats = fast(drafts, /*adaptive=*/false);
+      proposed += stats.drafts_proposed;
+      accepted += stats.drafts_accepted;
     }
+    const GenerateStats stats = fast(kMaxDraftTokens, /*adaptive=*/true);
+    chosen += stats.drafts_proposed;
+    chosen_accepted += stats.drafts_accepted;
   }
   // Drafts are worth something, and some are refused: both ways of verification were taken.
   EXPECT_GT(accepted, proposed / 4);
   EXPECT_LT(accepted, proposed);
+  // Where their number is up to the engine, more are accepted than refused: two of three.
+  EXPECT_GT(chosen_accepted, chosen / 2);
+}
+
+TEST(DraftLength, RestsWhileFirstDraftsAreRefused) {
+  DraftLength length(5, /*adaptive=*/true);
+  int steps = 0;
+  for (; length.next() == 5; ++steps) length.learn(5, 0);
+  EXPECT_EQ(steps, 4);  // 7/8 to the fourth power is below 0.6
+  for (int rest = 1; rest < 8; ++rest) {
+    EXPECT_EQ(length.next(), 0);
+    length.learn(0, 0);
+  }
+  EXPECT_EQ(length.next(), 5);
+  length.learn(2, 1);  // of the chain only the first counts
+  EXPECT_EQ(length.next(), 5);
+  length.learn(1, 0);
+  EXPECT_EQ(length.next(), 0);
+}
+
+TEST(DraftLength, StaysAsAskedIfFixed) {
+  DraftLength length(3, /*adaptive=*/false);
+  for (int step = 0; step < 20; ++step) {
+    EXPECT_EQ(length.next(), 3);
+    length.learn(3, 0);
+  }
+  EXPECT_EQ(length.least(), 0.0f);
 }
 
 TEST_P(Speculation, OutputDoesNotDependOnChunksOrThreads) {

@@ -34,6 +34,7 @@ struct GenerateOptions {
   std::int64_t max_tokens = 128;
   SamplingOptions sampling;
   std::int64_t draft_tokens = -1;  ///< drafts per step, 0 to 7; -1: 3 if the model has an MTP layer, else 0
+  bool adaptive_drafts = true;     ///< fewer where they are unlikely to be accepted; false: always that many
   bool ignore_eos = false;
   ProgressCallback on_prefill;
   std::function<void(std::int32_t)> on_token;  ///< every output token, in order, as soon as it is certain

@@ -35,6 +35,7 @@ struct SampleArgs {
   SamplingParams params;
   TensorView coins;   // [rows]; not needed at temperature 0
   TensorView tokens;  // [rows], written
+  TensorView shares;  // [rows], written if given
 };
 
 /// Draws tokens[r] from row r of the logits.
@@ -48,6 +49,7 @@ struct SampleArgs {
 ///   logits  [rows, vocab]  f32
 ///   coins   [rows]         f32, uniform in [0, 1)
 ///   tokens  [rows]         i32
+///   shares  [rows]         f32, softmax(logits)[token]: whatever the temperature, and before any cut
 ///
 /// A NaN logit counts as -inf. Throws InvalidArgument if a shape or dtype differs, a parameter or a coin is
 /// out of its range, or a row has no logit above -inf.

@@ -26,13 +26,16 @@ void Runner::forward(const BatchMetadata& batch, std::span<const std::int32_t> t
 
 // x_i = W_eh [RMSNorm(embed(t_i+1)), RMSNorm(h_i)], then one decoder layer at position i.
 void Runner::forward_mtp(const BatchMetadata& batch, std::span<const std::int32_t> tokens,
-                         const TensorView& states, const KvCache& cache, const TensorView& hidden) {
+                         const TensorView& states, const KvCache& cache, const TensorView& hidden,
+                         const BatchMetadata* stored) {
   if (batch.rows == 0) return;
+  const std::int64_t before = stored != nullptr ? stored->rows : 0;
+  const std::int64_t rows = before + batch.rows;
   const Model::Impl& m = model_.impl();
   const MtpWeights& w = m.weights.mtp;
   const std::int64_t width = model_.config().hidden_size;
   const Arena::Scope scope(arena_);
-  const TensorView both = arena_.take(DType::f32, {batch.rows, 2 * width});
+  const TensorView both = arena_.take(DType::f32, {rows, 2 * width});
   TensorView left = both, right = both;
   left.shape[1] = right.shape[1] = width;
   right.data = both.as<float>() + width;
@@ -41,9 +44,13 @@ void Runner::forward_mtp(const BatchMetadata& batch, std::span<const std::int32_
   rms_norm({.x = states, .weight = w.hnorm, .out = right, .epsilon = m.constants.epsilon}, context_);
   Activation in{.f32 = both};
   const Linear linear(m.constants.precision, arena_, context_, weight_bytes_);
-  DecoderLayer decoder = layer(model_.config().num_hidden_layers, batch, cache);
-  if (!hidden.given()) return decoder.store(linear(w.eh_proj, in));
-  linear(w.eh_proj, in, hidden);
+  const TensorView x = linear(w.eh_proj, in);
+  const std::int64_t index = model_.config().num_hidden_layers;
+  if (before > 0) layer(index, *stored, cache).store(x.rows(0, before));
+  DecoderLayer decoder = layer(index, batch, cache);
+  const TensorView last = x.rows(before, rows);
+  if (!hidden.given()) return decoder.store(last);
+  copy_rows({.x = last, .out = hidden}, context_);
   decoder.run(hidden, visible_slots(batch));
 }
 

@@ -22,9 +22,10 @@ class Runner {
   /// The MTP layer: row r is fed states[r], the main model's hidden state of its position (or, for drafts
   /// that follow drafts, what this function gave for the position before), and tokens[r], the token one
   /// position further. `hidden` [rows, hidden] gets the states behind the shared head's norm; if it is not
-  /// given the layer's caches are written and nothing else happens.
+  /// given the layer's caches are written and nothing else happens. So it is for the rows of `stored`, which
+  /// come before those of `batch` in tokens and states.
   void forward_mtp(const BatchMetadata& batch, std::span<const std::int32_t> tokens, const TensorView& states,
-                   const KvCache& cache, const TensorView& hidden);
+                   const KvCache& cache, const TensorView& hidden, const BatchMetadata* stored = nullptr);
   /// logits [rows, vocab] of the hidden states that forward() gave, and of those that forward_mtp() gave.
   void logits(const TensorView& hidden, const TensorView& out);
   void logits_mtp(const TensorView& hidden, const TensorView& out);

@@ -82,8 +82,12 @@ Verdicts Sampler::verify(const TensorView& logits, std::span<const std::int32_t>
   return result;
 }
 
-void argmax(const TensorView& logits, std::span<std::int32_t> tokens, const Context& context) {
-  sample({.logits = logits, .tokens = ints(tokens, {static_cast<std::int64_t>(tokens.size())})}, context);
+std::int32_t argmax(const TensorView& logits, const Context& context, float* share) {
+  std::int32_t token = 0;
+  SampleArgs args{.logits = logits, .tokens = ints({&token, 1}, {1})};
+  if (share != nullptr) args.shares = TensorView::contiguous(share, DType::f32, {1});
+  sample(args, context);
+  return token;
 }
 
 }  // namespace fathom

@@ -36,7 +36,7 @@ class Sampler {
   std::vector<float> coins_;
 };
 
-/// The most likely token of every row: what drafting uses.
-void argmax(const TensorView& logits, std::span<std::int32_t> tokens, const Context& context);
+/// The most likely token of logits [1, vocab]: what drafting uses. `share` gets its probability, if given.
+std::int32_t argmax(const TensorView& logits, const Context& context, float* share = nullptr);
 
 }  // namespace fathom

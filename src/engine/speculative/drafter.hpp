@@ -21,19 +21,21 @@ class Drafter {
   /// Rows [rows(), rows() + tokens) get their cache entries, which is all that later rows need of them:
   /// mode extend in prefill, draft_extend for rows just committed. states [tokens, hidden].
   void store(ForwardMode mode, const TensorView& states, std::span<const std::int32_t> tokens);
-  /// After verification: stores the committed rows and proposes drafts.size() tokens that may follow the last
-  /// of `tokens`. The sequence must have pages for rows() + tokens + drafts.size().
-  void propose(const TensorView& states, std::span<const std::int32_t> tokens,
-               std::span<std::int32_t> drafts);
+  /// After verification: stores the committed rows and proposes up to drafts.size() tokens that may follow
+  /// the last of `tokens`. Returns their number: the chain ends behind a draft to which the layer itself
+  /// gives a probability below `least`. The sequence must have pages for rows() + tokens + drafts.size().
+  std::int64_t propose(const TensorView& states, std::span<const std::int32_t> tokens,
+                       std::span<std::int32_t> drafts, float least);
 
  private:
-  void build(ForwardMode mode, std::int64_t prefix, std::int64_t extend);
+  void build(BatchMetadata& batch, ForwardMode mode, std::int64_t prefix, std::int64_t extend);
 
   Runner& runner_;
   KvCache& cache_;
   SequenceId sequence_;
   std::int64_t rows_ = 0;
   BatchMetadata batch_;
+  BatchMetadata stored_;
   std::vector<float> hidden_;
   std::vector<float> logits_;
 };

@@ -33,6 +33,7 @@ SampleProblem validate(const SampleArgs& args, Device device) {
   }
   if (!problem.greedy) check_coins(expect, args.coins, {problem.rows});
   expect.tensor("tokens", args.tokens, {DType::i32}, {problem.rows});
+  if (args.shares.given()) expect.tensor("shares", args.shares, {DType::f32}, {problem.rows});
   return problem;
 }
 

@@ -18,6 +18,9 @@ void sample_cpu(const SampleProblem& problem, const SampleArgs& args, const Cont
       }
       if (token < 0) fail_without_logit(Expect{SampleProblem::op}, r);
       args.tokens.as<std::int32_t>()[r * args.tokens.step(0)] = static_cast<std::int32_t>(token);
+      if (!args.shares.given()) continue;
+      distribution.load(logits, problem.vocab, {.temperature = 1});
+      args.shares.as<float>()[r * args.shares.step(0)] = static_cast<float>(distribution.share(token));
     }
   };
   const std::int64_t logits_per_task = problem.greedy ? 1 << 17 : 1 << 13;

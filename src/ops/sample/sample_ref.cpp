@@ -14,6 +14,9 @@ void sample_ref(const SampleProblem& problem, const SampleArgs& args, const Cont
             ? argmax_ref(expect, logits, problem.vocab, r)
             : draw_ref(distribution_ref(expect, logits, problem.vocab, args.params, r), at(args.coins, r));
     args.tokens.as<std::int32_t>()[r * args.tokens.step(0)] = static_cast<std::int32_t>(token);
+    if (!args.shares.given()) continue;
+    const auto p = distribution_ref(expect, logits, problem.vocab, {.temperature = 1}, r);
+    args.shares.as<float>()[r * args.shares.step(0)] = static_cast<float>(p[static_cast<std::size_t>(token)]);
   }
 }
 

@@ -115,6 +115,29 @@ TEST(Sample, AgreesWithReference) {
   }
 }
 
+TEST(Sample, SharesAreThoseOfTheWholeRow) {
+  for (const std::int64_t vocab : {1, 7, 129, 4096}) {
+    constexpr std::int64_t kRows = 9;
+    Random random(vocab);
+    const Tensor logits = random.normal(DType::f32, {kRows, vocab}, 3);
+    const Tensor coins = random.uniform(DType::f32, {kRows}, 0, 1 - 0x1p-24);
+    for (const SamplingParams& params : {SamplingParams{}, SamplingParams{.temperature = 0.7f, .top_k = 3}}) {
+      for (const Context& context : {test_context(), forced_context("ref:any")}) {
+        Tensor tokens = poisoned(DType::i32, {kRows});
+        Tensor shares = poisoned(DType::f32, {kRows});
+        sample({.logits = logits, .params = params, .coins = coins, .tokens = tokens, .shares = shares},
+               context);
+        for (std::int64_t r = 0; r < kRows; ++r) {
+          double sum = 0;
+          for (std::int64_t v = 0; v < vocab; ++v) sum += std::exp(logits[r * vocab + v]);
+          const double expected = std::exp(logits[r * vocab + static_cast<std::int64_t>(tokens[r])]) / sum;
+          EXPECT_NEAR(shares[r], expected, 1e-5 * expected) << vocab << ", row " << r;
+        }
+      }
+    }
+  }
+}
+
 TEST(Sample, ExtremeLogitsAndCoins) {
   const float big = std::numeric_limits<float>::max();
   const Tensor logits = tensor_of<float>(
@@ -175,6 +198,9 @@ TEST(Sample, RejectsBadArguments) {
   EXPECT_ERROR(InvalidArgument, "sample: 'top_k' must be at least 0, got -1", run({.top_k = -1}, fair));
   EXPECT_ERROR(InvalidArgument, "sample: 'tokens' must have shape [2], got [1]",
                sample({.logits = logits, .tokens = poisoned(DType::i32, {1})}, test_context()));
+  EXPECT_ERROR(
+      InvalidArgument, "sample: 'shares' must have shape [2], got [3]",
+      sample({.logits = logits, .tokens = tokens, .shares = poisoned(DType::f32, {3})}, test_context()));
 }
 
 }  // namespace
