@@ -168,7 +168,7 @@ TEST(IndexKeyGatherOnDevice, HasTheBytesOfTheCpu) {
 TEST(PagedMqaScheduleOnDevice, IsThatOfTheHost) {
   for (const auto& [batch, next_n, workers] :
        {std::tuple{1, 1, 1}, {3, 2, 132}, {64, 1, 132}, {700, 4, 7}, {0, 1, 3}}) {
-    for (const std::int64_t longest : {0, 1, 300, 9000}) {
+    for (const std::int64_t longest : {0, 1, 300, 9000, 200000}) {
       Random random(batch + longest);
       Tensor lengths(DType::i32, {batch, next_n});
       for (std::int64_t i = 0; i < lengths.count(); ++i)

@@ -525,25 +525,37 @@ TEST_P(GroupedOnDevice, DeadBlocksAreNotRead) {
   }
 }
 
+// Blocks draw tiles in any order: of few tiles, which are shared out, and of many, which lie in a queue.
 TEST_P(GroupedOnDevice, TwoHundredRunsGiveTheSameBytes) {
+  std::vector<int> ends{0}, ids;
+  for (int g = 0; g < 30; ++g) {
+    ends.push_back(ends.back() + g * 37 % 200);
+    ids.insert(ids.end(), static_cast<std::size_t>(ends.back() - ends[ends.size() - 2]), g);
+  }
+  const GroupedShape shapes[] = {{GroupLayout::masked, 150, 136, 512, {150, 0, 7, 70, 33, 128}},
+                                 {GroupLayout::offsets, ends.back(), 256, 256, ends},
+                                 {GroupLayout::contiguous, ends.back(), 256, 256, ids}};
   for (const std::string& implementation : cuda_implementations(GetParam().name)) {
-    for (const std::int64_t expected : {4, 24, 300}) {
-      SCOPED_TRACE(testing::Message() << implementation << " expected " << expected);
-      const DeviceCase problem(GetParam(), {GroupLayout::masked, 150, 136, 512, {150, 0, 7, 70, 33, 128}}, 6,
-                               DType::bf16, fresh_seed());
-      std::optional<Strided> first;
-      const Context& context = device_context(implementation);
-      const Tensor nan = problem.poisoned_out();
-      const OnDevice out(nan);
-      for (int i = 0; i < 200 && !HasFailure(); ++i) {
-        out.upload(nan);
-        problem.run(out, context, expected);
-        cuda::synchronize(context);
-        Strided got = out.download();
-        if (first) {
-          expect_same_bytes(got.buffer, first->buffer);
-        } else {
-          first.emplace(std::move(got));
+    for (const GroupedShape& shape : shapes) {
+      for (const std::int64_t expected : {4, 24, 300}) {
+        SCOPED_TRACE(testing::Message()
+                     << implementation << " " << to_string(shape.layout) << " expected " << expected);
+        const DeviceCase problem(GetParam(), shape, shape.layout == GroupLayout::masked ? 6 : 30, DType::bf16,
+                                 fresh_seed());
+        std::optional<Strided> first;
+        const Context& context = device_context(implementation);
+        const Tensor nan = problem.poisoned_out();
+        const OnDevice out(nan);
+        for (int i = 0; i < 200 && !HasFailure(); ++i) {
+          out.upload(nan);
+          problem.run(out, context, expected);
+          cuda::synchronize(context);
+          Strided got = out.download();
+          if (first) {
+            expect_same_bytes(got.buffer, first->buffer);
+          } else {
+            first.emplace(std::move(got));
+          }
         }
       }
     }

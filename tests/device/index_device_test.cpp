@@ -5,6 +5,7 @@
 #include <memory>
 #include <numeric>
 
+#include "fathom/ops/index_key_gather.hpp"
 #include "fathom/ops/index_key_store.hpp"
 #include "fathom/ops/index_select.hpp"
 #include "fathom/ops/mqa_logits.hpp"
@@ -145,6 +146,29 @@ TEST(PagedMqaLogitsOnDevice, LongContexts) {
   check_long({{33000, 40000}, 2, 16, 32, 128}, "sm90:wgmma");
   check_long({{300, 35000, 2047}, 4, 8, 32, 16}, "sm90:wgmma");
   check_long({{33000, 5}, 1, 8, 32, 64}, "cuda:simt");
+}
+
+TEST(IndexKeyGatherOnDevice, LongContexts) {
+  const Seed seed;
+  const LongBatch b({{33000, 0, 9000, 65}, 1, 8, 32, 16}, seed.value);
+  const std::int64_t total = 33000 + 9000 + 65;
+  const Twin keys(poisoned(DType::f8e4m3, {total, 32}));
+  const Twin scales(poisoned(DType::f32, {total}));
+  const auto lens = [&](const TensorView& all) { return shaped(all, {b.batch}, {1}); };
+  index_key_gather({.cache = b.cache.device(),
+                    .block_table = b.table.device(),
+                    .lens = lens(b.context_lens.device()),
+                    .keys = keys.device(),
+                    .scales = scales.device()},
+                   device_context("cuda:simt"));
+  index_key_gather({.cache = b.cache.host(),
+                    .block_table = b.table.host(),
+                    .lens = lens(b.context_lens.host()),
+                    .keys = keys.host(),
+                    .scales = scales.host()},
+                   test_context());
+  keys.expect_same();
+  scales.expect_same();
 }
 
 // All sizes that queries of a number of heads are brought to, and the most of everything.
