@@ -201,7 +201,7 @@ class Weights {
     }
   }
 
-  // The 16 rows that follow `groups` groups after (j, g), along the rows and then in the next 16 rows, then in
+  // The 16 rows that follow `groups` groups after (j, g), along the rows, then in the next 16 rows, then in
   // the next weights; where there are none, something that is at hand already.
   Rows ahead(std::int64_t j, std::int64_t g, std::int64_t groups) const {
     std::int64_t offset = (g + groups) * kBytes;
