@@ -229,8 +229,9 @@ void add_generate(CLI::App& program, Action& action) {
           "distribution (default: 3 if the model has that layer, else 0)")
       ->check(whole_number(0, kMaxDraftTokens))
       ->type_name("0..7");
-  command->add_flag("!--fixed-drafts", options.adaptive_drafts,
-                    "Guess that many in every step, also where guesses are unlikely to be right");
+  command->add_flag_callback(
+      "--fixed-drafts", [arguments] { arguments->options.adaptive_drafts = false; },
+      "Guess that many in every step, also where guesses are unlikely to be right");
   command->add_flag(
       "--json", arguments->json,
       "Print one object at the end instead: prompt_ids, output_ids, text, finish_reason, timings, draft");
