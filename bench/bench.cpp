@@ -122,6 +122,9 @@ std::shared_ptr<BenchBuffer> bench_zeros(std::int64_t bytes) {
 
 std::shared_ptr<BenchBuffer> bench_normal(DType dtype, std::initializer_list<std::int64_t> shape,
                                           double deviation) {
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f8e4m3)
+    throw InvalidArgument("bench: random tensors are f32, bf16 or f8e4m3, not " +
+                          std::string(to_string(dtype)));
   const std::int64_t count = TensorView::contiguous(nullptr, dtype, shape).count();
   auto buffer = bench_buffer(count * size_of(dtype));
   // Fresh values for the first part only, then copies of it: a gigabyte of random numbers takes half a

@@ -70,7 +70,7 @@ class BenchBuffer {
 
 std::shared_ptr<BenchBuffer> bench_buffer(std::int64_t bytes);
 std::shared_ptr<BenchBuffer> bench_zeros(std::int64_t bytes);
-/// Normal random values.
+/// Normal random values. Throws InvalidArgument unless the dtype is f32, bf16 or f8e4m3.
 std::shared_ptr<BenchBuffer> bench_normal(DType dtype, std::initializer_list<std::int64_t> shape,
                                           double deviation = 1);
 /// Words of four UE8M0 scales between 2^-7 and 1.

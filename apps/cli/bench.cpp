@@ -21,6 +21,7 @@
 #include "core/file.hpp"
 #include "device_timer.hpp"
 #include "fathom/core/error.hpp"
+#include "message.hpp"
 #include "model_arguments.hpp"
 #include "problem_list.hpp"
 #include "roof.hpp"
@@ -130,8 +131,8 @@ std::string today() {
 int bench_host(const BenchArguments& arguments, const std::vector<ListedProblem>& problems,
                const fathom::Context& context) {
   const Roof roof = measure_roof(context);
-  fmt::print(stderr, "{} threads, {}: reads {:.1f} GB/s, {} {:.0f} GFLOP/s\n", context.threads(),
-             cpu_target(), roof.read_bytes_per_second * 1e-9, roof.flops_unit, roof.flops_per_second * 1e-9);
+  message("{} threads, {}: reads {:.1f} GB/s, {} {:.0f} GFLOP/s\n", context.threads(), cpu_target(),
+          roof.read_bytes_per_second * 1e-9, roof.flops_unit, roof.flops_per_second * 1e-9);
 
   CaseCache cases(context);
   std::exception_ptr error;
@@ -241,6 +242,7 @@ void add_bench(CLI::App& program, Action& action) {
                    "cpu, cuda or cuda:N: where the tensors are (default: FATHOM_DEVICE)")
       ->type_name("DEVICE");
   command->add_option("--json", arguments->json, "Also write the figures to this file as JSON")
+      ->check(not_empty())
       ->type_name("OUT");
   command
       ->add_option("--filter", arguments->filter,

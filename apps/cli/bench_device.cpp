@@ -17,6 +17,7 @@
 #include "fathom/core/error.hpp"
 #include "fathom/cuda/probe.hpp"
 #include "first_call.hpp"
+#include "message.hpp"
 
 namespace fathom::cli {
 namespace {
@@ -75,8 +76,10 @@ int first_calls(const std::vector<ListedProblem>& problems, const ContextOptions
 void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
   const auto group = [&](CLI::Option* option) { return option->group("On a device"); };
   group(command.add_option("--svg", options.svg, "Also draw our times through the peers' to this file"))
+      ->check(not_empty())
       ->type_name("OUT");
   group(command.add_option("--markdown", options.markdown, "Also write the table to this file as Markdown"))
+      ->check(not_empty())
       ->type_name("OUT");
   group(command.add_option("--flush-bytes", options.flush_bytes, "Bytes of the memset before every run"))
       ->check(whole_number(1'000'000'000, 64'000'000'000))
@@ -88,6 +91,7 @@ void add_device_options(CLI::App& command, DeviceBenchOptions& options) {
                          "Also time every problem as one CUDA graph, and list its kernels"));
   group(command.add_flag("--no-control", options.no_control, "Do not run cuBLASLt beside"));
   group(command.add_option("--peers", options.peers, "Another file of the form of bench/peers/h200.json"))
+      ->check(not_empty())
       ->type_name("FILE");
   group(command.add_option("--commit", options.commit,
                            "To be noted in the files (default: the one the program was built from)"))
@@ -132,8 +136,8 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
                                 static_cast<double>(options.flush_bytes) * 1e-9));
   DeviceBench bench(context, timer, !options.no_control, options.check);
   report.control = bench.control();
-  fmt::print(stderr, "{}; driver {}; NVRTC {}\n{}\ncuBLASLt: {}\n", report.device, report.driver,
-             report.nvrtc, report.method, report.control);
+  message("{}; driver {}; NVRTC {}\n{}\ncuBLASLt: {}\n", report.device, report.driver, report.nvrtc,
+          report.method, report.control);
 
   std::size_t width = 0;
   for (const ListedProblem& problem : problems) width = std::max(width, problem.text.size());
@@ -150,7 +154,7 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
   if (!options.markdown.empty()) write_text(options.markdown, report_markdown(report, peers));
   if (!options.svg.empty()) write_text(options.svg, report_svg(report, peers));
   const std::vector<std::string> failures = report_failures(report);
-  for (const std::string& line : failures) fmt::print(stderr, "fathom: {}\n", line);
+  for (const std::string& line : failures) message("fathom: {}\n", line);
   return failures.empty() ? 0 : 2;
 }
 

@@ -36,6 +36,11 @@ inline CLI::Validator number(double least, double most, bool above_least = false
           ""};
 }
 
+/// A path, or the name of something: anything but an empty word.
+inline CLI::Validator not_empty() {
+  return {[](std::string& text) { return std::string(text.empty() ? "must not be empty" : ""); }, ""};
+}
+
 inline CLI::Validator one_of(const std::vector<std::string>& names) {
   return {[=](std::string& text) {
             for (const std::string& name : names) {

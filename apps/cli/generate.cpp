@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <memory>
@@ -19,6 +21,7 @@
 #include "fathom/core/error.hpp"
 #include "fathom/engine/tokenizer.hpp"
 #include "interrupt.hpp"
+#include "message.hpp"
 #include "model_arguments.hpp"
 #include "progress.hpp"
 
@@ -83,8 +86,9 @@ class Writer {
  private:
   void put(const std::string& text) {
     if (text.empty()) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    // Nobody waits for text that cannot be written: this ends the run.
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+      throw EnvironmentError(fmt::format("standard output cannot be written: {}", std::strerror(errno)));
   }
   std::optional<TokenStream> stream_;
   bool first_ = true;
@@ -127,31 +131,27 @@ void print_report(const LoadedModel& loaded, const Generation& result) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   const MemoryUse memory = loaded.session.memory();
-  fmt::print(stderr, "\n");
-  fmt::print(stderr, "prompt     {} tokens, {:.0f} tokens/s\n", stats.prompt_tokens,
-             rate(stats.prompt_tokens, stats.prefill_seconds));
-  fmt::print(stderr, "generated  {} tokens, {:.0f} tokens/s, ended by {}\n", stats.output_tokens,
-             decode_rate(stats), to_string(result.finish_reason));
+  message("\n");
+  message("prompt     {} tokens, {:.0f} tokens/s\n", stats.prompt_tokens,
+          rate(stats.prompt_tokens, stats.prefill_seconds));
+  message("generated  {} tokens, {:.0f} tokens/s, ended by {}\n", stats.output_tokens, decode_rate(stats),
+          to_string(result.finish_reason));
   if (stats.drafts_proposed > 0) {
-    fmt::print(
-        stderr, "drafts     {} of {} accepted ({:.0f} %), {} steps\n", stats.drafts_accepted,
-        stats.drafts_proposed,
-        100.0 * static_cast<double>(stats.drafts_accepted) / static_cast<double>(stats.drafts_proposed),
-        stats.steps);
+    message("drafts     {} of {} accepted ({:.0f} %), {} steps\n", stats.drafts_accepted,
+            stats.drafts_proposed,
+            100.0 * static_cast<double>(stats.drafts_accepted) / static_cast<double>(stats.drafts_proposed),
+            stats.steps);
   } else {
-    fmt::print(stderr, "drafts     none\n");
+    message("drafts     none\n");
   }
-  fmt::print(
-      stderr,
-      "memory     {:.0f} MB at most: {:.1f} weights mapped, {:.1f} derived, {:.1f} caches, {:.1f} work\n",
-      static_cast<double>(usage.ru_maxrss) * 1.024e-3, mega(memory.weights_mapped),
-      mega(memory.weights_derived), mega(memory.caches), mega(memory.workspace));
-  fmt::print(stderr, "device     cpu, {}, {} threads\n", cpu_target(), loaded.context.threads());
-  fmt::print(stderr, "precision  {}, KV cache {}\n", to_string(loaded.model.precision()),
-             to_string(loaded.model.kv_format()));
+  message("memory     {:.0f} MB at most: {:.1f} weights mapped, {:.1f} derived, {:.1f} caches, {:.1f} work\n",
+          static_cast<double>(usage.ru_maxrss) * 1.024e-3, mega(memory.weights_mapped),
+          mega(memory.weights_derived), mega(memory.caches), mega(memory.workspace));
+  message("device     cpu, {}, {} threads\n", cpu_target(), loaded.context.threads());
+  message("precision  {}, KV cache {}\n", to_string(loaded.model.precision()),
+          to_string(loaded.model.kv_format()));
   for (const FallbackCount& fallback : loaded.context.fallbacks()) {
-    fmt::print(stderr, "fallback   {} ran on {} {} times\n", fallback.op, fallback.implementation,
-               fallback.count);
+    message("fallback   {} ran on {} {} times\n", fallback.op, fallback.implementation, fallback.count);
   }
 }
 
@@ -194,10 +194,12 @@ void add_generate(CLI::App& program, Action& action) {
   prompt->add_option("--prompt", arguments->prompt, "The prompt; the model's begin token is put in front")
       ->type_name("TEXT");
   prompt->add_option("--prompt-file", arguments->prompt_file, "The same from a UTF-8 file, taken as it is")
+      ->check(not_empty())
       ->type_name("FILE");
   prompt
       ->add_option("--ids", arguments->ids_file,
                    "A JSON list of token ids, taken as they are; needs no tokenizer")
+      ->check(not_empty())
       ->type_name("FILE");
   prompt->require_option(1);
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/op_info.hpp"
@@ -94,10 +95,9 @@ void print_environment() {
 }
 
 void print_ops() {
-  fmt::print("\nops, implementations best first\n");
+  fmt::print("\nops: what each does; its implementations, best first\n");
   for (const OpInfo* op : all_ops()) {
-    fmt::print("  {:<26} {:<30} {}\n", op->name, fmt::format("{}", fmt::join(op->implementations, ", ")),
-               op->summary);
+    fmt::print("  {:<26} {:<68} {}\n", op->name, op->summary, fmt::join(op->implementations, ", "));
   }
 }
 
@@ -165,7 +165,7 @@ void add_info(CLI::App& program, Action& action) {
   const auto arguments = std::make_shared<InfoArguments>();
   CLI::Option* model =
       command->add_option("--model", arguments->model, "Also describe the model in this folder");
-  model->type_name("DIR");
+  model->check(not_empty())->type_name("DIR");
   command->add_flag("--all", arguments->all, "List every missing tensor, not only the first ones")
       ->needs(model);
   command->callback([&action, arguments] { action = [arguments] { return info(*arguments); }; });

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/error.hpp"
@@ -102,7 +103,7 @@ int verify(const KernelArguments& arguments) {
 void add_problems(CLI::App& command, KernelArguments& arguments) {
   CLI::Option* model =
       command.add_option("--model", arguments.model, "The kernels of the model in this folder");
-  model->type_name("DIR");
+  model->check(not_empty())->type_name("DIR");
   command.add_flag("--all", arguments.all, "The kernels of DeepSeek-V3.2")->excludes(model);
 }
 
@@ -128,9 +129,15 @@ void add_kernels(CLI::App& program, Action& action) {
   CLI::App* make = add("build", "Compile kernels into a pack; needs NVRTC, no GPU", build);
   add_problems(*make, *arguments);
   add_arch(*make, *arguments, "For this architecture", /*required=*/true);
-  make->add_option("-o,--output", arguments->pack, "The pack to write")->type_name("PACK")->required();
+  make->add_option("-o,--output", arguments->pack, "The pack to write")
+      ->check(not_empty())
+      ->type_name("PACK")
+      ->required();
   const auto pack = [&](CLI::App* sub) {
-    sub->add_option("pack", arguments->pack, "A kernel pack")->type_name("PACK")->required();
+    sub->add_option("pack", arguments->pack, "A kernel pack")
+        ->check(not_empty())
+        ->type_name("PACK")
+        ->required();
   };
   pack(add("list", "List the kernels of a pack: architecture, name, bytes, key", list));
   pack(add("verify", "Check every kernel of a pack against its manifest", verify));

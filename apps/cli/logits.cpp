@@ -53,6 +53,7 @@ void add_logits(CLI::App& program, Action& action) {
   const auto arguments = std::make_shared<LogitsArguments>();
   arguments->model.add_to(*command);
   command->add_option("--ids", arguments->ids_file, "A JSON list of token ids")
+      ->check(not_empty())
       ->type_name("FILE")
       ->required();
   command->add_option("--last", arguments->last, "Only the last so many positions (default: all)")
@@ -61,6 +62,7 @@ void add_logits(CLI::App& program, Action& action) {
   command
       ->add_option("-o,--output", arguments->output,
                    "Safetensors file to write: f32 tensor `logits` [N, vocabulary]")
+      ->check(not_empty())
       ->type_name("FILE")
       ->required();
   command->callback([&action, arguments] { action = [arguments] { return logits(*arguments); }; });

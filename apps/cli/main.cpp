@@ -1,5 +1,7 @@
 // The fathom program: hands the arguments to a command and turns failures into one line and an exit code.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
@@ -11,6 +13,7 @@
 #include "commands.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/error.hpp"
+#include "message.hpp"
 
 namespace {
 
@@ -22,10 +25,19 @@ constexpr const char* kFooter =
     "Exit code: 0 done, 1 this machine failed (memory, disk), 2 bad arguments or files.\n"
     "Environment variables are listed with their values by `fathom info`.";
 
-int fail(int code, const std::string& message) {
+int fail(int code, const std::string& what) {
   std::fflush(stdout);
-  fmt::print(stderr, "fathom: {}\n", message);
+  fathom::cli::message("fathom: {}\n", what);
   return code;
+}
+
+// The first file that is opened must not take the number of a standard stream that is closed, and get what is
+// written to that. Reading from /dev/null refuses to be written, as a closed stream does.
+void keep_standard_streams() {
+  for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream) {
+    if (::fcntl(stream, F_GETFD) >= 0) continue;
+    if (::open("/dev/null", O_RDONLY) != stream) return;  // the lowest number that is free
+  }
 }
 
 int run(int argc, char** argv) {
@@ -61,6 +73,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_standard_streams();
   try {
     return run(argc, argv);
   } catch (const fathom::EnvironmentError& error) {

@@ -21,11 +21,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::vector<std::int32_t> ids_of(const Json& list, const std::string& where) {
+std::vector<std::int32_t> ids_of(const Json& list, const std::string& where, std::size_t least) {
   if (!list.is_array())
     throw FileError(fmt::format("{} must be a list of token ids, got {}", where, describe_json(&list)));
-  if (list.empty())
-    throw FileError(fmt::format("{} must have at least one token id, got an empty list", where));
+  if (list.size() < least) {
+    throw FileError(fmt::format("{} must have at least {}, got {}", where,
+                                least == 1 ? "one token id" : fmt::format("{} token ids", least),
+                                list.empty() ? "an empty list" : describe_json(&list)));
+  }
   std::vector<std::int32_t> ids;
   ids.reserve(list.size());
   for (const Json& id : list) {
@@ -69,6 +72,7 @@ ContextOptions ThreadArgument::options() const {
 void ModelArguments::add_to(CLI::App& command) {
   command
       .add_option("--model", directory, "Folder with config.json, tokenizer.json and the safetensors files")
+      ->check(not_empty())
       ->type_name("DIR")
       ->required();
   command
@@ -104,14 +108,16 @@ LoadedModel::LoadedModel(const ModelArguments& arguments)
       session(model, context, arguments.session) {}
 
 std::vector<std::int32_t> read_ids(const std::string& file) {
-  return ids_of(read_json(file), file + ": ids");
+  return ids_of(read_json(file), file + ": ids", 1);
 }
 
-std::vector<std::vector<std::int32_t>> read_id_lists(const std::string& file) {
+std::vector<std::vector<std::int32_t>> read_id_lists(const std::string& file, std::size_t least) {
   const Json json = read_json(file);
-  if (!json.is_array() || json.empty() || !json.front().is_array()) return {ids_of(json, file + ": ids")};
+  if (!json.is_array() || json.empty() || !json.front().is_array())
+    return {ids_of(json, file + ": ids", least)};
   std::vector<std::vector<std::int32_t>> lists;
-  for (const Json& list : json) lists.push_back(ids_of(list, fmt::format("{}: ids[{}]", file, lists.size())));
+  for (const Json& list : json)
+    lists.push_back(ids_of(list, fmt::format("{}: ids[{}]", file, lists.size()), least));
   return lists;
 }
 

@@ -50,8 +50,8 @@ struct LoadedModel {
 
 /// A JSON file with a list of token ids. Throws FileError if it is anything else or the list is empty.
 std::vector<std::int32_t> read_ids(const std::string& file);
-/// The same, or a list of such lists.
-std::vector<std::vector<std::int32_t>> read_id_lists(const std::string& file);
+/// The same, or a list of such lists, none of them with less than `least` ids.
+std::vector<std::vector<std::int32_t>> read_id_lists(const std::string& file, std::size_t least);
 /// Throws FileError naming the first id that is outside of the model's vocabulary.
 void check_ids(const std::string& file, const std::vector<std::int32_t>& ids, const Model& model);
 

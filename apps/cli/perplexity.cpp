@@ -23,7 +23,7 @@ struct PerplexityArguments {
 };
 
 int perplexity(const PerplexityArguments& arguments) {
-  const auto sequences = read_id_lists(arguments.ids_file);
+  const auto sequences = read_id_lists(arguments.ids_file, /*least=*/2);  // the first is not predicted
   LoadedModel loaded(arguments.model);
   for (const auto& ids : sequences) check_ids(arguments.ids_file, ids, loaded.model);
   Progress progress("predict");
@@ -59,6 +59,7 @@ void add_perplexity(CLI::App& program, Action& action) {
   command
       ->add_option("--ids", arguments->ids_file,
                    "A JSON list of token ids, or a list of lists that are taken separately")
+      ->check(not_empty())
       ->type_name("FILE")
       ->required();
   command

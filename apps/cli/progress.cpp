@@ -1,9 +1,10 @@
 #include "progress.hpp"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+
+#include "message.hpp"
 
 namespace fathom::cli {
 
@@ -16,13 +17,13 @@ void Progress::show(double fraction) {
   percent_ = percent;
   constexpr int kWidth = 40;
   const int filled = percent * kWidth / 100;
-  fmt::print(stderr, "\r{:<8} [{:#<{}}{:.<{}}] {:3d} %", label_, "", filled, "", kWidth - filled, percent);
+  message("\r{:<8} [{:#<{}}{:.<{}}] {:3d} %", label_, "", filled, "", kWidth - filled, percent);
   std::fflush(stderr);
 }
 
 void Progress::erase() {
   if (percent_ < 0) return;
-  fmt::print(stderr, "\r\x1b[K");
+  message("\r\x1b[K");
   std::fflush(stderr);
   percent_ = -1;
 }

@@ -26,6 +26,11 @@ std::vector<std::pair<std::string, std::string>> split_problem(std::string_view 
     const std::string_view field = rest.substr(0, comma);
     const auto equals = field.find('=');
     if (equals == std::string_view::npos || equals == 0) throw form();
+    for (const auto& [key, value] : fields) {
+      if (key != field.substr(0, equals)) continue;
+      throw InvalidArgument(std::string(op) + ": '" + key + "' is given twice, in '" + std::string(text) +
+                            "'");
+    }
     fields.emplace_back(field.substr(0, equals), field.substr(equals + 1));
     rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
   }

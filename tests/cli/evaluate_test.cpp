@@ -56,6 +56,14 @@ TEST(Logits, WritesAllOrTheLastPositions) {
   for (const float value : all.values) ASSERT_TRUE(std::isfinite(value));
   EXPECT_EQ(0, std::memcmp(all.values.data() + 3 * 4096, last.values.data(), 2 * 4096 * sizeof(float)));
 
+  // Its file does not take the number of a stream that is closed.
+  const Outcome closed = fathom({"logits", "--model", random_model().string(), "--ids",
+                                 (folder / "ids.json").string(), "-o", (folder / "closed").string()},
+                                {.environment = {{"FATHOM_VERBOSE", "time"}}, .closed = true});
+  EXPECT_EQ(closed.code, 0);
+  EXPECT_EQ(read_text(folder / "closed"), read_text(folder / "all"));
+  fs::remove(folder / "closed");
+
   expect_refused(run("more", {"--last", "6"}), "--last must be at most the 5 ids");
   expect_refused(run("missing/file", {}), (folder / "missing/file").string());
   EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"all", "ids.json", "last"}));
@@ -71,6 +79,15 @@ TEST(Perplexity, CountsEveryPredictedToken) {
     expect_done(result);
     return Json::parse(result.out);
   };
+  write_text(folder / "short.json", "[[0,1],[2]]");
+  const auto refused = [&](const std::string& name, const std::string& text) {
+    expect_refused(
+        fathom({"perplexity", "--model", random_model().string(), "--ids", (folder / name).string()}),
+        (folder / name).string() + ": " + text);
+  };
+  refused("short.json", "ids[1] must have at least 2 token ids, got a list of 1");
+  write_text(folder / "short.json", "[7]");
+  refused("short.json", "ids must have at least 2 token ids, got a list of 1");
   const Json flat = run("flat.json");
   const Json lists = run("lists.json");
   EXPECT_EQ(flat.at("predicted_tokens"), 8);

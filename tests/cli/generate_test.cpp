@@ -106,6 +106,23 @@ TEST(Generate, IdsNeedNoTokenizer) {
                  "tokenizer.json");
 }
 
+TEST(Generate, EndsWhereItsTextCannotBeWritten) {
+  const Outcome run = fathom({"generate", "--model", bundled_model(), "--prompt", "Once upon a time",
+                              "--max-tokens", "3500", "--ignore-eos"},
+                             {.stdout_file = "/dev/full"});
+  EXPECT_EQ(run.code, 1);
+  EXPECT_EQ(run.err, "fathom: standard output cannot be written: No space left on device\n") << "no report";
+}
+
+TEST(Generate, NeedsNobodyToReadItsReport) {
+  const Outcome expected = fathom(generate({"--prompt", "Once upon a time"}));
+  const Outcome run = fathom(generate({"--prompt", "Once upon a time"}), {.stderr_file = "/dev/full"});
+  EXPECT_EQ(run.code, 0);
+  EXPECT_EQ(run.out, expected.out);
+  EXPECT_EQ(fathom(generate({"--prompt", ""}), {.stderr_file = "/dev/full"}).code, 2);
+  EXPECT_EQ(fathom(generate({"--prompt", "Once upon a time"}), {.closed = true}).code, 1);
+}
+
 TEST(Generate, CtrlCEndsCleanly) {
   // Not the random model: the tokens must outlast the signal.
   const std::vector<std::string> arguments{

@@ -37,7 +37,15 @@ Outcome run_once(const std::vector<std::string>& arguments, const FathomOptions&
   } else {
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, options.stdout_file.c_str(), O_WRONLY, 0);
   }
-  posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+  if (options.stderr_file.empty()) {
+    posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+  } else {
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, options.stderr_file.c_str(), O_WRONLY, 0);
+  }
+  if (options.closed) {
+    posix_spawn_file_actions_addclose(&actions, STDOUT_FILENO);
+    posix_spawn_file_actions_addclose(&actions, STDERR_FILENO);
+  }
 
   std::vector<std::string> words{FATHOM_PROGRAM};
   words.insert(words.end(), arguments.begin(), arguments.end());

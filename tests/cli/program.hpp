@@ -20,6 +20,8 @@ struct Outcome {
 struct FathomOptions {
   std::map<std::string, std::string> environment;  // besides the test's own
   std::string stdout_file;                         // instead of `out`
+  std::string stderr_file;                         // instead of `err`
+  bool closed = false;                             // neither stdout nor stderr is open
   bool terminal = false;                           // stderr is a terminal
   int interrupt_after_ms = 0;                      // send SIGINT after such a silence; 0: never
   std::size_t interrupt_after = 0;                 // send SIGINT once so many bytes are in `out`; 0: never

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fathom/ops/rms_norm.hpp"
+#include "fathom/ops/silu_mul.hpp"
 #include "ops/dispatch.hpp"
 #include "ops/op_test.hpp"
 
@@ -19,6 +20,12 @@ TEST(Problem, HasOneSpelling) {
                parse_problem<RmsNormProblem>("rms_norm:heads=3"));
   EXPECT_ERROR(InvalidArgument, "'dim' cannot be '12x'", parse_problem<RmsNormProblem>("rms_norm:dim=12x"));
   EXPECT_ERROR(InvalidArgument, "expected rms_norm:key=value", parse_problem<RmsNormProblem>("rms_norm:dim"));
+  EXPECT_ERROR(InvalidArgument, "rms_norm: 'dim' is given twice",
+               parse_problem<RmsNormProblem>("rms_norm:dim=1,tokens=2,dim=1"));
+  EXPECT_EQ(parse_problem<SiluMulProblem>("silu_mul:clamp=1").clamp, true);
+  for (const char* value : {"2", "-1", "yes", ""})
+    EXPECT_ERROR(InvalidArgument, "'clamp' cannot be '",
+                 parse_problem<SiluMulProblem>("silu_mul:clamp=" + std::string(value)));
 }
 
 // Every code of e4m3 comes back, and every float rounds to a nearest code.

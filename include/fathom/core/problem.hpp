@@ -24,7 +24,8 @@ namespace fathom {
 
 namespace detail {
 void append_field(std::string& out, std::string_view key, std::string_view value);
-/// Splits "op:k=v,k=v". Throws InvalidArgument if the op differs or the text is not of this form.
+/// Splits "op:k=v,k=v". Throws InvalidArgument if the op differs, the text is not of this form, or a key
+/// comes twice.
 std::vector<std::pair<std::string, std::string>> split_problem(std::string_view op, std::string_view text);
 std::int64_t parse_integer(std::string_view op, std::string_view key, std::string_view value);
 [[noreturn]] void bad_field(std::string_view op, std::string_view key, std::string_view value);
@@ -56,7 +57,10 @@ struct FieldParser {
     known += name;
     if (name != key) return;
     found = true;
-    if constexpr (std::is_integral_v<T>) {
+    if constexpr (std::is_same_v<T, bool>) {
+      if (value != "0" && value != "1") bad_field(op, key, value);
+      field = value == "1";
+    } else if constexpr (std::is_integral_v<T>) {
       field = static_cast<T>(parse_integer(op, key, value));
     } else if constexpr (std::is_same_v<T, DType>) {
       const auto dtype = parse_dtype(value);
@@ -78,7 +82,7 @@ std::string problem_string(Problem problem) {
 }
 
 /// Reads problem_string back. Keys that are missing keep the values of a default-constructed Problem.
-/// Throws InvalidArgument for an unknown key or a value that does not parse.
+/// Throws InvalidArgument for an unknown or repeated key or a value that does not parse.
 template <class Problem>
 Problem parse_problem(std::string_view text) {
   Problem problem{};

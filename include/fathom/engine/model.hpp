@@ -32,7 +32,8 @@ struct ModelOptions {
 class Model {
  public:
   /// Maps the checkpoint of a directory (config.json, safetensors) and derives the absorbed attention
-  /// weights. Throws FileError, naming the file, if anything is missing, malformed or not supported.
+  /// weights. Throws FileError, naming the file, if anything is missing, malformed or not supported, and
+  /// InvalidArgument if the context's device is not the CPU.
   static Model load(const std::filesystem::path& directory, const ModelOptions& options,
                     const Context& context);
   ~Model();

@@ -1,6 +1,7 @@
 #include "fathom/engine/model.hpp"
 
 #include "engine/model/model_impl.hpp"
+#include "fathom/core/error.hpp"
 
 namespace fathom {
 namespace {
@@ -54,6 +55,9 @@ Model::Impl::Impl(Checkpoint file, const ModelOptions& options, const Context& c
 
 Model Model::load(const std::filesystem::path& directory, const ModelOptions& options,
                   const Context& context) {
+  if (context.device().kind != DeviceKind::host)
+    throw InvalidArgument("model: runs on the CPU so far; the context's device must be cpu, got " +
+                          to_string(context.device()));
   return Model(std::make_unique<Impl>(Checkpoint::open(directory), options, context));
 }
 
