@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -22,7 +23,26 @@ bool on_device() { return t_context != nullptr && t_context->device().kind != De
 
 }  // namespace
 
+void bench_at_least(std::string_view op, std::string_view key, std::int64_t value, std::int64_t least) {
+  if (value >= least) return;
+  throw InvalidArgument("bench: '" + std::string(key) + "' of " + std::string(op) + " must be at least " +
+                        std::to_string(least) + ", got " + std::to_string(value));
+}
+
 namespace detail {
+void check_numbers(std::string_view problem) {
+  constexpr std::int64_t kLargest = std::int64_t{1} << 40;
+  const std::string_view op = problem.substr(0, problem.find(':'));
+  for (const auto& [key, value] : split_problem(op, problem)) {
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc{} || end != value.data() + value.size()) continue;  // a name
+    if (number >= 0 && number <= kLargest) continue;
+    throw InvalidArgument("bench: '" + key + "' of " + std::string(op) + " must be from 0 to " +
+                          std::to_string(kLargest) + ", got " + value);
+  }
+}
+
 BenchContext::BenchContext(const Context& context) : before_(t_context) { t_context = &context; }
 BenchContext::~BenchContext() { t_context = before_; }
 }  // namespace detail
@@ -150,9 +170,9 @@ std::shared_ptr<BenchBuffer> bench_packed_scales(std::int64_t words) {
 void use_hot_weights() { g_hot_weights = true; }
 
 std::int64_t cold_copies(std::int64_t bytes) {
-  if (g_hot_weights || on_device()) return 1;
+  if (g_hot_weights || on_device() || bytes == 0) return 1;
   const std::int64_t cache = std::max<std::int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 32 << 20);
-  return std::max<std::int64_t>(1, (4 * cache + bytes - 1) / std::max<std::int64_t>(bytes, 1));
+  return std::max<std::int64_t>(1, (4 * cache + bytes - 1) / bytes);
 }
 
 }  // namespace fathom

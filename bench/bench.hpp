@@ -79,12 +79,19 @@ std::shared_ptr<BenchBuffer> bench_packed_scales(std::int64_t words);
 /// use_hot_weights(), and on a device, where the caches are emptied before every run.
 std::int64_t cold_copies(std::int64_t bytes);
 void use_hot_weights();
+/// Throws InvalidArgument if a number of the problem that a bench divides by or draws from is less than
+/// `least`.
+void bench_at_least(std::string_view op, std::string_view key, std::int64_t value, std::int64_t least);
 
 /// The bench of a problem string, with tensors on the device of `context`, which must outlive it. Throws
 /// InvalidArgument if no op has that name.
 BenchCase make_bench(std::string_view problem, const Context& context);
 
 namespace detail {
+/// Throws InvalidArgument if a number of the problem is below 0 or above 2^40: sums and products of such
+/// sizes stay inside of 64 bits or are refused where tensors are made.
+void check_numbers(std::string_view problem);
+
 /// While it lives, benches of this thread make their tensors for `context`.
 class BenchContext {
  public:

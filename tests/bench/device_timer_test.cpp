@@ -288,6 +288,40 @@ TEST(EveryBench, HandsTheOpTensorsOfTheDevice) {
   }
 }
 
+// Whatever a problem asks for is made and run, or refused: one value at a time is one that few ops take.
+TEST(EveryBench, RunsOrRefuses) {
+  use_hot_weights();
+  const Context context(ContextOptions{.threads = 1});
+  int refused = 0, ran = 0;
+  for (const ListedProblem& listed : read_problems(FATHOM_SOURCE_DIR "/bench/problems/smoke.txt")) {
+    const std::string& problem = listed.canonical;
+    for (std::size_t at = problem.find('='); at != problem.npos; at = problem.find('=', at + 1)) {
+      const std::size_t end = std::min(problem.find(',', at), problem.size());
+      const bool number = problem.find_first_not_of("0123456789", at + 1) >= end;
+      for (const char* value :
+           {number ? "0" : "u8", number ? "-1" : "f16", number ? "4611686018427387904" : "i64"}) {
+        std::string other = problem;
+        other.replace(at + 1, end - at - 1, value);
+        SCOPED_TRACE(other);
+        try {
+          make_bench(other, context).run(0);
+          ++ran;
+        } catch (const Error&) {
+          ++refused;
+        }
+      }
+    }
+  }
+  EXPECT_GT(ran, 50);
+  EXPECT_GT(refused, 300);
+  EXPECT_ERROR(InvalidArgument, "bench: 'page' of paged_mqa_logits must be at least 1, got 0",
+               make_bench("paged_mqa_logits:page=0", context));
+  EXPECT_ERROR(InvalidArgument, "bench: 'rows' of scale must be from 0 to 1099511627776, got -1",
+               make_bench("scale:rows=-1", context));
+  EXPECT_ERROR(InvalidArgument, "bench: random tensors are f32, bf16 or f8e4m3, not u8",
+               make_bench("scale:dtype=u8", context));
+}
+
 // Every key of a problem reaches the op: the bench's own spelling is what ran.
 TEST_F(OnFakeDevice, BenchesPassEveryFieldOn) {
   for (const std::string problem :

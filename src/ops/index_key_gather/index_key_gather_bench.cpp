@@ -9,6 +9,7 @@ BenchCase index_key_gather_bench(std::string_view text, const Context& context) 
   const std::int64_t batch = problem.batch;
   const std::int64_t len = problem.keys / std::max<std::int64_t>(batch, 1);
   problem.keys = len * batch;
+  bench_at_least(problem.op, "page", problem.page, 1);
   const std::int64_t table = (len + problem.page - 1) / problem.page;
   const bool quantised = problem.cache == DType::u8;
   const std::int64_t key_bytes = quantised ? problem.dim : 4 * problem.dim;

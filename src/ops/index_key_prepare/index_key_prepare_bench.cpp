@@ -9,6 +9,7 @@ BenchCase index_key_prepare_bench(std::string_view text, const Context& context)
   problem.slots = DType::i32;
   const std::int64_t tokens = problem.tokens;
   const std::int64_t dim = problem.dim;
+  bench_at_least(problem.op, "page", problem.page, 1);
   const std::int64_t pages = (tokens + problem.page - 1) / problem.page;
   const auto k = bench_normal(problem.k, {tokens, dim});
   const auto weight = bench_normal(problem.weight, {dim});

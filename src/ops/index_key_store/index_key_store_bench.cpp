@@ -7,6 +7,7 @@ BenchCase index_key_store_bench(std::string_view text, const Context& context) {
   auto problem = parse_problem<IndexKeyStoreProblem>(text);
   problem.slots = DType::i32;
   const std::int64_t tokens = problem.tokens;
+  bench_at_least(problem.op, "page", problem.page, 1);
   const std::int64_t pages = (tokens + problem.page - 1) / problem.page;
   const auto k = bench_normal(problem.k, {tokens, problem.dim});
   const auto slots = bench_buffer(tokens * 4);

@@ -8,6 +8,8 @@ namespace fathom {
 // Every row sees all columns; pages lie in memory in order.
 BenchCase index_select_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<IndexSelectProblem>(text);
+  bench_at_least(p.op, "next_n", p.next_n, 1);
+  bench_at_least(p.op, "page", p.page, 1);
   const bool f8 = p.q == DType::f8e4m3;
   const std::int64_t requests = p.paged ? p.rows / p.next_n : 1;
   const std::int64_t table = (p.columns + p.page - 1) / p.page;

@@ -13,6 +13,8 @@ namespace fathom {
 
 BenchCase moe_forward_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<MoeForwardProblem>(text);
+  bench_at_least(p.op, "top_k", p.top_k, p.common ? 1 : 0);
+  bench_at_least(p.op, "experts", p.experts, std::max<std::int64_t>(p.top_k, 1));
   const auto matrices = [](std::int64_t experts, std::int64_t n, std::int64_t k) {
     return std::pair(bench_normal(DType::f8e4m3, {experts, n, k}, 8),
                      bench_normal(DType::f32, {experts, scale_groups(n), scale_groups(k)}, 1e-3));

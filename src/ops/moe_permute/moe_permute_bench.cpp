@@ -6,6 +6,8 @@ namespace fathom {
 
 BenchCase moe_permute_bench(std::string_view text, const Context& context) {
   auto problem = parse_problem<MoePermuteProblem>(text);
+  bench_at_least(problem.op, "groups", problem.groups, 1);
+  bench_at_least(problem.op, "alignment", problem.alignment, 1);
   const auto [tokens, top_k, groups] = std::tuple(problem.tokens, problem.top_k, problem.groups);
   problem.rows =
       problem.masked ? moe_masked_rows(tokens) : moe_permute_rows(tokens, top_k, groups, problem.alignment);

@@ -10,6 +10,7 @@ namespace fathom {
 // lie in memory in reverse order. Whole rows of logits are written, also where no key is seen.
 BenchCase paged_mqa_logits_bench(std::string_view text, const Context& context) {
   const auto p = parse_problem<PagedMqaLogitsProblem>(text);
+  bench_at_least(p.op, "page", p.page, 1);
   const bool quantised = p.q == DType::f8e4m3;
   const std::int64_t rows = p.batch * p.next_n;
   const std::int64_t table = (p.max_len + p.page - 1) / p.page;

@@ -7,6 +7,7 @@ namespace fathom {
 
 BenchCase transform_scale_ue8m0_bench(std::string_view text, const Context& context) {
   const auto problem = parse_problem<TransformScaleUe8m0Problem>(text);
+  bench_at_least(problem.op, "rows_per_scale", problem.rows_per_scale, 1);
   const std::int64_t batch = problem.batch > 0 ? problem.batch : 1;
   const std::int64_t rows = (problem.mn + problem.rows_per_scale - 1) / problem.rows_per_scale;
   const auto sf = bench_buffer(batch * rows * problem.groups * 4);
