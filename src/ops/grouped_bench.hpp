@@ -13,7 +13,7 @@ namespace fathom {
 template <class Problem>
 struct GroupedBench {
   GroupedBench(const Problem& problem_, DType a_dtype, DType b_dtype, DType out_dtype)
-      : problem(problem_),
+      : problem((bench_at_least(problem_.op, "groups", problem_.groups, 1), problem_)),
         arithmetic(a_dtype),
         masked(problem.layout == GroupLayout::masked),
         all_rows(masked ? problem.groups * problem.rows : problem.rows),

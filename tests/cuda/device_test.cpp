@@ -10,6 +10,7 @@
 #include "cuda/launch.hpp"
 #include "cuda/tensor_map.hpp"
 #include "fake_driver.hpp"
+#include "fathom/engine/model.hpp"
 #include "fathom/ops/rms_norm.hpp"
 #include "fathom/ops/scale.hpp"
 #include "ops/op_test.hpp"
@@ -352,6 +353,12 @@ TEST(TensorMap, SaysWhatTheCopyEngineRefuses) {
 }
 
 // An op without a kernel says so before it reads anything: the pointers of these tensors cannot be read.
+TEST(Model, SaysThatItRunsOnTheHost) {
+  FakeDriver fake;
+  EXPECT_ERROR(InvalidArgument, "model: runs on the CPU so far; the context's device must be cpu, got cuda:0",
+               Model::load("nowhere", {}, make_context(fake.table())));
+}
+
 TEST(Dispatch, AnOpOfTheHostRefusesDeviceTensors) {
   FakeDriver fake;
   const Context context = make_context(fake.table());

@@ -124,6 +124,8 @@ DsaAttentionProblem validate(const DsaAttentionArgs& args, Device device) {
   for (const auto& [name, view] : {std::pair("w_uk", w.w_uk.values), {"w_uv", w.w_uv.values}})
     expect.rank(name, view, 3);
   const DsaAttentionProblem problem = dsa_attention_problem(args);
+  expect.at_least("heads", problem.heads, 1);
+  expect.at_least("index_heads", problem.index_heads, 1);
   expect.at_least("index_topk", problem.index_topk, 1);
   expect.at_least("max_seqlen_k", problem.max_seqlen_k, 0);
   expect.at_least("keys", problem.keys, 0);

@@ -145,6 +145,10 @@ TEST(DsaAttention, RejectsBadArguments) {
     expect_same_bytes(kv, layer.kv_cache());
   };
   expect_error("'workspace' must have at least", [](auto& args) { --args.workspace.shape[0]; });
+  DsaAttentionWeights none = weights;
+  none.w_uk.values.shape[0] = 0;
+  EXPECT_ERROR(InvalidArgument, "dsa_attention: 'heads' must be at least 1, got 0",
+               dsa_attention(input.args(layer, none, metadata, here), test_context()));
   expect_error("'keys' must be at least the sum of the lengths, 30, got 29",
                [](auto& args) { args.keys = 29; });
   expect_error("'inner' must be f32 where compute is, got bf16",
