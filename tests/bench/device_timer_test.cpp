@@ -13,6 +13,8 @@
 #include "device_bench.hpp"
 #include "fake_cupti.hpp"
 #include "fathom/core/op_info.hpp"
+#include "jit/nvrtc.hpp"
+#include "jit/scratch.hpp"
 #include "ops/op_test.hpp"
 
 namespace fathom {
@@ -320,6 +322,41 @@ TEST(EveryBench, RunsOrRefuses) {
                make_bench("scale:rows=-1", context));
   EXPECT_ERROR(InvalidArgument, "bench: random tensors are f32, bf16 or f8e4m3, not u8",
                make_bench("scale:dtype=u8", context));
+}
+
+// Every op compiles and loads what it would launch, and launches and copies nothing.
+TEST(EveryBench, OnlyCompiles) {
+  jit::nvrtc();  // the one that dlopen() finds from now on
+  const jit::Scratch scratch;
+  FakeDriver driver;
+  ContextOptions options;
+  options.compile_mode = CompileMode::compile_only;
+  options.cache_dir = scratch / "cache";
+  const Context context = cuda::make_context(driver.table(), 0, options);
+  const auto touched = [&] {
+    int calls = 0;
+    // A bench's own tensors get there by cuMemcpyHtoDAsync.
+    for (const char* name : {"cuLaunchKernelEx", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2",
+                             "cuMemsetD8Async", "cuMemsetD32Async"})
+      calls += driver.calls(name);
+    return calls;
+  };
+  int loaders = 0, hosts = 0;
+  for (const ListedProblem& problem : read_problems(FATHOM_SOURCE_DIR "/bench/problems/smoke.txt")) {
+    SCOPED_TRACE(problem.text);
+    const BenchCase work = make_bench(problem.canonical, context);
+    const int before = touched();
+    const int modules = driver.calls("cuModuleLoadData");
+    try {
+      work.run(0);
+      loaders += driver.calls("cuModuleLoadData") > modules ? 1 : 0;
+    } catch (const NoImplementation&) {  // for devices
+      ++hosts;
+    }
+    EXPECT_EQ(touched(), before);
+  }
+  EXPECT_GT(loaders, 25) << "the others share kernels with those before them, or have none";
+  EXPECT_LT(hosts, 12);
 }
 
 // Every key of a problem reaches the op: the bench's own spelling is what ran.
