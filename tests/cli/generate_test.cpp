@@ -79,6 +79,16 @@ TEST(Generate, OptionsOfSpeedDoNotChangeTheAnswer) {
   }
 }
 
+TEST(Generate, FixedDraftsAreNeverFewer) {
+  const auto proposed = [](const std::vector<std::string>& more) {
+    const Outcome run = fathom(generate(words({"--prompt", "Once upon a time", "--json"}, more)));
+    return Json::parse(run.out).at("draft").at("proposed").get<int>();
+  };
+  const int fixed = proposed({"--draft-tokens", "7", "--fixed-drafts"});
+  EXPECT_GT(fixed, proposed({"--draft-tokens", "7"}));
+  EXPECT_GE(fixed, 7);
+}
+
 TEST(Generate, IdsNeedNoTokenizer) {
   const TemporaryDirectory folder;
   copy_random_model(folder / "model");
