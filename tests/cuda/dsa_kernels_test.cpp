@@ -50,5 +50,38 @@ TEST(DsaKernels, OfTheModelAreThoseOfItsLayers) {
   }
 }
 
+// Scores of the last rows may suit another kernel than those of the many before them.
+TEST(DsaKernels, OfTheLastRowsAreListed) {
+  const auto kernels = [](const DsaAttentionProblem& p) {
+    const std::string one[] = {problem_string(p)};
+    return names(one);
+  };
+  for (const ForwardMode mode : {ForwardMode::decode, ForwardMode::extend}) {
+    // So many are too many for Hopper's kernel; 10 of them are left at the end.
+    const std::int64_t most = mode == ForwardMode::decode ? 5000 : 40000;
+    DsaAttentionProblem p{.mode = mode, .batch = most + 10, .rows = most + 10, .max_seqlen_k = 4096};
+    if (mode == ForwardMode::extend) p.batch = 1, p.keys = 4096;
+    p.score_bytes = most * 4096 * 4;
+    const std::set<std::string> all = kernels(p);
+    p.rows = 10;
+    p.batch = mode == ForwardMode::decode ? 10 : 1;
+    std::string scores = mode == ForwardMode::decode ? "paged_mqa_logits.sm90" : "mqa_logits.sm90";
+    int found = 0;
+    for (const std::string& name : kernels(p)) {
+      if (!name.starts_with(scores)) continue;
+      ++found;
+      EXPECT_TRUE(all.contains(name)) << name;
+    }
+    EXPECT_EQ(found, 1);
+  }
+}
+
+// Whoever asks for the kernels of a step without rows gets some.
+TEST(DsaKernels, OfNoRows) {
+  const std::string one[] = {problem_string(
+      DsaAttentionProblem{.mode = ForwardMode::target_verify, .batch = 3, .rows = 0, .max_seqlen_k = 4096})};
+  EXPECT_FALSE(names(one).empty());
+}
+
 }  // namespace
 }  // namespace fathom

@@ -55,9 +55,7 @@ class Calls {
     if (p_.weight == DType::f8e4m3) quantised(p_.inner, p_.q_lora);
     product(p_.heads * (p_.nope + p_.rope), p_.q_lora);
     if (p_.sparse()) indexer();
-    const std::int64_t at_a_time = p_.sparse() ? std::min(p_.rows, parts_.score_rows) : p_.rows;
-    for (const std::int64_t rows : {at_a_time, at_a_time > 0 ? p_.rows % at_a_time : 0}) {
-      if (rows == 0 && p_.rows > 0) continue;  // no rest
+    for (const std::int64_t rows : at_a_time()) {
       add(TopKProblem{.rows = rows,
                       .n = p_.sparse() ? score_columns(p_) : 0,
                       .k = p_.top_k(),
@@ -86,6 +84,12 @@ class Calls {
     }
   }
   DType query() const { return p_.kv == DType::f32 ? DType::f32 : p_.compute; }
+  // Rows that are scored and chosen for in one, and those that are left for the last time.
+  std::vector<std::int64_t> at_a_time() const {
+    const std::int64_t most = p_.sparse() ? std::min(p_.rows, parts_.score_rows) : p_.rows;
+    if (most == 0 || p_.rows % most == 0) return {most};
+    return {most, p_.rows % most};
+  }
 
   void indexer() {
     const std::int64_t heads = p_.index_heads;
@@ -111,19 +115,18 @@ class Calls {
         .tokens = p_.rows, .heads = heads, .hidden = p_.hidden, .q_scale = f8, .decode = decode_});
     if (p_.mode == ForwardMode::extend) {
       add(IndexKeyGatherProblem{.batch = p_.batch, .keys = p_.keys, .dim = p_.index_dim, .cache = p_.index});
-      add(MqaLogitsProblem{.tokens = std::min(p_.rows, parts_.score_rows),
-                           .keys = p_.keys,
-                           .heads = heads,
-                           .head_dim = p_.index_dim,
-                           .q = key});
+      for (const std::int64_t rows : at_a_time())
+        add(MqaLogitsProblem{
+            .tokens = rows, .keys = p_.keys, .heads = heads, .head_dim = p_.index_dim, .q = key});
     } else {
-      const std::int64_t next_n = p_.packed ? 1 : p_.rows / p_.batch;
-      add(PagedMqaLogitsProblem{.batch = std::min(p_.rows, parts_.score_rows) / next_n,
-                                .next_n = next_n,
-                                .heads = heads,
-                                .head_dim = p_.index_dim,
-                                .max_len = p_.max_seqlen_k,
-                                .q = key});
+      const std::int64_t next_n = p_.packed ? 1 : std::max<std::int64_t>(p_.rows / p_.batch, 1);
+      for (const std::int64_t rows : at_a_time())
+        add(PagedMqaLogitsProblem{.batch = rows / next_n,
+                                  .next_n = next_n,
+                                  .heads = heads,
+                                  .head_dim = p_.index_dim,
+                                  .max_len = p_.max_seqlen_k,
+                                  .q = key});
     }
   }
 
