@@ -89,7 +89,8 @@ TEST_P(RandomModel, RunsAlikeInBothPrecisions) {
         whole.generate(prompt, {.max_tokens = 12, .draft_tokens = 0, .ignore_eos = true}).output_ids;
     EXPECT_EQ(plain.size(), 12u);
     for (const std::int64_t drafts : {1, 3, 7}) {
-      const GenerateOptions options{.max_tokens = 12, .draft_tokens = drafts, .ignore_eos = true};
+      const GenerateOptions options{
+          .max_tokens = 12, .draft_tokens = drafts, .adaptive_drafts = drafts == 3, .ignore_eos = true};
       if (config.has_mtp()) {
         EXPECT_EQ(chunks.generate(prompt, options).output_ids, plain) << drafts << " drafts";
       } else {
@@ -117,9 +118,11 @@ TEST(RandomModelLimits, GenerationEndsAtTheLastPosition) {
   Session session(model, test_context());
   for (const std::int64_t drafts : {0, 7}) {
     for (const std::int64_t size : {120, 127, 130}) {
-      const Generation result =
-          session.generate(random_ids(size, config.vocab_size, 3),
-                           {.max_tokens = 100, .draft_tokens = drafts, .ignore_eos = true});
+      const Generation result = session.generate(random_ids(size, config.vocab_size, 3),
+                                                 {.max_tokens = 100,
+                                                  .draft_tokens = drafts,
+                                                  .adaptive_drafts = false,  // else there would be one a step
+                                                  .ignore_eos = true});
       // The token behind the last position can still be predicted.
       EXPECT_EQ(static_cast<std::int64_t>(result.output_ids.size()), 130 - size + 1);
       EXPECT_EQ(result.finish_reason, FinishReason::length);
@@ -149,10 +152,11 @@ TEST(RandomModelLimits, OutputEndsWithTheEndToken) {
   Session session(model, test_context());
   for (std::int64_t drafts = 0; drafts <= kMaxDraftTokens; ++drafts) {
     Ids streamed;
-    const Generation result = session.generate(
-        prompt, {.max_tokens = 20, .draft_tokens = drafts, .on_token = [&](std::int32_t token) {
-                   streamed.push_back(token);
-                 }});
+    const Generation result =
+        session.generate(prompt, {.max_tokens = 20,
+                                  .draft_tokens = drafts,
+                                  .adaptive_drafts = drafts % 2 == 0,
+                                  .on_token = [&](std::int32_t token) { streamed.push_back(token); }});
     EXPECT_EQ(result.output_ids, expected) << drafts << " drafts";
     EXPECT_EQ(streamed, expected);
     EXPECT_EQ(result.finish_reason, FinishReason::eos);

@@ -6,7 +6,6 @@
 
 #include "engine/golden.hpp"
 #include "engine/sampling/sampler.hpp"
-#include "engine/speculative/draft_length.hpp"
 #include "fathom/engine/config.hpp"
 
 namespace fathom {
@@ -74,31 +73,6 @@ TEST_P(Speculation, GreedyOutputIsThatOfPlainDecoding) {
   EXPECT_GT(chosen_accepted, chosen / 2);
 }
 
-TEST(DraftLength, RestsWhileFirstDraftsAreRefused) {
-  DraftLength length(5, /*adaptive=*/true);
-  int steps = 0;
-  for (; length.next() == 5; ++steps) length.learn(5, 0);
-  EXPECT_EQ(steps, 4);  // 7/8 to the fourth power is below 0.6
-  for (int rest = 1; rest < 8; ++rest) {
-    EXPECT_EQ(length.next(), 0);
-    length.learn(0, 0);
-  }
-  EXPECT_EQ(length.next(), 5);
-  length.learn(2, 1);  // of the chain only the first counts
-  EXPECT_EQ(length.next(), 5);
-  length.learn(1, 0);
-  EXPECT_EQ(length.next(), 0);
-}
-
-TEST(DraftLength, StaysAsAskedIfFixed) {
-  DraftLength length(3, /*adaptive=*/false);
-  for (int step = 0; step < 20; ++step) {
-    EXPECT_EQ(length.next(), 3);
-    length.learn(3, 0);
-  }
-  EXPECT_EQ(length.least(), 0.0f);
-}
-
 TEST_P(Speculation, OutputDoesNotDependOnChunksOrThreads) {
   const Ids prompt = golden_prompts()[2].ids;  // 300 tokens
   for (const float temperature : {0.0f, 0.8f}) {
@@ -135,11 +109,12 @@ std::map<std::int32_t, double> best_two(const Ids& ids) {
 }
 
 // Three tokens with top_k = 2 have 8 outcomes, whose probabilities the target model gives exactly. The last
-// two tokens come out of verification.
+// two come out of verification, behind chains of one draft or, where the layer is sure of it, of two.
 TEST(SampledSpeculation, FollowsTheTargetDistributionOnThreePrompts) {
   constexpr int kDraws = kSanitized ? 50 : 800;
   const Ids held_out = golden_perplexity_ids();
-  for (const std::size_t begin : {0u, 2048u, 5120u}) {
+  int chains_of_one = 0, chains_of_two = 0;
+  for (const std::size_t begin : {512u, 2048u, 3456u}) {
     const Ids prompt(held_out.begin() + static_cast<std::ptrdiff_t>(begin),
                      held_out.begin() + static_cast<std::ptrdiff_t>(begin) + 12);
     SCOPED_TRACE(begin);
@@ -160,12 +135,15 @@ TEST(SampledSpeculation, FollowsTheTargetDistributionOnThreePrompts) {
     for (int draw = 0; draw < kDraws; ++draw) {
       const Generation result = session.generate(
           prompt,
-          {.max_tokens = 3,
+          {.max_tokens = 4,  // as many as leave room for two drafts
            .sampling = {.temperature = 1, .top_k = 2, .seed = begin + static_cast<std::uint64_t>(draw)},
            .draft_tokens = 2,
            .ignore_eos = true});
-      ASSERT_TRUE(expected.count(result.output_ids));
-      ++counts[result.output_ids];
+      const Ids three(result.output_ids.begin(), result.output_ids.begin() + 3);
+      ASSERT_TRUE(expected.count(three));
+      ++counts[three];
+      chains_of_one += result.stats.drafts_proposed == 1;
+      chains_of_two += result.stats.steps == 1;
       accepted += result.stats.drafts_accepted;
       proposed += result.stats.drafts_proposed;
     }
@@ -179,6 +157,8 @@ TEST(SampledSpeculation, FollowsTheTargetDistributionOnThreePrompts) {
     }
     EXPECT_LT(chi_square, 24.3);  // 7 degrees of freedom, p = 0.001
   }
+  EXPECT_GT(chains_of_one, 0);
+  EXPECT_GT(chains_of_two, 0);  // else where chains end does not matter here
 }
 
 TEST(Sampler, CoinsAreUniformAndIndependentOfOneAnother) {

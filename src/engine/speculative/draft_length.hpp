@@ -5,8 +5,8 @@
 namespace fathom {
 
 /// A draft and its row of the verification cost about three quarters of a plain step on a CPU, so only drafts
-/// that are likely to be accepted pay. Decides from probabilities and verdicts alone, never from times: a
-/// seed gives the same tokens on every machine.
+/// that are likely to be accepted pay. Decides from probabilities and verdicts alone, never from times: what
+/// a seed gives does not depend on how fast a machine is.
 class DraftLength {
  public:
   DraftLength(std::int64_t most, bool adaptive) : most_(most), adaptive_(adaptive) {}
