@@ -1,4 +1,5 @@
 // What drafting leaves behind and when it stops.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -130,6 +131,54 @@ TEST_P(Drafts, EndBehindOneLessProbableThanAsked) {
     const Ids two = again.propose(1, 2, static_cast<float>(factor / sum));
     EXPECT_EQ(two, Ids(all.begin(), all.begin() + (factor < 1 ? 2 : 1)));
   }
+}
+
+// A session proposes what the layer proposes that has seen the whole text, also behind a rest.
+TEST(SessionDrafts, AreThoseOfTheWholeText) {
+  const Ids all = golden_perplexity_ids();
+  std::int64_t behind_rests = 0;
+  for (std::int64_t chapter = 0; chapter < (kSanitized ? 2 : 8); ++chapter) {
+    SCOPED_TRACE(chapter);
+    Ids text(all.begin() + chapter * 1024 + 500, all.begin() + chapter * 1024 + 530);
+    auto at = std::ssize(text);  // where the last token that is out stands
+    Session session(tiny_model(Precision::fp8), test_context());
+    const Generation got =
+        session.generate(text, {.max_tokens = 64, .draft_tokens = kDrafts, .ignore_eos = true});
+    text.insert(text.end(), got.output_ids.begin(), got.output_ids.end());
+
+    Trace trace(tiny_model(Precision::fp8), std::ssize(text) + kDrafts);
+    trace.extend(text);
+    Drafter drafter(trace.runner(), trace.cache(), trace.sequence());
+    DraftLength length(kDrafts, /*adaptive=*/true);
+    const auto states = [&](std::int64_t end) { return trace.hidden().rows(drafter.rows(), end); };
+    const auto tokens = [&](std::int64_t end) {
+      return std::span<const std::int32_t>(text.begin() + drafter.rows() + 1, text.begin() + end + 1);
+    };
+    GenerateStats expected;
+    bool rested = false;
+    for (std::int64_t left; (left = std::ssize(text) - 1 - at) > 0; ++expected.steps) {
+      const std::int64_t next = length.next();
+      rested = rested || next == 0;
+      Ids drafts(static_cast<std::size_t>(std::min(next, left - 1)));
+      if (!drafts.empty()) {
+        drafter.store(ForwardMode::extend, states(at - 1), tokens(at - 1));
+        drafts.resize(
+            static_cast<std::size_t>(drafter.propose(states(at), tokens(at), drafts, length.least())));
+        behind_rests += rested;
+      }
+      const auto proposed = std::ssize(drafts);
+      const auto accepted =
+          std::mismatch(drafts.begin(), drafts.end(), text.begin() + at + 1).first - drafts.begin();
+      length.learn(proposed, accepted);
+      expected.drafts_proposed += proposed;
+      expected.drafts_accepted += accepted;
+      at += 1 + accepted;
+    }
+    EXPECT_EQ(got.stats.steps, expected.steps);
+    EXPECT_EQ(got.stats.drafts_proposed, expected.drafts_proposed);
+    EXPECT_EQ(got.stats.drafts_accepted, expected.drafts_accepted);
+  }
+  EXPECT_TRUE(kSanitized || behind_rests > 0);
 }
 
 }  // namespace
