@@ -5,10 +5,9 @@
 
 #include "fathom/cuda/device.hpp"
 #include "fathom/ops/batched_gemm_nt.hpp"
-#include "fathom/ops/kernels.hpp"
-#include "jit/scratch.hpp"
 #include "ops/dsa_attention/dsa_attention_test.hpp"
 #include "twin.hpp"
+#include "warm_up.hpp"
 
 namespace fathom {
 namespace {
@@ -349,11 +348,7 @@ TEST(DsaAttentionOnDevice, IsReplayedWithOtherLengths) {
 
 // What a warm-up compiles for a layer's problem is all that the layer launches, in every mode.
 TEST(DsaAttentionOnDevice, AWarmUpLeavesNothingToCompile) {
-  const jit::Scratch scratch;
-  ContextOptions options = ContextOptions::from_environment();
-  options.device = "cuda";
-  options.cache_dir = scratch / "cache";
-  options.force_implementation = kBest;
+  const WarmCache cache(kBest);
   const DsaLayer layer(hopper_layer(64), 1, 192, 180);
   const DeviceLayer device(layer, kBest);
   struct Mode {
@@ -372,12 +367,7 @@ TEST(DsaAttentionOnDevice, AWarmUpLeavesNothingToCompile) {
     SCOPED_TRACE(to_string(each.mode));
     const DsaInput input(layer, each.mode, each.shares, each.options);
     const DeviceLayer::Step step(device, input);
-    const std::string problem[] = {step.problem()};
-    const Context context(options);
-    warm_up_kernels(problem, kernel_architecture(context), context);
-    ContextOptions strict = options;
-    strict.compile_mode = CompileMode::cached_only;
-    step.result(Context(strict));
+    step.result(cache.warmed_up(step.problem()));
   }
 }
 

@@ -4,16 +4,15 @@
 #include <limits>
 #include <random>
 
-#include "fathom/ops/kernels.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_permute.hpp"
 #include "fathom/ops/moe_route.hpp"
 #include "fathom/ops/quantize_groups.hpp"
 #include "fathom/ops/silu_mul.hpp"
 #include "fathom/ops/silu_mul_quant.hpp"
-#include "jit/scratch.hpp"
 #include "on_device.hpp"
 #include "ops/moe_forward/moe_forward_test.hpp"
+#include "warm_up.hpp"
 
 namespace fathom {
 namespace {
@@ -802,11 +801,7 @@ TEST(MoeForwardOnDevice, EveryOptionAgreesWithTheHost) {
 
 // What a warm-up compiles for a problem is all that it launches.
 TEST(MoeForwardOnDevice, AWarmUpLeavesNothingToCompile) {
-  const jit::Scratch scratch;
-  ContextOptions options = ContextOptions::from_environment();
-  options.device = "cuda";
-  options.cache_dir = scratch / "cache";
-  options.force_implementation = kMoeForward;
+  const WarmCache cache(kMoeForward);
   for (const std::int64_t tokens : {1, 40, 700}) {
     for (const GroupLayout layout : {GroupLayout::offsets, GroupLayout::masked}) {
       MoeCase host({.tokens = tokens,
@@ -818,12 +813,7 @@ TEST(MoeForwardOnDevice, AWarmUpLeavesNothingToCompile) {
                     .layout = layout},
                    1);
       const DeviceMoe device(host);
-      const std::string problem[] = {problem_string(host.p)};
-      const Context context(options);
-      warm_up_kernels(problem, kernel_architecture(context), context);
-      ContextOptions strict = options;
-      strict.compile_mode = CompileMode::cached_only;
-      device.result(layout, 0, tokens, Context(strict));
+      device.result(layout, 0, tokens, cache.warmed_up(problem_string(host.p)));
     }
   }
 }
