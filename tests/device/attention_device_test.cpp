@@ -706,6 +706,7 @@ TEST(SparseMlaOnDevice, TwoHundredRunsGiveTheSameBytes) {
   for (const std::string& implementation : cuda_implementations("sparse_mla")) {
     for (const auto& [tokens, heads, decode] :
          {std::tuple{3, 16, true}, {3, 128, true}, {150, 64, true}, {140, 64, false}}) {
+      if (tokens > 3 && implementation == "cuda:simt") continue;  // has one form, and takes a minute
       SCOPED_TRACE(testing::Message() << implementation << ", " << heads << " heads");
       Random random(tokens + heads);
       const OnDevice q(random.normal(DType::bf16, {tokens, heads * 576}));

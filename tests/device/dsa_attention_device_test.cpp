@@ -287,17 +287,33 @@ DsaAttentionProblem hopper_layer(std::int64_t index_topk) {
           .joined = 1};
 }
 
-// Around pages, the lists' length and the parts of lists, with the kernels that are chosen on Hopper.
+// Around pages, the lists' length and the parts of lists, with the kernels that are chosen on Hopper. A row
+// that attends to all is near the host. One that chooses may miss it by a weighty entry: products before the
+// scores round in another way, and entries at the choice's edge change places. So it is held against the same
+// chain with plain kernels from the scores on.
 TEST(DsaAttentionOnDevice, BestKernelsAgreeWithTheHostAtAnyPrefix) {
   const Seed seed;
-  const DsaLayer layer(hopper_layer(2048), seed.value, 4224, 4200);
+  const DsaAttentionProblem p = hopper_layer(2048);
+  const DsaLayer layer(p, seed.value, 4224, 4200);
   DsaRun host(layer, test_context());
   DeviceLayer device(layer, kBest);
+  DeviceLayer plain(
+      layer, kBest + ",mqa_logits=cuda:simt,paged_mqa_logits=cuda:simt,top_k=cuda:simt,sparse_mla=cuda:simt");
   const auto step = [&](ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
                         const DsaStepOptions& options = {}) {
     Strided got = device.step(mode, shares, options);
-    const double difference = calc_diff(got.view, host.step(mode, shares, options));
-    EXPECT_LT(difference, 1e-3) << to_string(mode) << " " << shares[0].prefix;
+    const Strided chosen = plain.step(mode, shares, options);
+    const Tensor all = host.step(mode, shares, options);
+    std::int64_t row = 0;
+    for (const DsaShareOfTest& share : shares) {
+      for (std::int64_t i = 0; i < share.extend; ++i, ++row) {
+        if (share.prefix < 0) continue;
+        const bool chooses = share.prefix + i + 1 > p.index_topk;
+        const TensorView want = (chooses ? chosen.view : all.view()).rows(row, row + 1);
+        EXPECT_LT(calc_diff(got.view.rows(row, row + 1), want), chooses ? 2e-2 : 5e-3)
+            << to_string(mode) << " " << share.prefix << " + " << i;
+      }
+    }
     return got;
   };
   step(ForwardMode::decode, {{0, 126, 1}, {1, 127, 1}, {2, 191, 1}});
