@@ -106,7 +106,7 @@ struct GemmDecodeConfig {
 struct GemmPrefillConfig {
   bool fp8;
   int block_m;    // 64, 128 or 256: one or two warpgroups of 64 rows, or two of 2 x 64
-  int block_n;    // a multiple of 16
+  int block_n;    // a multiple of 16; 256 with 128 rows
   int stages;
   int cluster_m;  // blocks that share a tile of weights
   int cluster_n;  // blocks that share a tile of tokens
@@ -118,6 +118,12 @@ struct GemmPrefillConfig {
 
   constexpr int groups() const { return block_m == 64 ? 1 : 2; }
   constexpr int subs() const { return block_m / (64 * groups()); }
+  /// Columns that are multiplied at a time: products of FP8 are apart from their sums, and both are in registers.
+  constexpr int columns() const { return fp8 && block_n == 256 ? 128 : block_n; }
+  /// Whether two warpgroups share the third of three slabs of 64 rows, by columns.
+  constexpr bool thirds() const { return grouped && fp8 && subs() == 2; }
+  /// Products of a warpgroup for a block of k, one after the other.
+  constexpr int parts() const { return subs() * (block_n / columns()); }
   constexpr int threads() const { return 128 * (groups() + 1); }
   constexpr int stage_bytes() const { return 128 * (block_m + block_n); }
   static constexpr int scale_blocks = 4;  // k blocks whose scales arrive together
@@ -127,12 +133,17 @@ struct GemmPrefillConfig {
   constexpr int scale_bytes() const {
     return fp8 ? scale_stages * scale_blocks * 4 * (token_scales() + weight_scales()) : 0;
   }
-  /// Results leave in boxes of 64 x subs() rows by so many columns, with the swizzle of their width.
+  /// Whether a tile's whole result has room beside the ring. Otherwise each warp stores by itself, 16 rows of 128 bytes
+  /// at a time.
+  constexpr bool stores_whole() const { return !grouped || stages * stage_bytes() + block_m * block_n * 2 <= 208 * 1024; }
+  static constexpr int warp_bytes = 16 * 128;
+  /// A whole one leaves in boxes of 64 x subs() rows by so many columns, with the swizzle of their width.
   constexpr int store_columns() const { return block_n % 64 == 0 ? 64 : block_n % 32 == 0 ? 32 : 16; }
   constexpr int store_rows() const { return 64 * subs(); }
   static constexpr int swapped_row = 64 + 4;  // floats of a token; four more put a fragment's rows on all banks
   constexpr int store_bytes() const {
-    return swapped ? (groups() * block_n * swapped_row * 4 + 1023) / 1024 * 1024 : block_m * block_n * 2;
+    if (swapped) return (groups() * block_n * swapped_row * 4 + 1023) / 1024 * 1024;
+    return stores_whole() ? block_m * block_n * 2 : groups() * 4 * warp_bytes;
   }
   /// Tiles that are known ahead, each with its description and two barriers, and numbers on their way from one block of
   /// a cluster to the other, likewise.

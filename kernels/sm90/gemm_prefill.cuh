@@ -43,7 +43,9 @@ struct GemmPrefill {
   using Stage = ScaleStage<c>;
   using Reader = typename GemmRing<c>::Reader;
   // A tile of columns touches at most two rows of weight scales.
-  static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 192);
+  static_assert(!c.fp8 || c.block_n <= 128 || c.block_n == 144 || c.block_n == 192 || c.block_n == 256);
+  static_assert(c.parts() <= 2);
+  static_assert(!c.thirds() || !c.stores_whole());
   static_assert(!c.row_scales || (c.fp8 && c.subs() == 1));
   static_assert(kCluster <= 2);
 
@@ -223,6 +225,9 @@ struct GemmPrefill {
     });
   }
 
+  /// Whether three of a tile's four slabs of 64 rows count: the warpgroups share the third.
+  static __device__ bool in_thirds(const GemmTile& t) { return c.thirds() && t.idle == 0 && (t.end - t.token0 + 63) / 64 == 3; }
+
   __device__ void consume() const {
     const u32 thread = threadIdx.x;
     const u32 group = __shfl_sync(0xffffffff, thread / 128, 0);
@@ -247,12 +252,25 @@ struct GemmPrefill {
       for (auto& sub : sum) {
         for (float& value : sub) value = 0;
       }
-      GemmSums<c>{ring, args}.add(sum, t.row0, t.end - t.token0 - static_cast<int>(group) * c.store_rows(), at, scale);
+      const GemmSums<c> sums{ring, args};
+      if (in_thirds(t)) {
+        if constexpr (c.thirds()) sums.add_third(sum, group, at, scale);
+      } else {
+        sums.add(sum, t.row0, t.end - t.token0 - static_cast<int>(group) * c.store_rows(), at, scale);
+      }
       if constexpr (c.grouped) {
         told.again(t);
-        const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t, group)};
+        const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t, in_thirds(t) ? 3 : 1 << group)};
         if constexpr (c.swapped) {
           to.store_swapped(sum[0], t.token0 + group * 64, t.row0, group);
+        } else if constexpr (!c.stores_whole()) {
+          const bool thirds = in_thirds(t);
+#pragma unroll
+          for (int s = 0; s < c.subs(); ++s) {
+            const bool third = thirds && s == 1;
+            const u32 row = third ? 128 : group * (thirds ? 64 : c.store_rows()) + 64 * s;
+            to.store_part(sum[s], t.token0 + row, t.row0 + (third ? group * 64 : 0), third ? 64 : c.block_n);
+          }
         } else {
           to.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
         }

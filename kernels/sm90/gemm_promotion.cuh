@@ -23,10 +23,12 @@ struct BlockScales {
   u32 stage = 0;
   u32 phase = 0;
   u32 part = 0;
+  u32 third = 0;  // bytes from a thread's row of the first slab to that of the third, if a tile has three
   float token[c.subs()][2];
   float weights[2];
 
   __device__ u32 place() const { return stage * (ScaleStage<c>::kFloats * 4) + 4 * part; }
+  template <bool kThird = false>
   __device__ void read() {
     const u32 at = place();
     if constexpr (!c.row_scales) {
@@ -38,8 +40,9 @@ struct BlockScales {
     } else {
 #pragma unroll
       for (int s = 0; s < c.subs(); ++s) {
-        token[s][0] = ptx::ld_shared(row + at + 64 * s * c.scale_blocks * 4);
-        token[s][1] = ptx::ld_shared(row + at + (64 * s + 8) * c.scale_blocks * 4);
+        const u32 slab = s * (kThird ? third : 64 * c.scale_blocks * 4);
+        token[s][0] = ptx::ld_shared(row + at + slab);
+        token[s][1] = ptx::ld_shared(row + at + slab + 8 * c.scale_blocks * 4);
       }
     }
   }
@@ -55,24 +58,35 @@ struct BlockScales {
   }
 };
 
-/// The products of one k block for 64 tokens, added to their sum with their scales. Columns change to the next row
-/// of weight scales at `border`, which is a multiple of kRegion.
+/// One product of a k block: 64 tokens by c.columns().
+template <GemmPrefillConfig c>
+using Products = float[c.columns() / 2];
+
+/// A product, added to its sum with its scales. Columns change to the next row of weight scales at `border`, which is a
+/// multiple of kRegion.
 template <GemmPrefillConfig c>
 struct Promotion {
-  static constexpr int kRegion = c.block_n % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
+  static constexpr int kRegion = c.columns() % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
   float scale[2][2];  // [row of weight scales][token half]
 
   Promotion() = default;
-  __device__ Promotion(const float (&token)[2], const float (&weights)[2])
-      : scale{{token[0] * weights[0], token[1] * weights[0]}, {token[0] * weights[1], token[1] * weights[1]}} {}
+  __device__ Promotion(const float (&token)[2], float weight, float next_weight)
+      : scale{{token[0] * weight, token[1] * weight}, {token[0] * next_weight, token[1] * next_weight}} {}
 
-  __device__ void add(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 2], int border) const {
+  /// Half of a part's columns, of one row of weight scales.
+  __device__ void add_half(float (&sum)[c.block_n / 2], float (&block_sum)[c.block_n / 4]) const {
 #pragma unroll
     for (float& value : block_sum) ptx::keep(value);
 #pragma unroll
-    for (int j = 0; j < c.block_n / 8; ++j) {
-      // Tiles that divide 128 never leave their row of weight scales.
-      const bool second = 128 % c.block_n != 0 && 8 * j / kRegion * kRegion >= border;
+    for (int i = 0; i < c.block_n / 4; ++i) sum[i] = fmaf(block_sum[i], scale[0][i / 2 % 2], sum[i]);
+  }
+  __device__ void add(Products<c>& sum, Products<c>& block_sum, int border) const {
+#pragma unroll
+    for (float& value : block_sum) ptx::keep(value);
+#pragma unroll
+    for (int j = 0; j < c.columns() / 8; ++j) {
+      // Products that divide 128 never leave their row of weight scales.
+      const bool second = 128 % c.columns() != 0 && 8 * j / kRegion * kRegion >= border;
       const float low = second ? scale[1][0] : scale[0][0];
       const float high = second ? scale[1][1] : scale[0][1];
       sum[4 * j] = fmaf(block_sum[4 * j], low, sum[4 * j]);

@@ -36,7 +36,8 @@ struct GemmStore {
     if (args.out_mapped) {
       store_mapped(sum, token0, row0, group);
     } else {
-      store_rows(sum, token0, row0);
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) store_rows(sum[s], token0 + 64 * s, row0, c.block_n);
     }
   }
 
@@ -97,10 +98,51 @@ struct GemmStore {
     }
   }
 
-  // f32, and rows that the engine cannot address. A warp has room for 16 rows of kChunk floats, which is half of its
-  // sums: they pass through it in two goes, and leave in rows.
-  static constexpr int kChunk = c.block_n * c.subs() / 2;
-  static_assert(c.swapped || (c.subs() <= 2 && kChunk % 8 == 0));
+  /// Where a whole tile has no room: 64 rows, and the first `columns`.
+  __device__ void store_part(const float (&sum)[c.block_n / 2], int token0, int row0, int columns) const {
+    if (args.out_mapped) {
+      store_units(sum, token0, row0, columns);
+    } else {
+      store_rows(sum, token0, row0, columns);
+    }
+  }
+
+  /// bf16 in units of 16 bytes: every warp takes its rows through its own 2 KB, so no warp waits for another, and rows
+  /// that are not stored cost nothing.
+  __device__ void store_units(const float (&sum)[c.block_n / 2], int token0, int row0, int columns) const {
+    const int thread = static_cast<int>(ptx::pinned(threadIdx.x));  // or addresses are kept while blocks are summed
+    const int lane = thread % 32;
+    const u32 chunk = tile + thread / 32 * c.warp_bytes;
+    const auto place_of = [=](int row, int unit) { return chunk + row * 128 + (unit ^ row % 8) * 16; };
+    const int token = token0 + thread / 32 % 4 * 16;
+    const u32 stored = __ballot_sync(0xffffffff, place_in.stores(token + lane % 16));
+    u16* out = static_cast<u16*>(args.out_data) + place_in.offset;
+#pragma unroll
+    for (int first = 0; first < c.block_n; first += 64) {
+      if (first >= columns) break;
+      __syncwarp();  // what was in the chunk has been read
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) {
+        const float* d = sum + (first / 8 + j) * 4;
+        ptx::stmatrix_x4(place_of(lane % 16, j + lane / 16), ptx::cvt_bf16x2(d[0], d[1]), ptx::cvt_bf16x2(d[2], d[3]),
+                         ptx::cvt_bf16x2(d[4], d[5]), ptx::cvt_bf16x2(d[6], d[7]));
+      }
+      __syncwarp();
+      const int column = row0 + first + lane % 8 * 8;
+#pragma unroll
+      for (int row = lane / 8; row < 16; row += 4) {
+        const float4 eight = ptx::ld_shared_4(place_of(row, lane % 8));
+        if (column < args.n && (stored >> row & 1)) {
+          *reinterpret_cast<float4*>(out + (token + row) * args.out_row + column) = eight;
+        }
+      }
+    }
+  }
+
+  // f32, and rows that the engine cannot address. A warp has room for 16 rows of kChunk floats, of a whole tile for half of
+  // its sums: they pass through it in goes, and leave in rows.
+  static constexpr int kChunk = c.stores_whole() ? c.block_n * c.subs() / 2 : c.warp_bytes / 64;
+  static_assert(c.swapped || (c.subs() <= 2 && kChunk % 8 == 0 && c.block_n % kChunk == 0));
 
   /// Where a column of a chunk's row is, in floats. Units of eight change places such that fragments, eight floats of
   /// four rows at a time, meet all banks.
@@ -109,20 +151,19 @@ struct GemmStore {
     return row * kChunk + (column ^ (kMask == 3 ? row & 3 : row >> 1 & kMask) * 8);
   }
 
-  __device__ void store_rows(Sums sum, int token0, int row0) const {
+  __device__ void store_rows(const float (&sum)[c.block_n / 2], int token0, int row0, int columns) const {
     const int thread = static_cast<int>(ptx::pinned(threadIdx.x));  // or addresses are kept while blocks are summed
     const int warp = thread / 32;
     const int lane = thread % 32;
     const u32 chunk = tile + warp * (16 * kChunk * 4);
     const int token = token0 + warp % 4 * 16;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int s = c.subs() == 2 ? half : 0;
-      const int first = c.subs() == 2 ? 0 : half * kChunk;
+    for (int first = 0; first < c.block_n; first += kChunk) {
+      if (first >= columns) break;
       __syncwarp();  // what was in the chunk has been read
 #pragma unroll
       for (int j = 0; j < kChunk / 8; ++j) {
-        const float* d = sum[s] + (first / 8 + j) * 4;
+        const float* d = sum + (first / 8 + j) * 4;
         const int column = 8 * j + 2 * (lane % 4);
         // One by one: pairs would put a sum in the same register bank as its product, and each such fma of the main
         // loop would take a cycle more: 8 % of the whole kernel.
@@ -134,7 +175,7 @@ struct GemmStore {
         ptx::st_shared(lower + 4, d[3]);
       }
       __syncwarp();
-      copy_chunk(chunk, token + 64 * s, row0 + first, lane);
+      copy_chunk(chunk, token, row0 + first, lane);
     }
   }
 

@@ -30,60 +30,97 @@ struct GemmSums {
       if (c.grouped && c.subs() == 2 && live <= 64) {
         add_scaled<1>(sum, 128 - row0 % 128, at, scale);
       } else {
-        add_scaled<c.subs()>(sum, 128 - row0 % 128, at, scale);
+        add_scaled<c.parts()>(sum, 128 - row0 % 128, at, scale);
       }
     }
   }
 
-  static __device__ void multiply(float (&d)[c.block_n / 2], const Reader& at, int sub, int add) {
-    const u32 a = at.a + at.stage * (c.stage_bytes() / 16) + sub * (64 * 128 / 16);
-    const u32 b = at.b + at.stage * (c.stage_bytes() / 16);
+  /// Of a tile whose rows end in its third slab of 64: a warpgroup's own slab, and of the third its half of the columns.
+  __device__ void add_third(float (&sum)[c.subs()][c.block_n / 2], u32 group, Reader& at, BlockScales<c>& scale) const {
+    constexpr u32 kSlab = 64 * 128 / 16;
+    constexpr u32 kScales = 64 * c.scale_blocks * 4;
+    at.a -= group * kSlab;
+    scale.row -= group * kScales;
+    scale.third = (2 - group) * kScales;
+    add_scaled<1, true>(sum, 128, at, scale, (2 - group) * kSlab, group * kSlab);
+    at.a += group * kSlab;
+    scale.row += group * kScales;
+  }
+
+  /// Parts are other rows, or with one sub other columns.
+  static __device__ void multiply(float (&d)[c.columns() / 2], const Reader& at, int part, int add) {
+    const u32 a = at.a + at.stage * (c.stage_bytes() / 16) + (c.subs() > 1 ? part : 0) * (64 * 128 / 16);
+    const u32 b = at.b + at.stage * (c.stage_bytes() / 16) + (c.subs() > 1 ? 0 : part) * (c.columns() * 128 / 16);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      ptx::Wgmma<c.fp8, c.block_n>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
-                                             k > 0 ? 1 : add);
+      ptx::Wgmma<c.fp8, c.columns()>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
+                                               k > 0 ? 1 : add);
     }
   }
 
-  /// FP8 where one product at a time is under way, for the first kSubs tiles of 64 tokens. While the tensor cores work
-  /// on a block's first, the next block's scales are read; while they work on its last, its arrival is awaited: both
-  /// behind one product would last longer than that. The other warpgroup multiplies while this one promotes.
-  template <int kSubs>
-  __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at,
-                             BlockScales<c>& scale) const {
+  /// FP8 where one product at a time is under way, for the first kParts. While the tensor cores work on a block's first,
+  /// the next block's scales are read; while they work on its last, its arrival is awaited: both behind one product would
+  /// last longer than that. The other warpgroup multiplies while this one promotes. With kThird then also half of a part,
+  /// whose operands are so far from those of the first.
+  template <int kParts, bool kThird = false>
+  __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale,
+                             u32 third_a = 0, u32 third_b = 0) const {
     const u32 blocks = args.blocks;
     scale.wait();
-    scale.read();
+    scale.template read<kThird>();
     at.wait();
 #pragma unroll (c.block_n == 192 ? 2 : 1)  // the copies of what a block hands on go; others have not the registers
-    for (u32 block = 1; block < blocks; ++block) step<kSubs, false>(sum, border, at, scale);
-    step<kSubs, true>(sum, border, at, scale);
+    for (u32 block = 1; block < blocks; ++block) step<kParts, kThird, false>(sum, border, at, scale, third_a, third_b);
+    step<kParts, kThird, true>(sum, border, at, scale, third_a, third_b);
+  }
+  static __device__ Products<c>& part_of(float (&sum)[c.subs()][c.block_n / 2], int part) {
+    return reinterpret_cast<Products<c>&>(c.subs() > 1 ? sum[part][0] : sum[0][part * (c.columns() / 2)]);
   }
   /// One block; the last apart, so that the loop does not ask for it in the chain that its products have to hide.
-  template <int kSubs, bool kLast>
-  __device__ void step(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
+  template <int kParts, bool kThird, bool kLast>
+  __device__ void step(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale, u32 third_a,
+                       u32 third_b) const {
     Reader next = at;
     next.next();
-    Promotion<c> promotions[kSubs];
+    Promotion<c> promotions[kParts + kThird];
 #pragma unroll
-    for (int s = 0; s < kSubs; ++s) {
-      float block_sum[c.block_n / 2];
+    for (int s = 0; s < kParts; ++s) {
+      Products<c> block_sum;
       ptx::wgmma_fence();
       multiply(block_sum, at, s, 0);
       ptx::wgmma_commit_group();
       if (s == 0) {
 #pragma unroll
-        for (int t = 0; t < kSubs; ++t) promotions[t] = Promotion<c>(scale.token[t], scale.weights);
+        for (int t = 0; t < kParts + kThird; ++t) {
+          constexpr bool kRows = c.subs() > 1;  // a part has its own rows, or its own row of weight scales
+          promotions[t] = Promotion<c>(scale.token[kRows ? t : 0], scale.weights[kRows ? 0 : t], scale.weights[1]);
+        }
         if (kLast || ++scale.part == c.scale_blocks) {
           scale.next_stage();
           if (!kLast) scale.wait();
         }
-        if (!kLast) scale.read();
+        if (!kLast) scale.template read<kThird>();
       }
-      if (s == kSubs - 1 && !kLast) next.wait();
+      const bool last = s == kParts - 1 && !kThird;
+      if (last && !kLast) next.wait();
       ptx::wgmma_wait_group<0>();
-      if (s == kSubs - 1) ring.release(at.stage);  // before the promotion: the loader needs the time
-      promotions[s].add(sum[s], block_sum, border);
+      if (last) ring.release(at.stage);  // before the promotion: the loader needs the time
+      promotions[s].add(part_of(sum, s), block_sum, border);
+    }
+    if constexpr (kThird) {
+      float block_sum[c.block_n / 4];
+      const u32 stage = at.stage * (c.stage_bytes() / 16);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        ptx::Wgmma<true, c.block_n / 2>::multiply(block_sum, ptx::wgmma_descriptor(at.a + stage + third_a + 2 * k),
+                                                  ptx::wgmma_descriptor(at.b + stage + third_b + 2 * k), k > 0);
+      }
+      ptx::wgmma_commit_group();
+      if (!kLast) next.wait();
+      ptx::wgmma_wait_group<0>();
+      ring.release(at.stage);
+      promotions[kParts].add_half(sum[kParts], block_sum);
     }
     at = next;
   }
@@ -112,19 +149,18 @@ struct GemmSums {
       last(even);
     }
   }
-  using Products = float[c.block_n / 2];
 
   /// One tile of 64 tokens a warpgroup.
   __device__ void add_ahead(float (&sum)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
     in_pairs(
         at, scale,
-        [&](Products& current, Products& following) { step_ahead(sum, current, following, border, at, scale); },
-        [&](Products& current) { last_step(sum, current, border, at, scale); });
+        [&](Products<c>& current, Products<c>& following) { step_ahead(sum, current, following, border, at, scale); },
+        [&](Products<c>& current) { last_step(sum, current, border, at, scale); });
   }
   __device__ void step_ahead(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2],
                              float (&following)[c.block_n / 2], int border, Reader& at, BlockScales<c>& scale) const {
     scale.read();
-    const Promotion<c> promotion(scale.token[0], scale.weights);
+    const Promotion<c> promotion(scale.token[0], scale.weights[0], scale.weights[1]);
     const u32 stage = at.stage;
     at.next();
     at.wait();
@@ -142,7 +178,7 @@ struct GemmSums {
   __device__ void last_step(float (&sum)[c.block_n / 2], float (&current)[c.block_n / 2], int border, Reader& at,
                             BlockScales<c>& scale) const {
     scale.read();
-    const Promotion<c> promotion(scale.token[0], scale.weights);
+    const Promotion<c> promotion(scale.token[0], scale.weights[0], scale.weights[1]);
     scale.next_stage();
     ptx::wgmma_wait_group<0>();
     ring.release(at.stage);
@@ -173,11 +209,11 @@ struct GemmSums {
   __device__ void add_swapped(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
     in_pairs(
         at, scale,
-        [&](Products& current, Products& following) { step_swapped<true>(sum, current, following, at, scale); },
-        [&](Products& current) { step_swapped<false>(sum, current, current, at, scale); });
+        [&](Products<c>& current, Products<c>& following) { step_swapped<true>(sum, current, following, at, scale); },
+        [&](Products<c>& current) { step_swapped<false>(sum, current, current, at, scale); });
   }
   template <bool kMore>
-  __device__ void step_swapped(float (&sum)[c.block_n / 2], Products& current, Products& following, Reader& at,
+  __device__ void step_swapped(float (&sum)[c.block_n / 2], Products<c>& current, Products<c>& following, Reader& at,
                                BlockScales<c>& scale) const {
     scale.read();
     const ColumnPromotion<c> promotion(scale);

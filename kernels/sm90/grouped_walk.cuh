@@ -62,8 +62,9 @@ struct GroupedWalk {
   static __device__ i64 weight_scales_of(const Args& args, const GemmTile& t) { return group_of(t) * args.weight_scale_plane; }
   static __device__ i64 token_scales_of(const Args& args, const GemmTile& t) { return plane_of(t) * args.token_scale_plane; }
   static __device__ bool planes_in_fours(const Args& args) { return args.token_scale_plane % 4 == 0; }
-  static __device__ GemmPlace place(const Args& args, const GemmTile& t, u32 warpgroup) {
-    const bool by_id = t.by_id >> warpgroup & 1;
+  /// `warpgroups`: bits of those whose rows these are.
+  static __device__ GemmPlace place(const Args& args, const GemmTile& t, u32 warpgroups) {
+    const bool by_id = t.by_id & warpgroups;
     return {t.end, plane_of(t), plane_of(t) * args.out_plane, by_id ? args.index : nullptr, group_of(t)};
   }
 

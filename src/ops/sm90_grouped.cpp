@@ -18,10 +18,14 @@ namespace {
 struct Tile {
   int m, n, stages;
   double step;  // microseconds of one block of k, as measured
-  double end;   // and of a tile's end, where it has rows that are not stored
+  double end;   // and of a tile's end
+  // Of the time that weights take from memory, how much is seen beside the products.
+  double exposed = 0.1;
 };
-constexpr Tile kFp8Tiles[] = {
-    {256, 128, 3, 0.79, 1.5}, {128, 192, 4, 0.66, 1.2}, {128, 128, 5, 0.47, 0.9}, {64, 128, 8, 0.33, 0.6}};
+// Four stages hide memory better; three leave room for results to go out during the next tile.
+constexpr Tile kFp8Tiles[] = {{256, 128, 4, 0.79, 1.5, 0.05}, {128, 256, 3, 0.79, 0.9},
+                              {128, 256, 4, 0.78, 1.4, 0.05}, {128, 192, 4, 0.66, 1.2},
+                              {128, 128, 5, 0.47, 0.9},       {64, 128, 8, 0.33, 0.6}};
 constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68, 0.6}, {128, 128, 5, 0.37, 0.6}, {64, 128, 8, 0.24, 0.6}};
 constexpr double kBytesPerMicrosecond = 4.3e6;
 
@@ -39,13 +43,18 @@ Expectation expectation(const Sm90GroupedShape& shape) {
   return {std::clamp(rows / expected, 1.0, groups), expected};
 }
 
-// Tiles of rows of a group, on average.
+// Tiles of rows of a group, on average; of those of 256, what one with fewer slabs of 64 takes.
 double row_tiles(bool by_id, double rows, int tile) {
   // Rows that groups pad to 128: of larger tiles, every second at a border is taken twice.
   if (by_id) return std::max(1.0, rows / tile + (tile > 128 ? 0.5 : 0.0));
   constexpr double kCounts[] = {0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3};  // of what is expected
   double tiles = 0;
-  for (const double count : kCounts) tiles += std::ceil(count * rows / tile);
+  for (const double count : kCounts) {
+    const double all = count * rows / tile;
+    constexpr double kSlabs[] = {0, 0.72, 0.72, 0.82, 1};
+    const double whole = std::floor(all);
+    tiles += tile == 256 ? whole + kSlabs[static_cast<int>(std::ceil((all - whole) * 4))] : std::ceil(all);
+  }
   return tiles / std::size(kCounts);
 }
 
@@ -192,8 +201,9 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
     // Few rounds end all at once. More are drawn from a queue, and their number is a guess.
     const double even = count / device.num_sms;
     const double waves = even > 4 ? even + 0.5 : std::ceil(even);
-    const double compute = waves * (blocks * tile.step + (shape.by_id ? 1.0 : tile.end));
-    return std::max(compute, bytes / kBytesPerMicrosecond) + 0.05 * compute;
+    const double compute = waves * (blocks * tile.step + tile.end);
+    const double memory = bytes / kBytesPerMicrosecond;
+    return std::max(compute, memory) + 0.05 * compute + tile.exposed * memory;
   };
   const Tile best = *std::ranges::min_element(tiles, {}, cost);
   Sm90GroupedKernel kernel{.swapped = 0,
@@ -202,10 +212,11 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
                            .tile_n = best.n,
                            .stages = best.stages,
                            .cluster_n = 1};
-  // Two blocks that share a tile of tokens fetch half of it each, where every tile of weights has a
+  // Two blocks that share a large tile of tokens fetch half of it each, where every tile of weights has a
   // neighbour.
   const std::int64_t tiles_n = ceil_div(shape.n, best.n);
-  if (best.m * best.n > 128 * 192 && blocks >= 8 && (tiles_n % 2 == 0 || tiles_n > 20)) kernel.cluster_n = 2;
+  const bool suits = best.m == 256 || (!shape.fp8 && best.n == 256);
+  if (suits && blocks >= 8 && (tiles_n % 2 == 0 || tiles_n > 20)) kernel.cluster_n = 2;
   return kernel;
 }
 

@@ -126,11 +126,20 @@ TEST(Sm90Grouped, TilesOfFewRowsAreNarrow) {
   EXPECT_EQ(width(32, 1, false), 128) << "bf16 has twice the bytes";
 }
 
-TEST(Sm90Grouped, ManyRowsHaveLargeTilesInPairs) {
-  const Sm90GroupedKernel kernel = grouped_plan(false, 4, 27136, 4096, 7168, 0);
-  EXPECT_GE(kernel.tile_m * kernel.tile_n, 128 * 192);
-  EXPECT_EQ(sm90_grouped_config(kernel).cluster_m, 1) << "two tiles of rows need not be of one group";
-  EXPECT_EQ(grouped_plan(false, 4, 27136, 128, 7168, 0).cluster_n, 1) << "no neighbour";
+TEST(Sm90Grouped, ManyRowsHaveLargeTiles) {
+  const Sm90GroupedKernel wide = grouped_plan(false, 4, 27136, 4096, 7168, 0);
+  EXPECT_EQ(wide.tile_m, 128) << "what groups are padded to";
+  EXPECT_EQ(wide.tile_n, 256);
+  EXPECT_EQ(wide.stages, 4);
+  EXPECT_FALSE(sm90_grouped_config(wide).stores_whole());
+  const Sm90GroupedKernel short_k = grouped_plan(false, 4, 34176, 7168, 2048, 0);
+  EXPECT_EQ(short_k.tile_n, 256);
+  EXPECT_TRUE(sm90_grouped_config(short_k).stores_whole()) << "results leave more often";
+  const Sm90GroupedKernel tall = grouped_plan(true, 32, 4096, 4096, 7168, 193);
+  EXPECT_EQ(tall.tile_m, 256) << "most groups have three or four slabs of 64 rows";
+  EXPECT_EQ(tall.cluster_n, 2);
+  EXPECT_EQ(sm90_grouped_config(tall).cluster_m, 1) << "two tiles of rows need not be of one group";
+  EXPECT_EQ(grouped_plan(true, 32, 4096, 128, 7168, 193).cluster_n, 1) << "no neighbour";
 }
 
 // Whatever the sizes: shared memory suffices and a name says all of a kernel.

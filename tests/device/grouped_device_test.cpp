@@ -1,6 +1,7 @@
 // Grouped matrix products on CUDA tensors against the CPU's on host copies: every implementation, every
 // layout.
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <random>
 
@@ -10,6 +11,7 @@
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "on_device.hpp"
 #include "ops/grouped_test.hpp"
+#include "ops/sm90_grouped.hpp"
 #include "ops/tile_queues.hpp"
 
 namespace fathom {
@@ -428,6 +430,58 @@ TEST_P(GroupedOnDevice, BytesAreThoseOfTheDenseProduct) {
              index_rows(GroupLayout::masked, count, hint), block(out), context);
       }
       expect_same_bytes(out.download().view, expected.view);
+    }
+  }
+}
+
+// The same for every tile of many rows, whatever part of it a group has: none of four slabs of 64 rows to
+// all.
+TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
+  constexpr std::int64_t kN = 264, kK = 384;
+  const std::vector<int> ends{0, 60, 190, 190, 382, 632, 633, 933, 997};
+  const std::int64_t rows = ends.back(), groups = std::ssize(ends) - 1;
+  std::vector<int> ids;
+  for (int g = 0; g < groups; ++g) ids.insert(ids.end(), static_cast<std::size_t>(ends[g + 1] - ends[g]), g);
+  const Context& context = device_context("sm90:wgmma");
+  const OnDevice device_ids(tensor_of<int>(DType::i32, {rows}, ids));
+  for (const DType out_type : {DType::bf16, DType::f32}) {
+    const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, kK, ends}, groups, out_type,
+                             fresh_seed());
+    const Operands in = problem.operands();
+    const OnDevice dense(problem.poisoned_out());
+    for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
+      fp8_gemm_nt({.a = in.a.rows(ends[g], ends[g + 1]),
+                   .a_scale = in.a_scale.rows(ends[g], ends[g + 1]),
+                   .b = in.b[g],
+                   .b_scale = in.b_scale[g],
+                   .out = dense.view().rows(ends[g], ends[g + 1])},
+                  context);
+    }
+    const Strided expected = dense.download();
+    for (const auto& [tile_m, tile_n, stages, cluster] : {std::array{256, 128, 4, 2},
+                                                          {256, 128, 4, 1},
+                                                          {128, 256, 4, 1},
+                                                          {128, 256, 3, 1},
+                                                          {128, 192, 5, 1},
+                                                          {128, 128, 6, 1},
+                                                          {64, 128, 8, 1}}) {
+      const Sm90GroupedKernel kernel{
+          .swapped = 0, .fp8 = 1, .tile_m = tile_m, .tile_n = tile_n, .stages = stages, .cluster_n = cluster};
+      for (const GroupLayout layout : {GroupLayout::offsets, GroupLayout::contiguous}) {
+        SCOPED_TRACE(testing::Message() << tile_m << " x " << tile_n << " " << to_string(layout));
+        const bool by_id = layout == GroupLayout::contiguous;
+        const OnDevice out(problem.poisoned_out());
+        launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = kK, .by_id = by_id},
+                            layout,
+                            {.a = in.a,
+                             .a_scale = in.a_scale,
+                             .b = in.b,
+                             .b_scale = in.b_scale,
+                             .rows = by_id ? index_rows(layout, device_ids, 0) : problem.rows(),
+                             .out = out.view()},
+                            context);
+        expect_same_bytes(out.download().view, expected.view);
+      }
     }
   }
 }
