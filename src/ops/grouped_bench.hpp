@@ -55,7 +55,12 @@ struct GroupedBench {
             .run = std::move(run)};
   }
 
-  // Of a masked group: all, or, around an expected count, from 0.7 to 1.3 of it, neighbours far apart.
+  bool expects() const {
+    if constexpr (requires { problem.expected_m; }) return problem.expected_m > 0;
+    return false;
+  }
+  // Of a masked group: all, or, as of one between offsets, around an expected count, from 0.7 to 1.3 of it,
+  // neighbours far apart.
   std::int64_t valid_rows(std::int64_t group) const {
     if constexpr (requires { problem.expected_m; }) {
       if (problem.expected_m > 0 && problem.groups > 1) {
@@ -70,12 +75,12 @@ struct GroupedBench {
     }
     return problem.rows;
   }
-  // That count: those of all groups if they are masked.
+  // All that are of a group.
   std::int64_t all_valid_rows() const {
-    if (!masked) return all_rows;
+    if (problem.layout == GroupLayout::contiguous || !(masked || expects())) return all_rows;
     std::int64_t sum = 0;
     for (std::int64_t g = 0; g < problem.groups; ++g) sum += valid_rows(g);
-    return sum;
+    return std::min(sum, all_rows);
   }
 
   void spread_rows() {
@@ -85,8 +90,11 @@ struct GroupedBench {
       for (std::int64_t g = 0; g < groups; ++g) numbers[g] = static_cast<std::int32_t>(valid_rows(g));
       rows.masked_m = index->view(DType::i32, {groups});
     } else if (problem.layout == GroupLayout::offsets) {
-      for (std::int64_t g = 0; g <= groups; ++g)
-        numbers[g] = static_cast<std::int32_t>(all_rows * g / groups);
+      std::int64_t end = 0;
+      for (std::int64_t g = 0; g <= groups; ++g) {
+        numbers[g] = static_cast<std::int32_t>(expects() ? end : all_rows * g / groups);
+        end = std::min(end + valid_rows(g), all_rows);
+      }
       rows.offsets = index->view(DType::i32, {groups + 1});
     } else {
       // Groups begin at multiples of 128 if the rows are one: so padded layouts have them.
