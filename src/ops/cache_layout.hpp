@@ -61,20 +61,26 @@ inline bool is_page_size(std::int64_t tokens) {
   return tokens == 16 || tokens == 32 || tokens == 64 || tokens == 128;
 }
 
+/// The tokens of a page of index keys, where the cache is one.
+inline std::int64_t index_cache_page(const TensorView& cache, std::int64_t dim) {
+  return cache.dtype == DType::u8 ? cache.size(1) / (dim + 4) : cache.size(1);
+}
+
 /// A cache of index keys: u8 [pages, page * (dim + 4)] or f32 [pages, page, dim]. Returns the tokens of a
 /// page.
-inline std::int64_t expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim) {
+inline std::int64_t expect_index_cache(const Expect& expect, const TensorView& cache, std::int64_t dim,
+                                       std::string_view name = "cache") {
   const bool quantised = cache.dtype == DType::u8;
   if (quantised) {
-    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, -1});
+    expect.tensor(name, cache, {DType::u8, DType::f32}, {-1, -1});
     expect.that(dim == 32 || dim == 64 || dim == 128, "k", "have 32, 64 or 128 values a key with a u8 cache",
                 dim);
   } else {
-    expect.tensor("cache", cache, {DType::u8, DType::f32}, {-1, -1, dim});
+    expect.tensor(name, cache, {DType::u8, DType::f32}, {-1, -1, dim});
   }
-  const std::int64_t tokens = quantised ? cache.size(1) / (dim + 4) : cache.size(1);
+  const std::int64_t tokens = index_cache_page(cache, dim);
   if (!is_page_size(tokens) || (quantised && cache.size(1) != tokens * (dim + 4))) {
-    expect.fail("cache",
+    expect.fail(name,
                 "have pages of 16, 32, 64 or 128 keys" +
                     (quantised ? " of " + std::to_string(dim) + " + 4 bytes" : std::string()),
                 shape_string(cache));

@@ -58,6 +58,7 @@ class DeviceLayer {
                     .page_table = layer_.place(layer_.layer_.page_table),
                     .request_ids = ids,
                     .index_topk = input_.metadata.index_topk,
+                    .page_tokens = input_.metadata.page_tokens,
                     .out = metadata_},
                    context);
       run(context);
@@ -287,6 +288,39 @@ DsaAttentionProblem hopper_layer(std::int64_t index_topk) {
           .joined = 1};
 }
 
+struct Mode {
+  ForwardMode mode;
+  std::vector<DsaShareOfTest> shares;
+  DsaStepOptions options{};
+};
+
+// The bytes of pages of 64, whatever kernels are chosen.
+TEST(DsaAttentionOnDevice, PagesOfAnySizeChangeNothing) {
+  const Mode modes[] = {{ForwardMode::extend, {{0, 0, 9}, {1, 0, 20}}},  // nothing is scored
+                        {ForwardMode::extend, {{0, 126, 5}, {1, 20, 1}}, {.padding_rows = 1}},
+                        {ForwardMode::target_verify, {{0, 131, 2}, {1, 21, 2}}},
+                        {ForwardMode::draft_extend, {{0, 131, 2}, {1, 21, 1}}, {.packed = true}},
+                        {ForwardMode::decode, {{0, 133, 1}, {2, -1, 1}, {1, 23, 1}}}};
+  for (const std::string& chain : {kChain, kBest}) {
+    DsaAttentionProblem p = chain == kBest ? hopper_layer(24) : small_layer();
+    std::vector<Strided> expected;
+    for (const std::int64_t page : {64, 16, 32, 128}) {
+      p.page = page;
+      SCOPED_TRACE(problem_string(p));
+      const DsaLayer layer(p, 7, 192, 150);
+      DeviceLayer device(layer, chain);
+      for (std::size_t i = 0; i < std::size(modes); ++i) {
+        Strided got = device.step(modes[i].mode, modes[i].shares, modes[i].options);
+        if (page == 64) {
+          expected.push_back(std::move(got));
+        } else {
+          expect_same_bytes(got.view, expected[i].view);
+        }
+      }
+    }
+  }
+}
+
 // Around pages, the lists' length and the parts of lists, with the kernels that are chosen on Hopper. A row
 // that attends to all is near the host. One that chooses may miss it by a weighty entry: products before the
 // scores round in another way, and entries at the choice's edge change places. So it is held against the same
@@ -367,11 +401,6 @@ TEST(DsaAttentionOnDevice, AWarmUpLeavesNothingToCompile) {
   const WarmCache cache(kBest);
   const DsaLayer layer(hopper_layer(64), 1, 192, 180);
   const DeviceLayer device(layer, kBest);
-  struct Mode {
-    ForwardMode mode;
-    std::vector<DsaShareOfTest> shares;
-    DsaStepOptions options{};
-  };
   const Mode modes[] = {{ForwardMode::extend, {{0, 100, 9}, {1, 0, 3}}},
                         {ForwardMode::decode, {{0, 150, 1}, {1, 20, 1}}},
                         {ForwardMode::target_verify, {{0, 100, 2}, {1, 20, 2}}},

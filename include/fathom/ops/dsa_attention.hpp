@@ -37,6 +37,7 @@ struct DsaAttentionProblem {
   DType absorbed = DType::f8e4m3;  // w_uk's
   DType kv = DType::u8;
   DType index = DType::u8;
+  std::int64_t page = 64;  // tokens of a page
   bool ue8m0 = false;
   bool packed = false;  // draft_extend: the metadata has a block table of every row
   bool accumulate = false;
@@ -69,6 +70,7 @@ struct DsaAttentionProblem {
     visit("absorbed", absorbed);
     visit("kv", kv);
     visit("index", index);
+    visit("page", page);
     visit("ue8m0", ue8m0);
     visit("packed", packed);
     visit("accumulate", accumulate);
@@ -105,7 +107,7 @@ struct DsaAttentionArgs {
   ForwardMode mode = ForwardMode::decode;
   TensorView cos_sin;             // [max_positions, rope]
   TensorView kv_cache;            // [slots, width], written and read
-  TensorView index_cache;         // [pages, 8448] u8 or [pages, 64, index_dim] f32, written and read
+  TensorView index_cache;         // as index_key_store's, written and read
   std::int64_t max_seqlen_k = 0;  // no row sees more positions
   std::int64_t keys = 0;          // extend: the requests have no more positions together
   std::int64_t index_topk = 2048;
@@ -130,33 +132,40 @@ struct DsaAttentionArgs {
 ///   [c_kv, k_rope] = W_kva x              entry at the row's slot: [RMSNorm(c_kv), RoPE(k_rope)]
 ///   k_I = RoPE(LayerNorm(W_ik x))         index key at the row's slot
 ///   q_I = RoPE(W_iq c_q)                  g = head_gate(x, scales of q_I)
-///   chosen = the min(index_topk, length) best positions by sum_h g_h relu(q_I,h . k_I), of those the row
-///   sees o = softmax(softmax_scale * [W_uk q_nope, q_rope] . entries chosen) entries out = W_o W_uv o, + out
-///   with accumulate
+///   chosen = the min(index_topk, length) best of the positions that the row sees,
+///            by sum_h g_h relu(q_I,h . k_I)
+///   o = softmax(softmax_scale * [W_uk q_nope, q_rope] . entries chosen) entries
+///   out = W_o W_uv o, + out with accumulate
 ///
-/// index queries and keys are rotated half_split, and with a u8 index cache by hadamard and quantised; q_rope
+/// Index queries and keys are rotated half_split, and with a u8 index cache by hadamard and quantised; q_rope
 /// and k_rope are rotated interleaved. Rows are the metadata's, whose block tables and, in mode extend,
 /// windows must be there; in a mode other than extend scores come from the pages, next_n rows of a request in
 /// one pass (of one row with a row_block_table). Rows that see at most index_topk positions attend to all of
 /// them; if max_seqlen_k says so of all rows nothing is scored, and `indices` may bring the list (for example
 /// of another layer). A row of padding gives zeros (nothing with accumulate) and is stored nowhere.
 ///
-///   x            f32 or bf16
-///   weights      f8e4m3 with scales, or bf16, or f32, each; products with f8e4m3 quantise their input by the
-///   rule
-///                per_token_group, others read bf16, or f32 where the weight is. w_uk and w_uv have one dtype
-///   kv_cache     as mla_cache_store; index_cache as index_key_store
-///   inner        f32 or bf16, of what products put out between the products; f32 where `compute` is f32, as
-///   is x then selected, scores  only where max_seqlen_k exceeds index_topk; scores: f32, see mqa_logits out
-///   f32 or bf16; accumulate needs f32 workspace    contiguous, on 256 bytes (64 on the host); may hold
-///   anything, also NaN, and holds nothing of use afterwards
+///   x                 f32 or bf16
+///   weights           f8e4m3 with scales, or bf16, or f32, each; products with f8e4m3 quantise their input
+///                     by the rule per_token_group, others read bf16, or f32 where the weight is. w_uk and
+///                     w_uv have one dtype
+///   kv_cache          as mla_cache_store
+///   index_cache       as index_key_store: [pages, page * (index_dim + 4)] u8 or [pages, page, index_dim]
+///                     f32. A page is 16, 32, 64 or 128 tokens, by which the metadata's slots and block
+///                     tables must count
+///   inner             f32 or bf16, of what products put out between the products; f32 where `compute` is
+///                     f32, as is x then
+///   selected, scores  only where max_seqlen_k exceeds index_topk; scores: f32, see mqa_logits
+///   out               f32 or bf16; accumulate needs f32
+///   workspace         contiguous, on 256 bytes (64 on the host); may hold anything, also NaN, and holds
+///                     nothing of use afterwards
 ///
 /// A chain of public ops, whose contracts fix the order of every sum: a row's bytes depend neither on the
-/// other rows, nor on chunks, next_n or the threads (on CUDA: within mode extend, and within the other
-/// modes). On a device nothing is allocated, copied or waited for, and lengths are read there, so that a
-/// graph follows the metadata; max_seqlen_k and keys are then bounds of all replays. q_a and kv_a that lie
+/// other rows, nor on chunks, next_n, the pages or the threads (on CUDA: within mode extend, and within the
+/// other modes). On a device nothing is allocated, copied or waited for, and lengths are read there, so that
+/// a graph follows the metadata; max_seqlen_k and keys are then bounds of all replays. q_a and kv_a that lie
 /// one behind the other, with their scales, are one product, as are q_a, index_k and kv_a. Throws
-/// InvalidArgument if a shape, dtype or the workspace's size is wrong, or as the ops do.
+/// InvalidArgument if a shape, dtype or the workspace's size is wrong, or, on the host, slots are not those
+/// of the pages, or as the ops do.
 void dsa_attention(const DsaAttentionArgs& args, const Context& context);
 
 /// The problem of these arguments, of which `workspace` may be missing.

@@ -98,6 +98,22 @@ void check_metadata(const Expect& expect, const DsaAttentionProblem& p, const Ds
   }
 }
 
+// Slots and block tables count by the pages of the index cache.
+void check_pages(const Expect& expect, const DsaAttentionProblem& p, const DsaMetadata& m) {
+  if (!on_host(expect.device)) return;
+  for (std::int64_t r = 0; r < p.rows; ++r) {
+    const std::int64_t slot = integer_at(m.slots, r);
+    if (slot < 0) continue;
+    const std::int64_t request = integer_at(m.requests, r), position = integer_at(m.positions, r);
+    const bool there =
+        request >= 0 && request < p.batch && position >= 0 && position / p.page < m.block_table.size(1);
+    if (there && int_at(m.block_table, request, position / p.page) * p.page + position % p.page == slot)
+      continue;
+    expect.fail("slots", "be those of pages of " + std::to_string(p.page) + " tokens, as index_cache has",
+                std::to_string(slot) + " at [" + std::to_string(r) + "]");
+  }
+}
+
 void check_choices(const Expect& expect, const DsaAttentionProblem& p, const DsaAttentionArgs& args) {
   const auto only_sparse = [&](std::string_view name, const TensorView& view, DType dtype,
                                std::int64_t width) {
@@ -137,8 +153,10 @@ DsaAttentionProblem validate(const DsaAttentionArgs& args, Device device) {
     expect.dtype("x", args.x, {DType::f32});
     if (args.inner != DType::f32) expect.fail("inner", "be f32 where compute is", to_string(args.inner));
   }
+  expect_index_cache(expect, args.index_cache, problem.index_dim, "index_cache");
   check_weights(expect, problem, w);
   check_metadata(expect, problem, args.metadata);
+  check_pages(expect, problem, args.metadata);
   check_choices(expect, problem, args);
   if (problem.inner == DType::bf16 && problem.index == DType::f32)
     expect.fail("inner", "be f32 with an f32 index cache", to_string(problem.inner));
@@ -241,6 +259,7 @@ DsaAttentionProblem dsa_attention_problem(const DsaAttentionArgs& args) {
           .absorbed = w.w_uk.values.dtype,
           .kv = args.kv_cache.dtype,
           .index = args.index_cache.dtype,
+          .page = index_cache_page(args.index_cache, w.index_k.values.size(0)),
           .ue8m0 = args.ue8m0,
           .packed = args.metadata.row_block_table.given(),
           .accumulate = args.accumulate,

@@ -100,7 +100,7 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
   auto p = parse_problem<DsaAttentionProblem>(text);
   const bool extend = p.mode == ForwardMode::extend;
   const std::int64_t share = p.rows / std::max<std::int64_t>(p.batch, 1);
-  const std::int64_t pages = (p.max_seqlen_k + 63) / 64;
+  const std::int64_t pages = (p.max_seqlen_k + p.page - 1) / p.page;
   if (extend) p.keys = p.batch * p.max_seqlen_k;
   p.packed = false;
   p.joined = 3;
@@ -108,10 +108,10 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
   const auto x = bench_normal(p.x, {p.rows, p.hidden});
   const auto out = bench_zeros(p.rows * p.hidden * size_of(p.out));
   const std::int64_t entry = p.kv == DType::u8 ? mla_cache_entry_bytes(p.lora, p.rope) : p.lora + p.rope;
-  const auto kv = bench_mla_cache(p.batch * pages * 64, 4099, p.kv, p.lora, p.rope, context);
-  const std::int64_t page = p.index == DType::u8 ? kIndexKeyPageBytes : 64 * p.index_dim;
-  const auto index = p.index == DType::u8 ? bench_index_cache(p.batch * pages, 64, p.index_dim)
-                                          : bench_normal(DType::f32, {p.batch * pages, 64, p.index_dim});
+  const auto kv = bench_mla_cache(p.batch * pages * p.page, 4099, p.kv, p.lora, p.rope, context);
+  const std::int64_t page = p.page * (p.index == DType::u8 ? p.index_dim + 4 : p.index_dim);
+  const auto index = p.index == DType::u8 ? bench_index_cache(p.batch * pages, p.page, p.index_dim)
+                                          : bench_normal(DType::f32, {p.batch * pages, p.page, p.index_dim});
   const auto table = integers(p.batch * pages, [](std::int64_t i) { return i; });
   const auto prefix = integers(p.batch, [&](std::int64_t) { return p.max_seqlen_k - share; });
   const auto extend_lens = integers(p.batch, [&](std::int64_t) { return share; });
@@ -121,6 +121,7 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
                                 .batch = p.batch,
                                 .rows = p.rows,
                                 .max_pages = pages,
+                                .page_tokens = p.page,
                                 .index_topk = p.index_topk,
                                 .packed = extend};
   const auto ints = bench_buffer(dsa_metadata_size(step) * 4);
@@ -137,30 +138,32 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
                           .extend_lens = extend ? extend_lens->view(DType::i32, {p.batch}) : TensorView{},
                           .page_table = table->view(DType::i32, {p.batch, pages}),
                           .index_topk = p.index_topk,
+                          .page_tokens = p.page,
                           .out = metadata},
                          context);
             const DsaAttentionWeights weights = layer->weights();
-            dsa_attention({.x = x->view(p.x, {p.rows, p.hidden}),
-                           .weights = weights,
-                           .metadata = metadata,
-                           .mode = p.mode,
-                           .cos_sin = cos_sin->view(DType::f32, {p.max_seqlen_k, p.rope}),
-                           .kv_cache = kv->view(p.kv, {p.batch * pages * 64, entry}),
-                           .index_cache = p.index == DType::u8
-                                              ? index->view(DType::u8, {p.batch * pages, page})
-                                              : index->view(DType::f32, {p.batch * pages, 64, p.index_dim}),
-                           .max_seqlen_k = p.max_seqlen_k,
-                           .keys = p.keys,
-                           .index_topk = p.index_topk,
-                           .score_bytes = p.score_bytes,
-                           .softmax_scale = 0.1f,
-                           .ue8m0 = p.ue8m0,
-                           .inner = p.inner,
-                           .compute = p.compute,
-                           .out = out->view(p.out, {p.rows, p.hidden}),
-                           .accumulate = p.accumulate,
-                           .workspace = workspace->view(DType::u8, {workspace->size()})},
-                          context);
+            dsa_attention(
+                {.x = x->view(p.x, {p.rows, p.hidden}),
+                 .weights = weights,
+                 .metadata = metadata,
+                 .mode = p.mode,
+                 .cos_sin = cos_sin->view(DType::f32, {p.max_seqlen_k, p.rope}),
+                 .kv_cache = kv->view(p.kv, {p.batch * pages * p.page, entry}),
+                 .index_cache = p.index == DType::u8
+                                    ? index->view(DType::u8, {p.batch * pages, page})
+                                    : index->view(DType::f32, {p.batch * pages, p.page, p.index_dim}),
+                 .max_seqlen_k = p.max_seqlen_k,
+                 .keys = p.keys,
+                 .index_topk = p.index_topk,
+                 .score_bytes = p.score_bytes,
+                 .softmax_scale = 0.1f,
+                 .ue8m0 = p.ue8m0,
+                 .inner = p.inner,
+                 .compute = p.compute,
+                 .out = out->view(p.out, {p.rows, p.hidden}),
+                 .accumulate = p.accumulate,
+                 .workspace = workspace->view(DType::u8, {workspace->size()})},
+                context);
           }};
 }
 

@@ -202,7 +202,7 @@ class Chain {
   TensorView visible() const {
     if (args_.indices.given()) return args_.indices;
     const TensorView slots = part(parts_.indices, DType::i32, {p_.rows, p_.top_k()});
-    TopKArgs all{.lengths = m_.seqlens_expanded, .out = slots};
+    TopKArgs all{.lengths = m_.seqlens_expanded, .out = slots, .page = p_.page};
     if (p_.batch > 0) {  // else there is no table, and nothing is seen
       all.transform = TopKTransform::paged;
       all.block_table = m_.block_table;
@@ -263,26 +263,31 @@ class Chain {
     return selected;
   }
 
-  /// Room for the scores of so many rows.
-  TensorView scores_of(std::int64_t rows, std::int64_t width) const {
-    TensorView scores = part(parts_.scores, DType::f32, {rows, parts_.score_pitch});
-    scores.shape[1] = width;
-    return scores;
+  /// Calls score(first, last, scores [last - first, width]) and chooses, for so many rows at a time as the
+  /// workspace holds scores of.
+  template <class Score>
+  void choose(std::int64_t width, const TensorView& starts, const TensorView& selected,
+              const Score& score) const {
+    for (std::int64_t first = 0; first < p_.rows; first += parts_.score_rows) {
+      const std::int64_t last = std::min(p_.rows, first + parts_.score_rows);
+      const TensorView all = args_.scores.given()
+                                 ? args_.scores.rows(first, last)
+                                 : part(parts_.scores, DType::f32, {last - first, parts_.score_pitch});
+      const TensorView scores = columns(all, 0, width);
+      score(first, last, scores);
+      top_k({.scores = scores,
+             .lengths = m_.seqlens_expanded.rows(first, last),
+             .starts = starts.given() ? starts.rows(first, last) : starts,
+             .transform = TopKTransform::paged,
+             .block_table = m_.block_table,
+             .requests = m_.requests.rows(first, last),
+             .out = selected.rows(first, last),
+             .page = p_.page},
+            context_);
+    }
   }
 
-  void choose(const TensorView& scores, std::int64_t first, std::int64_t last, const TensorView& starts,
-              const TensorView& selected) const {
-    top_k({.scores = scores,
-           .lengths = m_.seqlens_expanded.rows(first, last),
-           .starts = starts,
-           .transform = TopKTransform::paged,
-           .block_table = m_.block_table,
-           .requests = m_.requests.rows(first, last),
-           .out = selected.rows(first, last)},
-          context_);
-  }
-
-  // The keys of all requests are gathered once and scored in blocks of rows.
+  // The keys of all requests are gathered once.
   void choose_from_windows(const TensorView& q, const TensorView& gate, const TensorView& selected) const {
     // On a host the number of keys is at hand; a device drops what is behind them.
     const std::int64_t keys =
@@ -296,31 +301,23 @@ class Chain {
                       .keys = all,
                       .scales = scales},
                      context_);
-    for (std::int64_t first = 0; first < p_.rows; first += parts_.score_rows) {
-      const std::int64_t last = std::min(p_.rows, first + parts_.score_rows);
-      const TensorView scores = args_.scores.given() ? columns(args_.scores.rows(first, last), 0, keys)
-                                                     : scores_of(last - first, keys);
-      const TensorView starts = m_.ks.rows(first, last);
+    choose(keys, m_.ks, selected, [&](std::int64_t first, std::int64_t last, const TensorView& scores) {
       mqa_logits({.q = q.rows(first, last),
                   .k = all,
                   .k_scale = scales,
                   .weights = gate.rows(first, last),
-                  .first = starts,
+                  .first = m_.ks.rows(first, last),
                   .last = m_.score_ends.rows(first, last),
                   .logits = scores},
                  context_);
-      choose(scores, first, last, starts, selected);
-    }
+    });
   }
 
   void choose_from_pages(const TensorView& q, const TensorView& gate, const TensorView& selected) const {
     const std::int64_t next_n = p_.packed ? 1 : p_.rows / p_.batch;
     const TensorView& table = p_.packed ? m_.row_block_table : m_.block_table;
-    for (std::int64_t first = 0; first < p_.rows; first += parts_.score_rows) {
-      const std::int64_t last = std::min(p_.rows, first + parts_.score_rows);
+    const auto score = [&](std::int64_t first, std::int64_t last, const TensorView& scores) {
       const std::int64_t batch = (last - first) / next_n;
-      const TensorView scores =
-          args_.scores.given() ? args_.scores.rows(first, last) : scores_of(last - first, p_.max_seqlen_k);
       paged_mqa_logits(
           {.q = reshaped(q.rows(first, last), {batch, next_n, p_.index_heads, p_.index_dim}),
            .cache = args_.index_cache,
@@ -330,8 +327,8 @@ class Chain {
            .schedule = last - first == p_.rows ? m_.schedule : TensorView{},  // which is for all requests
            .logits = scores},
           context_);
-      choose(scores, first, last, {}, selected);
-    }
+    };
+    choose(p_.max_seqlen_k, {}, selected, score);
   }
 
   // q is rotated, unless keys and queries are prepared in one; every row attends to the slots of its list.

@@ -185,8 +185,8 @@ class Oracle {
   }
 
   double index_key(std::int64_t slot, std::int64_t i) const {
-    const IndexCache cache{args_.index_cache, kIndexKeyPageTokens, p_.index_dim};
-    const std::int64_t page = slot / kIndexKeyPageTokens, offset = slot % kIndexKeyPageTokens;
+    const IndexCache cache{args_.index_cache, p_.page, p_.index_dim};
+    const std::int64_t page = slot / p_.page, offset = slot % p_.page;
     if (p_.index != DType::u8) return static_cast<double>(cache.key_f32(page, offset)[i]);
     return static_cast<double>(f8e4m3_to_float(cache.key_f8(page, offset)[i])) *
            static_cast<double>(load_f32(cache.scale(page, offset)));
@@ -199,8 +199,7 @@ class Oracle {
     std::iota(positions.begin(), positions.end(), 0);
     const std::int64_t request = integer_at(m_.requests, r);
     const auto slot_of = [&](std::int64_t position) {
-      return int_at(m_.block_table, request, position / kIndexKeyPageTokens) * kIndexKeyPageTokens +
-             position % kIndexKeyPageTokens;
+      return int_at(m_.block_table, request, position / p_.page) * p_.page + position % p_.page;
     };
     if (length > p_.index_topk) {
       Row q = product(w_.index_q, latent, p_.inner);

@@ -41,7 +41,8 @@ class Calls {
                                .hadamard = p_.index == DType::u8,
                                .k = p_.inner,
                                .cache = p_.index,
-                               .ue8m0 = p_.ue8m0});
+                               .ue8m0 = p_.ue8m0,
+                               .page = p_.page});
     add(MlaPrepareProblem{.tokens = p_.rows,
                           .lora = p_.lora,
                           .rope_dim = p_.rope,
@@ -59,7 +60,8 @@ class Calls {
       add(TopKProblem{.rows = rows,
                       .n = p_.sparse() ? score_columns(p_) : 0,
                       .k = p_.top_k(),
-                      .transform = TopKTransform::paged});
+                      .transform = TopKTransform::paged,
+                      .page = p_.page});
     }
     attention();
     return std::move(problems_);
@@ -114,7 +116,8 @@ class Calls {
     add(HeadGateProblem{
         .tokens = p_.rows, .heads = heads, .hidden = p_.hidden, .q_scale = f8, .decode = decode_});
     if (p_.mode == ForwardMode::extend) {
-      add(IndexKeyGatherProblem{.batch = p_.batch, .keys = p_.keys, .dim = p_.index_dim, .cache = p_.index});
+      add(IndexKeyGatherProblem{
+          .batch = p_.batch, .keys = p_.keys, .dim = p_.index_dim, .cache = p_.index, .page = p_.page});
       for (const std::int64_t rows : at_a_time())
         add(MqaLogitsProblem{
             .tokens = rows, .keys = p_.keys, .heads = heads, .head_dim = p_.index_dim, .q = key});
@@ -126,7 +129,8 @@ class Calls {
                                   .heads = heads,
                                   .head_dim = p_.index_dim,
                                   .max_len = p_.max_seqlen_k,
-                                  .q = key});
+                                  .q = key,
+                                  .page = p_.page});
     }
   }
 

@@ -85,6 +85,33 @@ TEST(DsaAttention, ChunksModesAndBatchesChangeNothing) {
   }
 }
 
+// How tokens lie on pages shows nowhere.
+TEST(DsaAttention, PagesOfAnySizeChangeNothing) {
+  for (const DsaAttentionProblem& p : all_formats()) {
+    const DsaLayer usual(p, 6);
+    for (const std::int64_t page : {16, 32, 128}) {
+      DsaAttentionProblem other = p;
+      other.page = page;
+      SCOPED_TRACE(problem_string(other));
+      const DsaLayer layer(other, 6);
+      DsaRun expected(usual, test_context()), got(layer, test_context());
+      DsaRun oracle(layer, forced_context("dsa_attention=ref:any"));
+      const auto compare = [&](ForwardMode mode, const std::vector<DsaShareOfTest>& shares,
+                               const DsaStepOptions& options = {}) {
+        const Tensor out = got.step(mode, shares, options);
+        expect_same_bytes(out, expected.step(mode, shares, options));
+        EXPECT_LT(calc_diff(out, oracle.step(mode, shares, options)), p.compute == DType::f32 ? 1e-9 : 1e-3)
+            << to_string(mode);
+      };
+      compare(ForwardMode::extend, {{0, 0, 15}, {1, 0, 20}});  // nothing is scored
+      compare(ForwardMode::extend, {{0, 15, 50}, {2, 0, 33}, {1, 20, 1}}, {.score_bytes = 3000});
+      compare(ForwardMode::target_verify, {{0, 65, 4}, {2, 33, 4}});
+      compare(ForwardMode::draft_extend, {{0, 65, 4}, {1, 21, 2}}, {.packed = true});
+      compare(ForwardMode::decode, {{0, 69, 1}, {1, 23, 1}, {2, 37, 1}});
+    }
+  }
+}
+
 // Padding gives zeros, disturbs nobody and is stored nowhere.
 TEST(DsaAttention, PaddingAndIdle) {
   for (const DsaAttentionProblem& p : all_formats()) {
@@ -161,6 +188,10 @@ TEST(DsaAttention, RejectsBadArguments) {
     args.selected.dtype = DType::i32;
   });
   expect_error("'out' must have shape [30,192], got [30,191]", [](auto& args) { args.out.shape[1] = 191; });
+  expect_error("'index_cache' must have pages of 16, 32, 64 or 128 keys of 128 + 4 bytes, got [10,6336]",
+               [](auto& args) { args.index_cache.shape[1] = 48 * 132; });
+  expect_error("'slots' must be those of pages of 32 tokens, as index_cache has, got",
+               [](auto& args) { args.index_cache.shape[1] = 32 * 132; });
   expect_error("'softmax_scale' must be finite", [](auto& args) { args.softmax_scale = INFINITY; });
 }
 

@@ -48,7 +48,7 @@ class DsaLayer {
       : p(formats),
         random(seed),
         tokens(tokens_each),
-        pages_each((tokens + 63) / 64),
+        pages_each((tokens + p.page - 1) / p.page),
         pages(kSequences * pages_each + 1),
         x(random.normal(p.x, {kSequences * tokens, p.hidden})),
         // q_a, index_k and kv_a one behind the other
@@ -79,8 +79,8 @@ class DsaLayer {
     const Buffer table = make_rope_table({.dim = p.rope}, tokens);
     std::memcpy(cos_sin.as<float>(), table.data(), static_cast<std::size_t>(cos_sin.count()) * 4);
     for (std::int64_t i = 0; i < known_slots.count(); ++i) {
-      const double page = page_table[i / known * pages_each + i % known / 64];
-      known_slots.set(i, 64 * page + static_cast<double>(i % known % 64));
+      const double page = page_table[i / known * pages_each + i % known / p.page];
+      known_slots.set(i, static_cast<double>(p.page) * page + static_cast<double>(i % known % p.page));
     }
   }
 
@@ -118,8 +118,8 @@ class DsaLayer {
   }
   Tensor kv_cache() const {
     Tensor cache =
-        filled(p.kv == DType::u8 ? Tensor(DType::u8, {pages * 64, mla_cache_entry_bytes(p.lora, p.rope)})
-                                 : Tensor(p.kv, {pages * 64, p.lora + p.rope}));
+        filled(p.kv == DType::u8 ? Tensor(DType::u8, {pages * p.page, mla_cache_entry_bytes(p.lora, p.rope)})
+                                 : Tensor(p.kv, {pages * p.page, p.lora + p.rope}));
     if (known_slots.count() == 0) return cache;
     const TensorView& all = known_latents.view();
     const auto part = [&](std::int64_t begin, std::int64_t width) {
@@ -132,8 +132,8 @@ class DsaLayer {
     return cache;
   }
   Tensor index_cache() const {
-    Tensor cache = filled(p.index == DType::u8 ? Tensor(DType::u8, {pages, kIndexKeyPageBytes})
-                                               : Tensor(DType::f32, {pages, 64, p.index_dim}));
+    Tensor cache = filled(p.index == DType::u8 ? Tensor(DType::u8, {pages, p.page * (p.index_dim + 4)})
+                                               : Tensor(DType::f32, {pages, p.page, p.index_dim}));
     if (known_slots.count() > 0) index_key_store({known_keys, known_slots, cache, p.ue8m0}, test_context());
     return cache;
   }
@@ -208,6 +208,7 @@ struct DsaInput {
                   .page_table = layer.page_table,
                   .request_ids = ids,
                   .index_topk = metadata.index_topk,
+                  .page_tokens = metadata.page_tokens,
                   .out = dsa_metadata_in(metadata, buffer)},
                  test_context());
     return buffer;
@@ -246,6 +247,7 @@ struct DsaInput {
                  .batch = std::ssize(shares),
                  .rows = std::ssize(from),
                  .max_pages = layer.pages_each,
+                 .page_tokens = layer.p.page,
                  .index_topk = layer.p.index_topk,
                  .workers = mode == ForwardMode::extend || shares.empty() ? 0 : 2,
                  .packed = mode == ForwardMode::extend || options.packed},
