@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -57,10 +58,13 @@ int run(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
     std::string command = "fathom";
     for (const CLI::App* chosen : program.get_subcommands()) command += " " + chosen->get_name();
-    return fail(kBadInput, fmt::format("{}; see `{} --help`", error.what(), command));
+    if (error.get_exit_code() != 0)
+      return fail(kBadInput, fmt::format("{}; see `{} --help`", error.what(), command));
+    std::ostringstream text;  // of --help or --version, printed as any other command's
+    program.exit(error, text);
+    action = [text = text.str()] { return fmt::print("{}", text), 0; };
   }
   if (!action) return fail(kBadInput, "a command is needed; see `fathom --help`");
   const int code = action();

@@ -23,6 +23,23 @@ namespace {
   fail(file, fmt::format("{}: {}", what, std::strerror(errno)));
 }
 
+// Whoever named a file is not to blame for these: the disk is full or broken, or a limit is reached.
+[[noreturn]] void fail_writing(const std::filesystem::path& file) {
+  const std::string text = fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno));
+  switch (errno) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+    case EIO:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+      throw EnvironmentError(text);
+    default:
+      throw FileError(text);
+  }
+}
+
 struct Descriptor {
   int value = -1;
   ~Descriptor() {
@@ -95,7 +112,7 @@ AtomicFile::AtomicFile(std::filesystem::path file) : file_(std::move(file)) {
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ < 0 && errno != EEXIST) break;
   }
-  if (descriptor_ < 0) fail_errno(file_, "cannot be written");
+  if (descriptor_ < 0) fail_writing(file_);
 }
 
 AtomicFile::~AtomicFile() {
@@ -108,16 +125,21 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t done = ::write(descriptor_, bytes.data(), bytes.size());
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0) fail_errno(file_, "cannot be written");
+    if (done < 0) fail_writing(file_);
     bytes = bytes.subspan(static_cast<std::size_t>(done));
   }
 }
 
 void AtomicFile::commit() {
   // Data first, name second: after a power cut the name must not show an empty file.
-  if (::fsync(descriptor_) != 0) fail_errno(file_, "cannot be written");
-  if (::rename(temporary_.c_str(), file_.c_str()) != 0) fail_errno(file_, "cannot be written");
+  if (::fsync(descriptor_) != 0 || ::rename(temporary_.c_str(), file_.c_str()) != 0) fail_writing(file_);
   ::close(std::exchange(descriptor_, -1));
+}
+
+void write_file(const std::filesystem::path& file, std::string_view text) {
+  AtomicFile out(file);
+  out.write(text);
+  out.commit();
 }
 
 }  // namespace fathom

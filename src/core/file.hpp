@@ -33,7 +33,8 @@ class MappedFile {
 };
 
 /// Writes a file so that its name only ever shows the old or the whole new content: the bytes go to a
-/// temporary file in the same directory, which commit() renames. Without commit() nothing stays.
+/// temporary file in the same directory, which commit() renames. Without commit() nothing stays. Where the
+/// machine fails, as with a full disk, all of it throws EnvironmentError.
 class AtomicFile {
  public:
   /// Throws FileError if the directory cannot be written or the name belongs to something that is no regular
@@ -52,5 +53,8 @@ class AtomicFile {
   std::string temporary_;
   int descriptor_ = -1;
 };
+
+/// A whole file at once, through AtomicFile.
+void write_file(const std::filesystem::path& file, std::string_view text);
 
 }  // namespace fathom

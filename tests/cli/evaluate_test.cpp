@@ -1,5 +1,6 @@
 // fathom logits and fathom perplexity, and every way in which a model's files can be bad.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -29,6 +30,22 @@ Logits read_logits(const fs::path& file) {
   EXPECT_EQ(bytes.size(), 8 + length + logits.values.size() * sizeof(float));
   std::memcpy(logits.values.data(), bytes.data() + 8 + length, bytes.size() - 8 - length);
   return logits;
+}
+
+// A limit of a file's size stands in for the disk's.
+TEST(Logits, AFullDiskIsAFailureOfTheMachine) {
+  const TemporaryDirectory folder;
+  const std::string ids = (folder / "ids.json").string(), out = (folder / "out").string();
+  const std::string errors = (folder / "err").string();
+  write_text(ids, "[0, 10]");
+  const std::string command = "ulimit -f 1; trap '' XFSZ; '" FATHOM_PROGRAM "' logits --model '" +
+                              random_model().string() + "' --ids '" + ids + "' -o '" + out + "' 2> '" +
+                              errors + "'";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_EQ(read_text(errors), "fathom: " + out + ": cannot be written: File too large\n");
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"err", "ids.json"}));
+  expect_refused(fathom({"logits", "--model", random_model().string(), "--ids", ids, "-o", "/dev/full"}),
+                 "/dev/full: must be a regular file");
 }
 
 TEST(Logits, WritesAllOrTheLastPositions) {

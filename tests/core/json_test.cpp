@@ -148,7 +148,7 @@ TEST_F(FileTest, AtomicFileLeavesNothingWhenTheDiskIsFull) {
   const auto handler = ::signal(SIGXFSZ, SIG_IGN);  // then write() fails as on a full disk
   const rlimit limit{.rlim_cur = 4096, .rlim_max = usual.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
-  EXPECT_ERROR(FileError, (directory_ / "out").string() + ": cannot be written: ", {
+  EXPECT_ERROR(EnvironmentError, (directory_ / "out").string() + ": cannot be written: ", {
     AtomicFile file(directory_ / "out");
     file.write(std::string(10000, 'x'));
     file.commit();
