@@ -99,7 +99,11 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
   const std::int64_t room = s.model.config().max_position_embeddings - prompt_size + 1;
   const std::int64_t limit = std::min(options.max_tokens, room);
   Output output(options, s.model.config(), limit, result);
-  KvCache& cache = s.cache_for(prompt_size + limit);
+  // Drafts behind the limit are put out by nobody. Yet where tokens are drawn they are made and verified:
+  // with fewer of them the last tokens would be drawn otherwise, and a seed's text would depend on its
+  // length.
+  const std::int64_t draft_limit = options.sampling.temperature > 0 ? room : limit;
+  KvCache& cache = s.cache_for(prompt_size + std::min(limit + max_drafts, draft_limit));
   const Impl::Sequence sequence(cache);
   Drafter drafter(s.runner, cache, sequence.id());
   DraftLength draft_length(max_drafts, options.adaptive_drafts);
@@ -140,7 +144,7 @@ Generation Session::generate(std::span<const std::int32_t> prompt, const Generat
       output.stop(FinishReason::cancelled);
       break;
     }
-    std::int64_t drafts = std::min(draft_length.next(), output.remaining() - 1);
+    std::int64_t drafts = std::min(draft_length.next(), output.remaining() - 1 + draft_limit - limit);
     cache.reserve(sequence.id(), length + 1 + drafts);
     const auto fresh = std::span(fresh_tokens).first(static_cast<std::size_t>(fresh_states.size(0)));
     if (drafts > 0) {

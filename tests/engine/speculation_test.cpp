@@ -135,15 +135,13 @@ TEST(SampledSpeculation, FollowsTheTargetDistributionOnThreePrompts) {
     for (int draw = 0; draw < kDraws; ++draw) {
       const Generation result = session.generate(
           prompt,
-          {.max_tokens = 4,  // as many as leave room for two drafts
+          {.max_tokens = 3,
            .sampling = {.temperature = 1, .top_k = 2, .seed = begin + static_cast<std::uint64_t>(draw)},
            .draft_tokens = 2,
            .ignore_eos = true});
-      const Ids three(result.output_ids.begin(), result.output_ids.begin() + 3);
-      ASSERT_TRUE(expected.count(three));
-      ++counts[three];
-      chains_of_one += result.stats.drafts_proposed == 1;
-      chains_of_two += result.stats.steps == 1;
+      ASSERT_TRUE(expected.count(result.output_ids));
+      ++counts[result.output_ids];
+      if (result.stats.steps == 1) ++(result.stats.drafts_proposed == 1 ? chains_of_one : chains_of_two);
       accepted += result.stats.drafts_accepted;
       proposed += result.stats.drafts_proposed;
     }
@@ -159,6 +157,28 @@ TEST(SampledSpeculation, FollowsTheTargetDistributionOnThreePrompts) {
   }
   EXPECT_GT(chains_of_one, 0);
   EXPECT_GT(chains_of_two, 0);  // else where chains end does not matter here
+}
+
+// A seed's text is the beginning of its longer text: what a step draws does not depend on how many tokens may
+// still follow.
+TEST(SampledSpeculation, AShorterTextIsThePrefixOfALonger) {
+  const Ids prompt = golden_prompts()[0].ids;
+  Session session(tiny_model(Precision::fp8), test_context(1));
+  for (const auto& [drafts, adaptive] : {std::pair(3, true), {7, true}, {7, false}}) {
+    const auto text = [&, d = drafts, a = adaptive](std::int64_t tokens) {
+      return session
+          .generate(prompt, {.max_tokens = tokens,
+                             .sampling = {.temperature = 1, .seed = 11},
+                             .draft_tokens = d,
+                             .adaptive_drafts = a,
+                             .ignore_eos = true})
+          .output_ids;
+    };
+    constexpr std::int64_t kMost = kSanitized ? 8 : 24;
+    const Ids whole = text(kMost);
+    for (std::int64_t tokens = 1; tokens < kMost; ++tokens)
+      EXPECT_EQ(text(tokens), Ids(whole.begin(), whole.begin() + tokens)) << drafts << " drafts";
+  }
 }
 
 TEST(Sampler, CoinsAreUniformAndIndependentOfOneAnother) {

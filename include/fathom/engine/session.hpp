@@ -24,7 +24,7 @@ struct SamplingOptions {
   float temperature = 0;  ///< 0: the most likely token
   float top_p = 1;
   std::int64_t top_k = 0;  ///< 0: all tokens
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;  ///< a text is the beginning of the one with more max_tokens
 };
 
 /// Called with (done, total) tokens.
