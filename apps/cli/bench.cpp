@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <ctime>
 #include <exception>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <regex>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -33,8 +33,9 @@ struct BenchArguments {
   std::string what;
   std::string json;
   std::string filter;
-  std::string device;   // empty: as FATHOM_DEVICE says
-  int repetitions = 0;  // 0: 7 on the host, 8 on a device
+  std::string device;       // empty: as FATHOM_DEVICE says
+  std::string kernel_pack;  // empty: as FATHOM_KERNEL_PACK says
+  int repetitions = 0;      // 0: 7 on the host, 8 on a device
   DeviceBenchOptions on_device;
   bool hot = false;
   bool list = false;
@@ -76,18 +77,27 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-// A line per problem: the median of the repetitions, and their median distance from it.
+// A line per problem: the median of the repetitions, and their median distance from it. Keeps Google
+// Benchmark's JSON beside, for a file that is written once all is over: neither an interrupt nor a full disk
+// leaves a part of it.
 class Table : public benchmark::BenchmarkReporter {
  public:
-  explicit Table(const Roof& roof) : roof_(roof) {}
+  explicit Table(const Roof& roof) : roof_(roof) { json_.SetOutputStream(&json_text_); }
 
-  bool ReportContext(const Context&) override {
+  std::string json() const { return json_text_.str(); }
+
+  void Finalize() override { json_.Finalize(); }
+
+  bool ReportContext(const Context& context) override {
+    json_.ReportContext(context);
     fmt::print("{:>10} {:>8} {:>9} {:>10} {:>15}  {}\n", "median", "spread", "GB/s", "GFLOP/s", "of roof",
                "problem");
+    std::fflush(stdout);
     return true;
   }
 
   void ReportRuns(const std::vector<Run>& runs) override {
+    json_.ReportRuns(runs);
     std::vector<double> seconds;
     for (const Run& run : runs) {
       if (run.run_type != Run::RT_Iteration || run.iterations == 0) continue;
@@ -119,6 +129,8 @@ class Table : public benchmark::BenchmarkReporter {
     return fmt::format("{:.3f} s", seconds);
   }
   Roof roof_;
+  std::ostringstream json_text_;
+  benchmark::JSONReporter json_;
 };
 
 std::string today() {
@@ -163,22 +175,15 @@ int bench_host(const BenchArguments& arguments, const std::vector<ListedProblem>
   benchmark::AddCustomContext("flops_per_second", fmt::format("{:.4g}", roof.flops_per_second));
   benchmark::AddCustomContext("flops_unit", std::string(roof.flops_unit));
 
-  // The JSON takes its name only once it is whole.
-  const std::string temporary = arguments.json + ".part";
-  std::vector<std::string> flags{"fathom bench"};
-  if (!arguments.json.empty()) flags.push_back("--benchmark_out=" + temporary);
-  std::vector<char*> pointers;
-  for (std::string& flag : flags) pointers.push_back(flag.data());
-  int count = static_cast<int>(pointers.size());
-  benchmark::Initialize(&count, pointers.data());
+  char name[] = "fathom bench";
+  char* words[] = {name};
+  int count = 1;
+  benchmark::Initialize(&count, words);
   Table table(roof);
   benchmark::RunSpecifiedBenchmarks(&table);
   benchmark::Shutdown();
-  if (error) {
-    std::filesystem::remove(temporary);
-    std::rethrow_exception(error);
-  }
-  if (!arguments.json.empty()) std::filesystem::rename(temporary, arguments.json);
+  if (error) std::rethrow_exception(error);
+  if (!arguments.json.empty()) write_file(arguments.json, table.json());
   return 0;
 }
 
@@ -196,9 +201,11 @@ int bench(const BenchArguments& arguments) {
   DeviceBenchOptions device = arguments.on_device;
   device.json = arguments.json;
   device.hot = arguments.hot;
+  if (!arguments.kernel_pack.empty()) options.kernel_pack = arguments.kernel_pack;
   if (options.device == "cpu") {
     for (const auto& [name, given] : {std::pair("--check", device.check),
                                       {"--first-call", device.first_call},
+                                      {"--kernel-pack", !arguments.kernel_pack.empty()},
                                       {"--svg", !device.svg.empty()},
                                       {"--markdown", !device.markdown.empty()}}) {
       if (given) throw InvalidArgument(fmt::format("bench: {} needs --device cuda, the device is cpu", name));
@@ -258,6 +265,7 @@ void add_bench(CLI::App& program, Action& action) {
   command->add_flag("--list", arguments->list,
                     "Print the problems, each with all of its keys, and time nothing");
   add_device_options(*command, arguments->on_device);
+  add_kernel_pack(*command, arguments->kernel_pack)->group("On a device");
   arguments->threads.add_to(*command);
   command->footer(
       "On the host: spread is the median distance of the timings from their median. `of roof` sets the "

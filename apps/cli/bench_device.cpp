@@ -39,12 +39,6 @@ Peers load_peers(const std::string& file) {
   return {text.str(), file};
 }
 
-void write_text(const std::string& file, const std::string& text) {
-  AtomicFile out(file);
-  out.write(text);
-  out.commit();
-}
-
 int first_calls(const std::vector<ListedProblem>& problems, const ContextOptions& options) {
   std::optional<fathom::Context> open;  // the device stays open between the calls
   fmt::print("opening the device {:.3f} s\n", open_device_for_bench(options, open));
@@ -150,9 +144,9 @@ int bench_device(const std::vector<ListedProblem>& problems, const DeviceBenchOp
     std::fflush(stdout);
   }
   fmt::print("{}", table_end(report, peers));
-  if (!options.json.empty()) write_text(options.json, report_json(report, peers));
-  if (!options.markdown.empty()) write_text(options.markdown, report_markdown(report, peers));
-  if (!options.svg.empty()) write_text(options.svg, report_svg(report, peers));
+  if (!options.json.empty()) write_file(options.json, report_json(report, peers));
+  if (!options.markdown.empty()) write_file(options.markdown, report_markdown(report, peers));
+  if (!options.svg.empty()) write_file(options.svg, report_svg(report, peers));
   const std::vector<std::string> failures = report_failures(report);
   for (const std::string& line : failures) message("fathom: {}\n", line);
   return failures.empty() ? 0 : 2;

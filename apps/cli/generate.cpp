@@ -24,6 +24,7 @@
 #include "message.hpp"
 #include "model_arguments.hpp"
 #include "progress.hpp"
+#include "rate.hpp"
 
 namespace fathom::cli {
 namespace {
@@ -94,9 +95,6 @@ class Writer {
   bool first_ = true;
 };
 
-double rate(std::int64_t tokens, double seconds) {
-  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
-}
 // The first token comes out of the prefill.
 double decode_rate(const GenerateStats& stats) {
   return stats.output_tokens > 1 ? rate(stats.output_tokens - 1, stats.decode_seconds) : 0;
@@ -132,9 +130,9 @@ void print_report(const LoadedModel& loaded, const Generation& result) {
   getrusage(RUSAGE_SELF, &usage);
   const MemoryUse memory = loaded.session.memory();
   message("\n");
-  message("prompt     {} tokens, {:.0f} tokens/s\n", stats.prompt_tokens,
-          rate(stats.prompt_tokens, stats.prefill_seconds));
-  message("generated  {} tokens, {:.0f} tokens/s, ended by {}\n", stats.output_tokens, decode_rate(stats),
+  message("prompt     {} tokens, {}\n", stats.prompt_tokens,
+          rate_text(rate(stats.prompt_tokens, stats.prefill_seconds)));
+  message("generated  {} tokens, {}, ended by {}\n", stats.output_tokens, rate_text(decode_rate(stats)),
           to_string(result.finish_reason));
   if (stats.drafts_proposed > 0) {
     message("drafts     {} of {} accepted ({:.0f} %), {} steps\n", stats.drafts_accepted,

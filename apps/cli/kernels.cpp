@@ -10,10 +10,12 @@
 
 #include "checks.hpp"
 #include "commands.hpp"
+#include "core/file.hpp"
 #include "fathom/core/context.hpp"
 #include "fathom/core/error.hpp"
 #include "fathom/engine/config.hpp"
 #include "fathom/engine/problems.hpp"
+#include "model_arguments.hpp"
 #include "progress.hpp"
 
 namespace fathom::cli {
@@ -39,6 +41,7 @@ std::string summary(const KernelBuild& build) {
 
 int build(const KernelArguments& arguments) {
   const std::vector<std::string> problems = problems_of(arguments);
+  { const AtomicFile writable(arguments.pack); }  // fails now rather than after the work
   const Context context;
   Progress bar("kernels");
   const KernelBuild result =
@@ -52,6 +55,7 @@ int build(const KernelArguments& arguments) {
 int warmup(const KernelArguments& arguments) {
   const std::vector<std::string> problems = problems_of(arguments);
   ContextOptions options = ContextOptions::from_environment();
+  if (!arguments.pack.empty()) options.kernel_pack = arguments.pack;
   // The architecture of this machine's device, unless one is named: then no GPU is needed.
   if (arguments.arch.empty() && options.device == "cpu") options.device = "cuda";
   const Context context(options);
@@ -151,6 +155,7 @@ void add_warmup(CLI::App& program, Action& action) {
   add_problems(*command, *arguments);
   add_arch(*command, *arguments, "For this architecture; without it for this machine's GPU",
            /*required=*/false);
+  add_kernel_pack(*command, arguments->pack);
   command->callback([&action, arguments] { action = [arguments] { return warmup(*arguments); }; });
 }
 

@@ -69,6 +69,15 @@ ContextOptions ThreadArgument::options() const {
   return options;
 }
 
+CLI::Option* add_kernel_pack(CLI::App& command, std::string& file) {
+  return command
+      .add_option("--kernel-pack", file,
+                  "Take kernels from this file of `fathom kernels build` (default: FATHOM_KERNEL_PACK, else "
+                  "fathom.pack beside the library)")
+      ->check(not_empty())
+      ->type_name("PACK");
+}
+
 void ModelArguments::add_to(CLI::App& command) {
   command
       .add_option("--model", directory, "Folder with config.json, tokenizer.json and the safetensors files")

@@ -10,7 +10,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace fathom::cli {
 
@@ -22,6 +23,9 @@ struct ThreadArgument {
   /// The options of the environment, with what is given here. Throws InvalidArgument.
   ContextOptions options() const;
 };
+
+/// --kernel-pack, for commands that need kernels.
+CLI::Option* add_kernel_pack(CLI::App& command, std::string& file);
 
 /// --model, --precision, --kv-cache, --prefill-chunk and --threads
 struct ModelArguments {

@@ -1,4 +1,6 @@
 // Arguments, help, info, ops and bench: everything that needs no model to run.
+#include <csignal>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -65,6 +67,8 @@ TEST(Arguments, EveryBadOneIsRefusedInOneLine) {
       {{"bench", "scale", "--check"}, "--check needs --device cuda, the device is cpu"},
       {{"bench", "scale", "--svg", "x.svg"}, "--svg needs --device cuda, the device is cpu"},
       {{"bench", "scale", "--first-call"}, "--first-call needs --device cuda, the device is cpu"},
+      {{"bench", "scale", "--kernel-pack", "x"}, "--kernel-pack needs --device cuda, the device is cpu"},
+      {{"bench", "scale", "--kernel-pack", ""}, "--kernel-pack: must not be empty"},
       {{"bench", "scale", "--device", "gpu"}, "'device' must be cpu, cuda or cuda:N, got 'gpu'"},
       {{"bench", "scale", "--flush-bytes", "999"}, "must be a whole number from 1000000000"},
       {{"bench", "scale", "--device", "cuda", "--repetitions", "7"},
@@ -101,7 +105,9 @@ TEST(Arguments, HelpNamesEveryOption) {
       {"info", {"--model", "--all"}},
       {"bench",
        {"--json", "--repetitions", "--threads", "--filter", "--hot", "--list", "--device", "--svg",
-        "--markdown", "--flush-bytes", "--check", "--no-control", "--peers", "--commit", "--first-call"}},
+        "--markdown", "--flush-bytes", "--check", "--no-control", "--peers", "--commit", "--first-call",
+        "--kernel-pack"}},
+      {"warmup", {"--model", "--all", "--arch", "--kernel-pack"}},
       {"ops", {"--markdown"}}};
   const Outcome program = fathom({"--help"});
   expect_done(program);
@@ -127,9 +133,12 @@ TEST(Arguments, EnvironmentVariablesAreChecked) {
 }
 
 TEST(Arguments, ASmallDiskIsAFailureOfTheMachine) {
-  const Outcome run = fathom({"ops"}, {.stdout_file = "/dev/full"});
-  EXPECT_EQ(run.code, 1);
-  EXPECT_EQ(run.err, "fathom: standard output cannot be written: No space left on device\n");
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"ops"}, {"--help"}, {"bench", "--help"}, {"--version"}}) {
+    const Outcome run = fathom(arguments, {.stdout_file = "/dev/full"});
+    EXPECT_EQ(run.code, 1);
+    EXPECT_EQ(run.err, "fathom: standard output cannot be written: No space left on device\n");
+  }
 }
 
 TEST(Info, ShowsTheBuildTheMachineAndEveryName) {
@@ -201,6 +210,29 @@ TEST(Bench, EveryOpRuns) {
   EXPECT_EQ(json.at("benchmarks").size(), count);
   EXPECT_GT(json.at("context").at("read_bytes_per_second").get<std::string>().size(), 0u);
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"bench.json"});
+}
+
+// A limit of a file's size stands in for the disk's.
+TEST(Bench, AFullDiskIsAFailureOfTheMachine) {
+  const TemporaryDirectory folder;
+  const std::string file = (folder / "bench.json").string(), errors = (folder / "err").string();
+  const std::string command = "ulimit -f 1; trap '' XFSZ; '" FATHOM_PROGRAM
+                              "' bench scale --hot --repetitions 1 --json '" +
+                              file + "' 2> '" + errors + "' > /dev/null";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_NE(read_text(errors).find("fathom: " + file + ": cannot be written: File too large\n"),
+            std::string::npos)
+      << read_text(errors);
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"err"});
+}
+
+TEST(Bench, LeavesNothingWhenInterrupted) {
+  const TemporaryDirectory folder;
+  const std::string file = (folder / "bench.json").string();
+  const Outcome run = fathom({"bench", "scale", "--hot", "--repetitions", "1000", "--json", file},
+                             {.interrupt_after = 20});  // the head of the table
+  EXPECT_EQ(run.code, -SIGINT) << run.err;
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{});
 }
 
 TEST(Bench, NamesTheLineOfAFile) {

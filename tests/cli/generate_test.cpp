@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/program.hpp"
+#include "cli/rate.hpp"
 
 namespace fathom::cli_test {
 namespace {
@@ -114,6 +115,13 @@ TEST(Generate, IdsNeedNoTokenizer) {
   EXPECT_EQ(run.out, ids + "\n");
   expect_refused(fathom({"generate", "--model", (folder / "model").string(), "--prompt", "x"}),
                  "tokenizer.json");
+}
+
+TEST(Generate, SlowRatesAreShownToo) {
+  for (const auto& [value, text] :
+       {std::pair(2513.4, "2513"), {10.0, "10"}, {9.96, "10"}, {9.94, "9.9"}, {0.42, "0.42"}, {0.0, "0"}})
+    EXPECT_EQ(cli::rate_text(value), std::string(text) + " tokens/s");
+  EXPECT_EQ(cli::rate(3, 0), 0);
 }
 
 TEST(Generate, EndsWhereItsTextCannotBeWritten) {

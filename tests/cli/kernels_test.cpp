@@ -45,6 +45,10 @@ TEST_F(KernelsCommand, BuildVerifyListInfo) {
   const Outcome warm = run({"warmup", "--arch", "sm_90a", "--model", bundled_model()});
   expect_done(warm);
   EXPECT_NE(warm.out.find("nothing to do"), std::string::npos) << "the pack has them all: " << warm.out;
+  environment.erase("FATHOM_KERNEL_PACK");
+  const Outcome named =
+      run({"warmup", "--arch", "sm_90a", "--model", bundled_model(), "--kernel-pack", pack});
+  EXPECT_NE(named.out.find("nothing to do"), std::string::npos) << named.out;
   // One of this name beside the program is found without being named.
   fs::copy_file(FATHOM_PROGRAM, scratch / "fathom");
   const std::string command = "'" + (scratch / "fathom") + "' info > '" + (scratch / "out") + "'";
@@ -79,6 +83,10 @@ TEST_F(KernelsCommand, BadPacksAreRefused) {
     expect_refused(run({"kernels", command, pack}), "is no kernel pack");
   environment["FATHOM_KERNEL_PACK"] = pack;
   expect_refused(run({"warmup", "--arch", "sm_90a", "--all"}), "is no kernel pack");
+  environment.erase("FATHOM_KERNEL_PACK");
+  expect_refused(run({"warmup", "--arch", "sm_90a", "--all", "--kernel-pack", pack}), "is no kernel pack");
+  expect_refused(run({"kernels", "build", "--arch", "sm_90a", "--all", "-o", scratch / "missing/pack"}),
+                 "missing/pack: cannot be written");
   expect_refused(run({"kernels", "build", "--arch", "sm_90a", "-o", pack}),
                  "one of --model DIR and --all is needed");
   expect_refused(run({"kernels", "build", "--arch", "sm_90", "--all", "-o", pack}), "sm_90 not in");
