@@ -5,14 +5,12 @@
 #include <optional>
 #include <set>
 
-#include "cuda/device_context.hpp"
-#include "fake_driver.hpp"
 #include "fathom/cuda/device.hpp"
 #include "fathom/engine/problems.hpp"
 #include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
 #include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "jit/nvrtc.hpp"
-#include "jit/scratch.hpp"
+#include "on_fake.hpp"
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
 #include "ops/sm90_grouped.hpp"
@@ -21,22 +19,11 @@
 namespace fathom {
 namespace {
 
-class GroupedOnFake : public testing::Test {
+class GroupedOnFake : public OnFake {
  protected:
-  // Addresses that nobody may read: the fake driver runs nothing.
-  static TensorView view(DType dtype, std::initializer_list<std::int64_t> shape,
-                         std::uintptr_t address = 256) {
-    return TensorView::contiguous(reinterpret_cast<void*>(address), dtype, shape, {DeviceKind::cuda, 0});
-  }
   Context context(const std::string& implementation) {
-    ContextOptions options;
-    options.force_implementation = implementation;
-    options.cache_dir = scratch_ / "cache";
-    return cuda::make_context(fake_.table(), 0, options);
+    return context_with({.force_implementation = implementation});
   }
-
-  jit::Scratch scratch_;
-  cuda::FakeDriver fake_;
 };
 
 TEST_F(GroupedOnFake, TheGeneralOneTakesWeightsFromAnywhere) {

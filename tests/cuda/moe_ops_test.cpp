@@ -8,17 +8,17 @@
 #include <string>
 #include <vector>
 
-#include "cuda/device_context.hpp"
-#include "fake_driver.hpp"
 #include "fathom/engine/problems.hpp"
+#include "fathom/ops/m_grouped_bf16_gemm_nt.hpp"
+#include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "fathom/ops/moe_combine.hpp"
 #include "fathom/ops/moe_forward.hpp"
 #include "fathom/ops/moe_permute.hpp"
 #include "fathom/ops/moe_route.hpp"
 #include "fathom/ops/quantize_groups.hpp"
 #include "fathom/ops/silu_mul_quant.hpp"
-#include "jit/nvrtc.hpp"
-#include "jit/scratch.hpp"
+#include "jit/no_spills.hpp"
+#include "on_fake.hpp"
 #include "ops/kernels.hpp"
 #include "ops/moe_forward/moe_forward_impl.hpp"
 #include "ops/op_test.hpp"
@@ -27,13 +27,8 @@
 namespace fathom {
 namespace {
 
-class MoeOnFake : public testing::Test {
+class MoeOnFake : public OnFake {
  protected:
-  // Addresses that nobody may read: the fake driver runs nothing.
-  static TensorView view(DType dtype, std::initializer_list<std::int64_t> shape) {
-    return TensorView::contiguous(reinterpret_cast<void*>(std::uintptr_t{256}), dtype, shape,
-                                  {DeviceKind::cuda, 0});
-  }
   int launches(const std::function<void()>& body) {
     jit::nvrtc();
     const int before = static_cast<int>(fake_.calls("cuLaunchKernelEx"));
@@ -41,13 +36,7 @@ class MoeOnFake : public testing::Test {
     return static_cast<int>(fake_.calls("cuLaunchKernelEx")) - before;
   }
 
-  jit::Scratch scratch_;
-  cuda::FakeDriver fake_;
-  Context context_ = [this] {
-    ContextOptions options;
-    options.cache_dir = scratch_ / "cache";
-    return cuda::make_context(fake_.table(), 0, options);
-  }();
+  Context context_ = context_with({});
 };
 
 TEST_F(MoeOnFake, TheActivationIsOneLaunchAndReadsNoCount) {
@@ -155,12 +144,8 @@ TEST(MoeKernels, EveryOptionCompilesWithoutSpills) {
       "quantize_groups:k=7168,rule=kv_cache,scale_format=ue8m0",
       "moe_route:scoring=softmax",
   };
-  for (const std::string arch : {"sm_80", "sm_90a"}) {
-    for (const jit::Source& source : kernel_sources(problems, usual_device(arch))) {
-      EXPECT_EQ(jit::spilled_bytes(jit::compile(source, arch, jit::nvrtc())), 0)
-          << source.name << " for " << arch;
-    }
-  }
+  for (const std::string_view arch : {"sm_80", "sm_90a"})
+    jit::expect_no_spills(kernel_sources(problems, usual_device(arch)), arch);
 }
 
 // A pack made for moe_forward has what each of its ops launches.
@@ -188,6 +173,40 @@ TEST(MoeKernels, OfTheModelAreThoseOfItsMixtures) {
   for (const char* part : {"moe_permute.simt_16", "moe_permute.simt_place", "moe_permute.simt_copy16",
                            "silu_mul_quant.simt_bf16_f32", "silu_mul_quant.simt_bf16_f32_masked"}) {
     EXPECT_TRUE(names.contains(part)) << part;
+  }
+}
+
+// Whatever the layout and the number of rows, nothing is left to compile: rows with ids have plans apart.
+TEST(MoeKernels, OfTheModelAreThoseOfEveryLayout) {
+  const cuda::DeviceInfo device = usual_device("sm_90a");
+  std::set<std::string> listed;
+  for (const jit::Source& source : kernel_sources(deepseek_v32_problems(), device))
+    listed.insert(source.name);
+  const auto expect_listed = [&](const auto& problem) {
+    const std::string one[] = {problem_string(problem)};
+    for (const jit::Source& source : kernel_sources(one, device))
+      EXPECT_TRUE(listed.contains(source.name)) << source.name << " of " << one[0];
+  };
+  for (const GroupLayout layout : {GroupLayout::contiguous, GroupLayout::offsets, GroupLayout::masked}) {
+    for (const std::int64_t tokens :
+         {1, 3, 9, 20, 50, 100, 170, 257, 340, 700, 1500, 3000, 6000, 12000, 20000}) {
+      expect_listed(MoeForwardProblem{.tokens = tokens, .layout = layout});
+      expect_listed(MoeForwardProblem{
+          .tokens = tokens, .top_k = 9, .experts = 257, .shared = 0, .layout = layout, .common = true});
+    }
+    for (const std::int64_t groups : {256, 32, 8}) {  // of one device, of 8 and of 32
+      for (std::int64_t each = 1; each <= 8192; each += each / 3 + 1) {
+        const std::int64_t rows = layout == GroupLayout::masked ? each + 100 : groups * each;
+        for (const auto& [n, k] : {std::pair(4096, 7168), {7168, 2048}}) {
+          for (const std::int64_t expected : {std::int64_t{0}, each}) {
+            expect_listed(MGroupedFp8GemmNtProblem{
+                .groups = groups, .rows = rows, .n = n, .k = k, .layout = layout, .expected_m = expected});
+            expect_listed(MGroupedBf16GemmNtProblem{
+                .groups = groups, .rows = rows, .n = n, .k = k, .layout = layout, .expected_m = expected});
+          }
+        }
+      }
+    }
   }
 }
 

@@ -3,35 +3,22 @@
 
 #include <string>
 
-#include "cuda/device_context.hpp"
-#include "fake_driver.hpp"
 #include "fathom/ops/fp8_gemm_nt.hpp"
 #include "fathom/ops/index_key_gather.hpp"
 #include "fathom/ops/moe_combine.hpp"
-#include "jit/scratch.hpp"
+#include "on_fake.hpp"
 #include "ops/op_test.hpp"
 
 namespace fathom {
 namespace {
 
-class SimtOnFake : public testing::Test {
+class SimtOnFake : public OnFake {
  protected:
-  // Addresses that nobody may read: the fake driver runs nothing.
-  static TensorView view(DType dtype, std::initializer_list<std::int64_t> shape) {
-    return TensorView::contiguous(reinterpret_cast<void*>(std::uintptr_t{256}), dtype, shape,
-                                  {DeviceKind::cuda, 0});
-  }
   Context context(int major, int minor, const std::string& implementation = {}) {
     fake_.devices[0].sm_major = major;
     fake_.devices[0].sm_minor = minor;
-    ContextOptions options;
-    options.cache_dir = scratch_ / "cache";
-    options.force_implementation = implementation;
-    return cuda::make_context(fake_.table(), 0, options);
+    return context_with({.force_implementation = implementation});
   }
-
-  jit::Scratch scratch_;
-  cuda::FakeDriver fake_;
 };
 
 TEST_F(SimtOnFake, DeclinesADeviceBelow80) {

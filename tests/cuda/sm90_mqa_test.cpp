@@ -6,8 +6,7 @@
 
 #include "fathom/ops/mqa_logits.hpp"
 #include "fathom/ops/paged_mqa_logits.hpp"
-#include "jit/cubin_store.hpp"
-#include "jit/nvrtc.hpp"
+#include "jit/no_spills.hpp"
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
 
@@ -106,13 +105,7 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
                                  "top_k:rows=64,n=65536"};
   for (jit::Source& source : kernel_sources(general, usual_device("sm_90a")))
     sources.push_back(std::move(source));
-  jit::nvrtc();
-  std::vector<std::string> failures(sources.size());
-  jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
-    const jit::Cubin cubin = jit::compile(sources[i], "sm_90a", jit::nvrtc());
-    if (jit::spilled_bytes(cubin) != 0) failures[i] = cubin.log;
-  });
-  for (std::size_t i = 0; i < sources.size(); ++i) EXPECT_EQ(failures[i], "") << sources[i].name;
+  jit::expect_no_spills(sources, "sm_90a");
 }
 
 }  // namespace

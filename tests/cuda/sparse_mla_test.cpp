@@ -4,8 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "jit/cubin_store.hpp"
-#include "jit/nvrtc.hpp"
+#include "jit/no_spills.hpp"
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
 
@@ -32,13 +31,7 @@ TEST(SparseMlaKernels, EveryFormCompilesWithoutSpills) {
                                   "sparse_mla:heads=33,decode=1"};
   const std::vector<jit::Source> sources = kernel_sources(problems, usual_device("sm_90a"));
   EXPECT_EQ(sources.size(), 6u);
-  jit::nvrtc();
-  std::vector<std::string> failures(sources.size());
-  jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
-    const jit::Cubin cubin = jit::compile(sources[i], "sm_90a", jit::nvrtc());
-    if (jit::spilled_bytes(cubin) != 0) failures[i] = cubin.log;
-  });
-  for (std::size_t i = 0; i < sources.size(); ++i) EXPECT_EQ(failures[i], "") << sources[i].name;
+  jit::expect_no_spills(sources, "sm_90a");
 }
 
 }  // namespace

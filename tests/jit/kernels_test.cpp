@@ -8,8 +8,7 @@
 
 #include "fathom/core/op_info.hpp"
 #include "fathom/engine/problems.hpp"
-#include "jit/cubin_store.hpp"
-#include "jit/nvrtc.hpp"
+#include "jit/no_spills.hpp"
 #include "jit/scratch.hpp"
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
@@ -53,29 +52,18 @@ std::vector<jit::Source> sources_for(std::string_view arch) {
   return kernel_sources(problems, usual_device(arch));
 }
 
-void expect_no_spills(std::string_view arch) {
+void expect_all_without_spills(std::string_view arch) {
   std::vector<jit::Source> sources = sources_for(arch);
   ASSERT_FALSE(sources.empty());
   if (sources.size() > kMostKernels) sources.resize(kMostKernels);
-  jit::nvrtc();
-  std::vector<std::string> failures(sources.size());
-  jit::on_all_cores(sources.size(), 2, [&](std::size_t i) {
-    try {
-      const jit::Cubin cubin = jit::compile(sources[i], std::string(arch), jit::nvrtc());
-      if (jit::spilled_bytes(cubin) != 0) failures[i] = "spills:\n" + cubin.log;
-    } catch (const Error& error) {
-      failures[i] = error.what();
-    }
-  });
-  for (std::size_t i = 0; i < sources.size(); ++i)
-    EXPECT_EQ(failures[i], "") << sources[i].name << " for " << arch;
+  jit::expect_no_spills(sources, arch);
 }
 
-TEST(Kernels, OfHopperCompileWithoutSpills) { expect_no_spills("sm_90a"); }
+TEST(Kernels, OfHopperCompileWithoutSpills) { expect_all_without_spills("sm_90a"); }
 
 TEST(Kernels, GeneralOnesCompileForEveryArchitecture) {
   for (const std::string_view arch : kernel_architectures()) {
-    if (arch != "sm_90a") expect_no_spills(arch);
+    if (arch != "sm_90a") expect_all_without_spills(arch);
   }
 }
 

@@ -112,7 +112,7 @@ void add_attention(const ModelConfig& config, std::vector<std::string>& problems
   }
 }
 
-// What quantises activations: kernels depend on dtypes and layouts, not on sizes.
+// What quantises activations: kernels depend on dtypes and layouts, hardly on sizes.
 void add_activations(const ModelConfig& config, std::vector<std::string>& problems) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const std::int64_t k :
@@ -120,8 +120,9 @@ void add_activations(const ModelConfig& config, std::vector<std::string>& proble
       problems.push_back(problem_string(QuantizeGroupsProblem{.k = k, .x = dtype}));
       problems.push_back(problem_string(SiluMulProblem{.dim = k, .gate_up = dtype, .out = dtype}));
       for (const std::int64_t experts : {std::int64_t{0}, config.n_routed_experts}) {
-        problems.push_back(
-            problem_string(SiluMulQuantProblem{.experts = experts, .dim = k, .gate_up = dtype}));
+        for (const std::int64_t rows : {1, 4096})  // experts of many rows take turns
+          problems.push_back(problem_string(
+              SiluMulQuantProblem{.experts = experts, .rows = rows, .dim = k, .gate_up = dtype}));
       }
     }
   }
@@ -172,8 +173,7 @@ void add_mixtures(const ModelConfig& config, std::vector<std::string>& problems)
   }
 }
 
-// Routed experts: gate and up as one product and down, by rows of a group. The contiguous layout needs no
-// entry: its kernels are those of offsets, for a plan asks only whether the layout is masked.
+// Routed experts: gate and up as one product and down, by rows of a group.
 void add_expert_products(const ModelConfig& config, bool fp8, std::vector<std::string>& problems) {
   const std::int64_t groups = config.n_routed_experts;
   if (groups == 0 || config.num_hidden_layers <= config.first_k_dense_replace) return;
@@ -187,9 +187,11 @@ void add_expert_products(const ModelConfig& config, bool fp8, std::vector<std::s
     problem.layout = GroupLayout::masked;
     problem.rows = 4096;
     problems.push_back(problem_string(problem));
-    problem.layout = GroupLayout::offsets;
     problem.rows = groups * expected;
-    problems.push_back(problem_string(problem));
+    for (const GroupLayout layout : {GroupLayout::offsets, GroupLayout::contiguous}) {
+      problem.layout = layout;
+      problems.push_back(problem_string(problem));
+    }
   };
   for (const auto& [n, k] : shapes) {
     for (const std::int64_t expected :
@@ -215,11 +217,8 @@ void add_model(const ModelConfig& config, Shapes& fp8, Shapes& bf16) {
   }
 }
 
-}  // namespace
-
-std::vector<std::string> model_problems(const ModelConfig& config) {
-  Shapes fp8;
-  Shapes bf16;
+// Of a model, and of products of further shapes.
+std::vector<std::string> problems_of(const ModelConfig& config, Shapes fp8, Shapes bf16) {
   add_model(config, fp8, bf16);
   std::vector<std::string> problems;
   add_fp8(fp8, problems);
@@ -232,6 +231,10 @@ std::vector<std::string> model_problems(const ModelConfig& config) {
   add_expert_products(config, config.quantization_config.has_value(), problems);
   return problems;
 }
+
+}  // namespace
+
+std::vector<std::string> model_problems(const ModelConfig& config) { return problems_of(config, {}, {}); }
 
 std::vector<std::string> deepseek_v32_problems() {
   ModelConfig config;
@@ -262,16 +265,11 @@ std::vector<std::string> deepseek_v32_problems() {
   Shapes bf16 = fp8;
   bf16.emplace(64, 7168);
   bf16.emplace(256, 7168);
-  add_model(config, fp8, bf16);
-  std::vector<std::string> problems;
-  add_fp8(fp8, problems);
-  add_bf16(bf16, problems);
-  add_head_gate(config, problems);
-  add_attention(config, problems);
-  add_activations(config, problems);
-  add_experts(config, problems);
-  if (config.quantization_config) add_mixtures(config, problems);
-  for (const bool quantized : {true, false}) add_expert_products(config, quantized, problems);
+  std::vector<std::string> problems = problems_of(config, std::move(fp8), std::move(bf16));
+  for (const std::int64_t experts : {256, 8}) {  // all of them, and those of one device of 32
+    config.n_routed_experts = experts;
+    for (const bool quantized : {true, false}) add_expert_products(config, quantized, problems);
+  }
   return problems;
 }
 
