@@ -20,8 +20,18 @@ inline constexpr int kSm90MlaTopK = 2048;  // at most: the list lies in shared m
 inline constexpr int kSm90MlaThreads = 512;
 inline constexpr int kSm90MlaProducers = 256;
 
-inline constexpr int sm90_mla_heads(long long heads) {
-  return heads <= 8 ? 8 : heads <= 16 ? 16 : heads <= 32 ? 32 : 64;
+/// Up to 16 heads multiply entries of a quantised cache as they are; the thirteenth to sixteenth warp... 
+inline constexpr int kSm90MlaCodesThreads = 512;
+inline constexpr int kSm90MlaCodesBuffers = 4;
+inline constexpr int kSm90MlaCodesEntry = 656;
+inline constexpr int kSm90MlaCodesTile = kSm90MlaEntries * kSm90MlaCodesEntry;
+/// Scores of a team's tile: of 16 heads the parts from every 128 columns and from the rotated ones.
+inline constexpr int kSm90MlaCodesScores = 16 * 5 * 4 * kSm90MlaEntries;
+inline constexpr int kSm90MlaCodesRotated = 16 * 128;  // the queries' rotated columns
+
+/// Heads of a block.
+inline constexpr int sm90_mla_heads(long long heads, bool codes) {
+  return heads > 32 ? 64 : heads > 16 ? 32 : heads > 8 || codes ? 16 : 8;
 }
 /// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or
 /// of eight, of which 15 do, for 64 heads a block, whose tiles take longer.
@@ -39,10 +49,18 @@ static_assert(4 * kSm90MlaRow * 64 <= kSm90MlaBuffers * kSm90MlaTile && 4 * kSm9
 /// and totals of the parts, barriers.
 inline constexpr int kSm90MlaExchange = 2 * 4 * 32;
 inline constexpr int kSm90MlaStatistics = 2 * 64;
-inline constexpr int sm90_mla_shared(int heads) {
-  return 1024 + kSm90MlaBlocks * heads * 128 + kSm90MlaBuffers * kSm90MlaTile + 4 * kSm90MlaTopK +
-         4 * (kSm90MlaExchange + kSm90MlaStatistics) + 128;
+/// With codes: scores (at first queries), entries (later partial results) and rotated columns of queries.
+inline constexpr int sm90_mla_tiles_at(int heads, bool codes) {
+  return codes ? 2 * kSm90MlaCodesScores : kSm90MlaBlocks * heads * 128;
 }
-static_assert(sm90_mla_shared(64) <= 227 * 1024);
+inline constexpr int sm90_mla_list_at(int heads, bool codes) {
+  return sm90_mla_tiles_at(heads, codes) +
+         (codes ? kSm90MlaCodesBuffers * kSm90MlaCodesTile + kSm90MlaCodesRotated : kSm90MlaBuffers * kSm90MlaTile);
+}
+inline constexpr int sm90_mla_shared(int heads, bool codes) {
+  return 1024 + sm90_mla_list_at(heads, codes) + 4 * kSm90MlaTopK + 4 * (kSm90MlaExchange + kSm90MlaStatistics) + 192;
+}
+static_assert(sm90_mla_shared(64, false) <= 227 * 1024 && sm90_mla_shared(16, true) <= 227 * 1024);
+static_assert(kSm90MlaTile + 4 * kSm90MlaRow * 16 <= kSm90MlaCodesBuffers * kSm90MlaCodesTile);
 
 }  // namespace fathom

@@ -26,6 +26,20 @@ __device__ __forceinline__ u32 cvt_f16x2(u16 codes) {
   return halves;
 }
 
+/// Four e4m3 values as f16, the lower two first. One instruction each, where cvt_f16x2() shifts for the upper ones.
+__device__ __forceinline__ void cvt_f16x4(u32 codes, u32& low, u32& high) {
+  asm("{\n .reg .b16 a, b;\n mov.b32 {a, b}, %2;\n cvt.rn.f16x2.e4m3x2 %0, a;\n cvt.rn.f16x2.e4m3x2 %1, b;\n}"
+      : "=r"(low), "=r"(high)
+      : "r"(codes));
+}
+
+/// Two floats rounded to f16, the first in the low half.
+__device__ __forceinline__ u32 cvt_f16x2(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
 /// Two f16 values as floats: x is that of the low half.
 __device__ __forceinline__ float2 cvt_f32x2(u32 halves) {
   float2 v;
@@ -39,6 +53,13 @@ __device__ __forceinline__ float2 cvt_f32x2(u32 halves) {
 __device__ __forceinline__ float exp2(float x) {
   float value;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+
+/// The logarithm of x to base 2 with an error of 2^-22; 0 gives minus infinity.
+__device__ __forceinline__ float log2(float x) {
+  float value;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
   return value;
 }
 

@@ -17,8 +17,9 @@
 
 namespace fathom {
 
-template <int kHeads>
+template <int kHeads, bool kCodes = false>
 struct Sm90MlaBlock {
+  static constexpr int kThreads = kCodes ? kSm90MlaCodesThreads : kSm90MlaThreads;
   static constexpr int kParts = sm90_mla_parts(kHeads);
   static constexpr int kBlockBytes = 64 * 128;           // 64 columns of a tile's rows
   static constexpr int kQueryBlockBytes = kHeads * 128;  // and of the queries
@@ -41,8 +42,8 @@ struct Sm90MlaBlock {
     take(static_cast<int>(blockIdx.x / static_cast<u32>(kernel.blocks)));
   }
   __device__ static int rank() { return static_cast<int>(ptx::cluster_rank()); }
-  static constexpr int kTilesAt = kSm90MlaBlocks * kQueryBlockBytes;
-  static constexpr int kListAt = kTilesAt + kSm90MlaBuffers * kSm90MlaTile;
+  static constexpr int kTilesAt = sm90_mla_tiles_at(kHeads, kCodes);
+  static constexpr int kListAt = sm90_mla_list_at(kHeads, kCodes);
   static constexpr int kExchangeAt = kListAt + 4 * kSm90MlaTopK;
   static constexpr int kStatisticsAt = kExchangeAt + 4 * kSm90MlaExchange;
   static constexpr int kBarriersAt = kStatisticsAt + 4 * kSm90MlaStatistics;
@@ -249,7 +250,7 @@ struct Sm90MlaBlock {
     __syncthreads();
     const int items = min(kHeads, args.heads - head0) * 128;
 #pragma unroll 1
-    for (int i = rank() * kSm90MlaThreads + thread; i < items; i += kernel.blocks * kSm90MlaThreads) {
+    for (int i = rank() * kThreads + thread; i < items; i += kernel.blocks * kThreads) {
       const int row = i / 128;
       const int column = i % 128 * 4;
       const u32 own = ptx::shared_address(partial(0) + row * kSm90MlaRow + column);

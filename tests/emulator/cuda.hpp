@@ -97,6 +97,14 @@ inline float rsqrtf(float a) { return 1 / std::sqrt(a); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+/// Four bytes of a (0 to 3) and b (4 to 7), the lowest chosen by the lowest four bits of `which`.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const unsigned long long bytes = a | static_cast<unsigned long long>(b) << 32;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i)
+    result |= static_cast<unsigned>(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return result;
+}
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

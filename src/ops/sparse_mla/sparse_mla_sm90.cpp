@@ -14,15 +14,25 @@ namespace {
 struct Form {
   std::int32_t heads;  // of a block
   std::int32_t folds;  // a block has several parts
+  std::int32_t codes;  // of a quantised cache are multiplied as they are
+
+  unsigned threads() const {
+    return static_cast<unsigned>(codes != 0 ? kSm90MlaCodesThreads : kSm90MlaThreads);
+  }
 };
+Form form_of(const SparseMlaProblem& problem) {
+  const bool codes = problem.cache == DType::u8 && problem.heads <= 16;
+  return {sm90_mla_heads(problem.heads, codes), 0, codes};
+}
 jit::Source source(const Form& form) {
   return simt_source(
-      {.name = fmt::format("sparse_mla.sm90_h{}{}", form.heads, form.folds != 0 ? "_folds" : ""),
+      {.name = fmt::format("sparse_mla.sm90_h{}{}{}", form.heads, form.folds != 0 ? "_folds" : "",
+                            form.codes != 0 ? "_codes" : ""),
        .header = "sm90/sparse_mla.cuh",
-       .function = fmt::format("sm90_sparse_mla<{}, {}>", form.heads, form.folds != 0),
+       .function = fmt::format("sm90_sparse_mla<{}, {}, {}>", form.heads, form.folds != 0, form.codes != 0),
        .args = "Sm90MlaKernel",
        .args_bytes = sizeof(Sm90MlaKernel),
-       .threads = kSm90MlaThreads,
+       .threads = static_cast<int>(form.threads()),
        .blocks = 1});
 }
 
@@ -59,13 +69,14 @@ Verdict sparse_mla_sm90_can_run(const SparseMlaProblem& problem, const Context& 
 
 void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args, const Context& context) {
   if (problem.tokens == 0 || problem.heads == 0) return;
-  const int heads = sm90_mla_heads(problem.heads);
+  Form form = form_of(problem);
+  const int heads = form.heads;
   const int num_sms = cuda::device_context(context).info().num_sms;
   std::int64_t items = problem.tokens * ceil_div(problem.heads, heads);
   // Lists that fit one part have no use for a cluster, and the same sums without.
   int span = in_decode_class(problem.decode, context) ? sm90_mla_part(heads) : kSm90MlaTopK;
   int blocks = std::max(1, static_cast<int>(ceil_div(problem.top_k, span)));
-  const Form form{heads, heads == 64 && folds(items, blocks, num_sms)};
+  form.folds = heads == 64 && folds(items, blocks, num_sms);
   if (form.folds != 0) span = kSm90MlaTopK, blocks = 1;
   const Sm90MlaKernel kernel{.mla = sparse_mla_kernel(problem, args),
                              .aligned_q = suits_bulk_copies(args.q),
@@ -80,18 +91,18 @@ void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args,
   }
   jit::launch(jit::kernel(context, source, form),
               {.grid = {static_cast<unsigned>(items) * cluster},
-               .block = {kSm90MlaThreads},
+               .block = {form.threads()},
                .cluster = {cluster},
-               .shared_bytes = sm90_mla_shared(heads)},
+               .shared_bytes = sm90_mla_shared(heads, form.codes != 0)},
               context, kernel);
 }
 
 std::vector<jit::Source> sparse_mla_sm90_kernels(const SparseMlaProblem& problem,
                                                  const cuda::DeviceInfo& device) {
   if (verdict(problem, device)) return {};
-  const int heads = sm90_mla_heads(problem.heads);
-  std::vector<jit::Source> sources = {source({heads, 0})};
-  if (problem.decode && heads == 64) sources.push_back(source({heads, 1}));
+  Form form = form_of(problem);
+  std::vector<jit::Source> sources = {source(form)};
+  if (problem.decode && form.heads == 64) form.folds = 1, sources.push_back(source(form));
   return sources;
 }
 

@@ -41,6 +41,24 @@ inline u32 cvt_f16x2(u16 codes) {
   return half(codes & 0xff) | half(codes >> 8) << 16;
 }
 
+inline void cvt_f16x4(u32 codes, u32& low, u32& high) {
+  low = cvt_f16x2(static_cast<u16>(codes));
+  high = cvt_f16x2(static_cast<u16>(codes >> 16));
+}
+
+inline u32 cvt_f16x2(float low, float high) {
+  const auto rounded = [](float value) -> u32 {
+    const u32 sign = __float_as_uint(value) >> 16 & 0x8000u;
+    const float magnitude = std::fabs(value);
+    if (magnitude != magnitude) return 0x7fff;
+    if (magnitude >= 65520) return sign | 0x7c00;
+    if (magnitude < 0x1p-14f) return sign | static_cast<u32>(std::lrint(magnitude * 0x1p24f));
+    const u32 bits = __float_as_uint(magnitude);
+    return sign | ((bits + 0xfff + (bits >> 13 & 1)) >> 13) - (112u << 10);
+  };
+  return rounded(low) | rounded(high) << 16;
+}
+
 inline float2 cvt_f32x2(u32 halves) {
   const auto value = [](u32 half) -> float {
     const u32 magnitude = half & 0x7fff;
@@ -52,6 +70,7 @@ inline float2 cvt_f32x2(u32 halves) {
 }
 
 inline float exp2(float x) { return ::exp2f(x); }
+inline float log2(float x) { return ::log2f(x); }
 inline float rcp(float x) { return 1 / x; }
 
 }  // namespace fathom::ptx
