@@ -23,99 +23,97 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   using Block::Block;
   static constexpr int kEntry = kSm90MlaCodesEntry;
   static constexpr int kBuffers = kSm90MlaCodesBuffers;
+  /// Weights of a tile are at most 2^kLevel when they set a new reference, which is kept until one is above 2^kMost.
+  static constexpr float kLevel = 10;
+  static constexpr float kMost = 15;
   static constexpr int kHeadScores = 5 * 256;  // bytes: from every 128 columns, from the rotated ones
 
   __device__ u32 tile_at(u32 buffer) const { return entries() + buffer * kSm90MlaCodesTile; }
   __device__ u32 rotated() const { return tile_at(kBuffers); }  // of queries: [4][lanes] operands of 16 bytes
   __device__ u32 full(u32 buffer) const { return queries + kBarriersAt + 128 + 8 * buffer; }
   __device__ u32 empty(u32 buffer) const { return full(kBuffers + buffer); }
-  __device__ float* shrinks() const { return exchange(); }       // [teams][heads]
-  /// What a head's scores from each 128 columns are multiplied by: [heads][4].
-  __device__ u32 factors() const { return queries + kExchangeAt + 4 * 32; }
-  __device__ __forceinline__ float scale() const { return args.softmax_scale * kLog2E; }
+  __device__ u32 shrinks(u32 team) const { return queries + kExchangeAt + 64 * team; }  // [heads]
+  __device__ u32 powers() const { return shrinks(2); }                                  // [heads], of the queries
+  __device__ u32 levels(u32 team) const { return shrinks(4 + 4 * team); }               // [places][4], of a tile's scales
 
-  static __device__ __forceinline__ int entry(int r, int i) { return 16 * r + (i ^ (r & 1)); }
+  static __device__ __forceinline__ u32 entry(u32 r, u32 i) { return 16 * r + (i ^ (r & 1)); }
   /// Bytes to 16 bytes at place i of a head's scores or weights: neighbouring heads' lie in different banks.
-  static __device__ __forceinline__ int spread(int head, int i) { return (i ^ (head % 2 * 4 + head / 2 % 4)) * 16; }
+  static __device__ __forceinline__ u32 spread(u32 head, u32 i) { return (i ^ (head % 2 * 4 + head / 2 % 4)) * 16; }
 
   /// Over the scores of heads `pair` and 8 further their weights of the four entries at place i, an operand of a product.
-  static __device__ __forceinline__ int weights_at(int pair, int group, int i) {
+  static __device__ __forceinline__ u32 weights_at(u32 pair, u32 group, u32 i) {
     return pair * kHeadScores + 256 * group + (i ^ pair % 2) * 16;
   }
 
   /// A warp of a team: its eight entries of a tile. Beyond the end they are the first one, without weight.
-  __device__ __forceinline__ void fetch(u32 tile, int warp, int lane) const {
+  __device__ __forceinline__ void fetch(u32 tile, u32 warp, u32 lane) const {
     if (tile >= static_cast<u32>(tiles())) return;
     const u32 buffer = tile % kBuffers;
     if (lane == 0) ptx::mbarrier_arrive_expect_tx(full(buffer), 8 * kEntry);
     __syncwarp();
-    const int row = 8 * warp + lane;
-    if (lane < 8) ptx::cp_async_bulk(tile_at(buffer) + row * kEntry, entry_at(static_cast<int>(tile), row), kEntry, full(buffer));
+    const u32 row = 8 * warp + lane;
+    if (lane < 8) ptx::cp_async_bulk(tile_at(buffer) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry, full(buffer));
   }
 
-  /// Two words of bf16 times a power of two, as f16.
-  static __device__ __forceinline__ u32 as_f16(u32 pair, float power) {
-    return ptx::cvt_f16x2(__uint_as_float(pair << 16) * power, __uint_as_float(pair & 0xffff0000u) * power);
+  /// Two values of bf16 times a power of two.
+  static __device__ __forceinline__ float2 times(u32 pair, float power) {
+    return {__uint_as_float(pair << 16) * power, __uint_as_float(pair & 0xffff0000u) * power};
   }
 
-  /// What a lane has of the queries' first 512 columns: of heads lane / 4 and 8 further the columns 128 * group + 64 x + 16 * (lane % 4) + 4 v and
-  /// three more.
+  /// One head's power of two, which makes the largest of its queries 2^14 or more.
+  __device__ __forceinline__ void choose_power(u32 head, u32 lane) const {
+    u32 most = 0;
+    for (u32 chunk = lane; chunk < 72; chunk += 32) {
+      const uint4 v = *reinterpret_cast<const uint4*>(start + place(head, chunk, kQueryBlockBytes));
+      const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) most = max(most, max(words[i] << 16 & 0x7fffffffu, words[i] & 0x7fff0000u));
+    }
+    const u32 exponent = max(__reduce_max_sync(~0u, most) >> 23, 16u);
+    if (lane == 0) ptx::st_shared(powers() + 4 * head, __uint_as_float((268 - exponent) << 23));
+  }
+
+  /// What a lane has of the queries' first 512 columns: of heads lane / 4 and 8 further the columns
+  /// 128 * (warp % 4) + 64 x + 16 * (lane % 4) + 4 v and three more.
   struct Queries {
     u32 operands[2][4][4];  // [x][v]
   };
-  __device__ __forceinline__ void take_queries(Queries& q, int warp, int lane) const {
-    const int group = warp % 4;
-    const int c = lane % 4;
-    uint4 words[2][2][2];  // [x][half][head]
-    u32 most[2] = {};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int row = lane / 4 + i % 2 * 8;
-      const int chunk = 16 * group + i / 4 * 8 + 2 * c + i / 2 % 2;
-      const uint4 v = *reinterpret_cast<const uint4*>(start + place(row, chunk, kQueryBlockBytes));
-      words[i / 4][i / 2 % 2][i % 2] = v;
-      const u32 four[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) most[i % 2] = max(most[i % 2], max(four[j] << 16 & 0x7fffffffu, four[j] & 0x7fff0000u));
-    }
-    float power[2];
+  __device__ __forceinline__ void take_queries(Queries& q, u32 warp, u32 lane) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      most[h] = max(most[h], __shfl_xor_sync(~0u, most[h], 1));
-      most[h] = max(most[h], __shfl_xor_sync(~0u, most[h], 2));
-      const u32 exponent = max(most[h] >> 23, 16u);
-      power[h] = __uint_as_float((268 - exponent) << 23);  // the largest becomes 2^14 or more
-      const float factor = __uint_as_float((exponent - 14) << 23) * scale();
-      if (warp < 4 && c == 0) ptx::st_shared(factors() + (lane / 4 + 8 * h) * 16 + group * 4, factor);
-    }
+      const u32 row = lane / 4 + 8 * h;
+      const float power = ptx::ld_shared(powers() + 4 * row);
 #pragma unroll
-    for (int x = 0; x < 2; ++x) {
+      for (int i = 0; i < 4; ++i) {
+        const int chunk = warp % 4 * 16 + i / 2 * 8 + lane % 4 * 2 + i % 2;
+        const uint4 v = *reinterpret_cast<const uint4*>(start + place(row, chunk, kQueryBlockBytes));
+        const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint4 (&two)[2][2] = words[x];
-        const u32 all[8] = {two[0][h].x, two[0][h].y, two[0][h].z, two[0][h].w,
-                            two[1][h].x, two[1][h].y, two[1][h].z, two[1][h].w};
+        for (int j = 0; j < 4; ++j) {
+          const float2 two = times(words[j], power);
+          q.operands[i / 2][i % 2 * 2 + j / 2][j % 2 * 2 + h] = ptx::cvt_f16x2(two.x, two.y);
+        }
+      }
+      if (warp >= 2) continue;
+      const uint4 v = *reinterpret_cast<const uint4*>(start + place(row, 64 + 4 * warp + lane % 4, kQueryBlockBytes));
+      const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int i = 0; i < 8; ++i) q.operands[x][i / 2][i % 2 * 2 + h] = as_f16(all[i], power[h]);
+      for (int j = 0; j < 4; ++j) {
+        const float2 two = times(words[j], power);
+        const u32 to = rotated() + 1024 * warp + 16 * lane + j / 2 * 512 + j % 2 * 8 + 4 * h;
+        ptx::st_shared(to, __uint_as_float(ptx::cvt_bf16x2(two.x, two.y)));
       }
     }
-    if (warp >= 2) return;
-    const int chunk = 64 + c + 4 * warp;
-    const uint4 low = *reinterpret_cast<const uint4*>(start + place(lane / 4, chunk, kQueryBlockBytes));
-    const uint4 high = *reinterpret_cast<const uint4*>(start + place(lane / 4 + 8, chunk, kQueryBlockBytes));
-    const u32 to = rotated() + 1024 * warp + 16 * lane;
-    ptx::st_shared_4(to, {low.x, high.x, low.y, high.y});
-    ptx::st_shared_4(to + 512, {low.z, high.z, low.w, high.w});
   }
 
   /// Of a warp of a team the scores of 32 entries from its 128 columns, and of 8 entries from the rotated ones.
-  __device__ __forceinline__ void multiply_queries(const Queries& q, u32 tile_number, u32 scores, int warp, int lane) const {
+  __device__ __forceinline__ void multiply_queries(const Queries& q, u32 tile_number, u32 scores, u32 levels, u32 warp, u32 lane) const {
     const u32 tile = tile_at(tile_number % kBuffers);
-    const int group = warp % 4;
-    const int c = lane % 4;
-    const int head = lane / 4;
-    const int place_of = lane / 8 + lane / 4 % 2 * 4;  // of this lane's column, of eight
-    const int i0 = warp / 4 * 8;
+    const u32 group = warp % 4;
+    const u32 c = lane % 4;
+    const u32 head = lane / 4;
+    const u32 place_of = lane / 8 + lane / 4 % 2 * 4;  // of this lane's column, of eight
+    const u32 i0 = warp / 4 * 8;
     const u32 codes = tile + 128 * group + 16 * c;
     const u32 even = codes + entry(0, i0 + place_of) * kEntry;
     const u32 odd = codes + (entry(1, i0 + place_of) - 16) * kEntry;
@@ -137,10 +135,21 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
           ptx::mma_f16(sum[r], q.operands[x][v], b0, b1);
         }
       }
+      if (x == 0 && tile_number >= 2) {
+        const u32 before = tile_number - 2;  // the team's: when its weights and entries have been read
+        ptx::mbarrier_wait(empty(before % kBuffers), before / kBuffers & 1);
+        fetch(tile_number + 2, warp, lane);
+      }
     }
-    const int j = i0 + group;  // places j and j + 4
+    const u32 j = i0 + group;  // places j and j + 4
+    const u32 i = j + lane / 4 % 2 * 4;
+    const u32 keys = tile + entry(lane / 8, i) * kEntry + 528 + 16 * c;
+    if (c == 0) {
+      const float4 s = ptx::ld_shared_4(keys - 16);
+      const float largest = fmaxf(fmaxf(fabsf(s.x), fabsf(s.y)), fmaxf(fabsf(s.z), fabsf(s.w)));
+      ptx::st_shared(levels + 16 * i + lane / 8 * 4, ptx::log2(fmaxf(largest, 0x1p-60f)) - kLevel);
+    }
     float last[4] = {};
-    const u32 keys = tile + entry(lane / 8, j + lane / 4 % 2 * 4) * kEntry + 528 + 16 * c;
 #pragma unroll
     for (int x = 0; x < 2; ++x) {
       const int4 b = ptx::ld_shared_int4(keys + 64 * x);
@@ -149,99 +158,89 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       ptx::mma_bf16(last, {u32(a.x), u32(a.y), u32(a.z), u32(a.w)}, b.x, b.y);
       ptx::mma_bf16(last, {u32(d.x), u32(d.y), u32(d.z), u32(d.w)}, b.z, b.w);
     }
-    if (tile_number >= 2) {
-      const u32 before = tile_number - 2;  // the team's: when its weights and entries have been read
-      ptx::mbarrier_wait(empty(before % kBuffers), before / kBuffers & 1);
-      fetch(tile_number + 2, warp, lane);
-    }
+    const u32 at = scores + head * kHeadScores;
+    const u32 codes_to = 256 * group + spread(head, i0 + c);
+    const u32 last_to = 256 * 4 + spread(head, j) + 4 * c;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const u32 to = scores + (head + 8 * h) * kHeadScores;
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int at = 2 * h + n;
-        ptx::st_shared_4(to + 256 * group + spread(head, i0 + c + 4 * n),
-                         float4{sum[0][at], sum[1][at], sum[2][at], sum[3][at]});
-        ptx::st_shared(to + 256 * 4 + spread(head, j + 4 * n) + 4 * c, last[at]);
-      }
+    for (int k = 0; k < 4; ++k) {  // heads 8 further, places 4 further
+      const u32 to = at + k / 2 * 8 * kHeadScores;
+      ptx::st_shared_4(to + (codes_to ^ k % 2 * 64), float4{sum[0][k], sum[1][k], sum[2][k], sum[3][k]});
+      ptx::st_shared(to + (last_to ^ k % 2 * 64), last[k]);
     }
   }
 
   /// Of a warp of a team two heads' weights of a tile. A lane has four entries of a head.
   struct Softmax {
+    float factor;  // of scores
     float highest = __uint_as_float(0xff800000u);
     float total = 0;
   };
-  __device__ __forceinline__ void weigh(Softmax& s, u32 tile, u32 scores, float* shrink_at, int left, int head, int i) const {
-    const u32 at = scores + head * kHeadScores;
-    const float4 four = ptx::ld_shared_4(factors() + 16 * head);
-    const float by[5] = {four.x, four.y, four.z, four.w, scale()};
-    float score[4];
+  __device__ __forceinline__ void weigh(Softmax& s, u32 tile, u32 scores, u32 levels, u32 shrinks, int left, u32 head, u32 i) const {
+    const u32 at = scores + head * kHeadScores + spread(head, i);
     float4 scales[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) scales[r] = ptx::ld_shared_4(tile + entry(r, i) * kEntry + 512);
+    const float4 last = ptx::ld_shared_4(at + 256 * 4);
+    float score[4] = {last.x, last.y, last.z, last.w};
 #pragma unroll
-    for (int g = 4; g >= 0; --g) {
-      const float4 v = ptx::ld_shared_4(at + 256 * g + spread(head, i));
-      const float parts[4] = {v.x, v.y, v.z, v.w};
+    for (int g = 0; g < 4; ++g) {
+      const float4 v = ptx::ld_shared_4(at + 256 * g);
+      const float part[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float own[4] = {scales[r].x, scales[r].y, scales[r].z, scales[r].w};
-        score[r] = g == 4 ? parts[r] * by[4] : __fmaf_rn(parts[r] * by[g], own[g % 4], score[r]);
-      }
+      for (int r = 0; r < 4; ++r) score[r] = __fmaf_rn(part[r], scale_of(scales[r], g), score[r]);
     }
-    const float lowest = __uint_as_float(0xff800000u);
-    float most = lowest;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      if (entry(r, i) >= left) score[r] = lowest;
-      const float largest = fmaxf(fmaxf(fabsf(scales[r].x), fabsf(scales[r].y)), fmaxf(fabsf(scales[r].z), fabsf(scales[r].w)));
-      most = fmaxf(most, score[r] + ptx::log2(fmaxf(largest, 0x1p-60f)));
+    for (int r = 0; r < 4; ++r) score[r] *= s.factor;
+    if (left < kSm90MlaEntries) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) score[r] = static_cast<int>(entry(r, i)) < left ? score[r] : __uint_as_float(0xff800000u);
     }
+    const float4 level = ptx::ld_shared_4(levels + 16 * i);
+    float most = fmaxf(fmaxf(score[0] + level.x, score[1] + level.y), fmaxf(score[2] + level.z, score[3] + level.w));
 #pragma unroll
     for (int lanes = 1; lanes < 16; lanes *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
-    most = fmaxf(most, s.highest);
+    most = most > s.highest + (kMost - kLevel) ? most : s.highest;
     const float shrink = ptx::exp2(s.highest - most);  // 0 at first
     s.highest = most;
+    if (i == 0) ptx::st_shared(shrinks + 4 * head, shrink);
     float weight[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) weight[r] = ptx::exp2(score[r] - most);
     s.total = s.total * shrink + ((weight[0] + weight[1]) + (weight[2] + weight[3]));
-    if (i == 0) shrink_at[head] = shrink;
     __syncwarp();  // scores have been read
-#pragma unroll
-    for (int r = 0; r < 4; ++r) weight[r] *= 0x1p14f;
+    const u32 to = scores + weights_at(head % 8, 0, i) + head / 8 * 4;
 #pragma unroll
     for (int g = 0; g < 4; ++g) {
       float own[4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float all[4] = {scales[r].x, scales[r].y, scales[r].z, scales[r].w};
-        own[r] = weight[r] * all[g];
-      }
-      u32* to = reinterpret_cast<u32*>(start + (scores - queries) + weights_at(head % 8, g, i)) + head / 8;
-      to[0] = ptx::cvt_f16x2(own[0], own[1]);
-      to[2] = ptx::cvt_f16x2(own[2], own[3]);
+      for (int r = 0; r < 4; ++r) own[r] = weight[r] * scale_of(scales[r], g);
+      ptx::st_shared(to + 256 * g, __uint_as_float(ptx::cvt_f16x2(own[0], own[1])));
+      ptx::st_shared(to + 256 * g + 8, __uint_as_float(ptx::cvt_f16x2(own[2], own[3])));
     }
+  }
+  static __device__ __forceinline__ float scale_of(const float4& scales, int group) {
+    return group == 0 ? scales.x : group == 1 ? scales.y : group == 2 ? scales.z : scales.w;
   }
 
   /// Of a warp of a team 64 columns of the sums: column 64 * warp + 16 * chunk + 4 * (lane % 4) + 2 * (i % 2) + odd of head
   /// lane / 4 + i / 2 * 8 is sum[chunk][odd][i].
-  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], u32 tile, u32 scores, const float* shrink_at, int warp, int lane) const {
-    const int c = lane % 4;
-    const int head = lane / 4;
+  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], u32 tile, u32 scores, u32 shrinks, u32 warp, u32 lane) const {
+    const u32 c = lane % 4;
+    const u32 head = lane / 4;
     u32 weights[4][4];  // [step][operand]
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const int4 v = ptx::ld_shared_int4(scores + weights_at(head, warp / 2, step / 2 * 8 + 2 * c + step % 2));
       weights[step][0] = v.x, weights[step][1] = v.y, weights[step][2] = v.z, weights[step][3] = v.w;
     }
-    const float shrink[2] = {shrink_at[head], shrink_at[head + 8]};
+    const float shrink[2] = {ptx::ld_shared(shrinks + 4 * head), ptx::ld_shared(shrinks + 4 * head + 32)};
+    if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
-    for (int i = 0; i < 32; ++i) sum[i / 8][i / 4 % 2][i % 4] *= shrink[i / 2 % 2];
+      for (int i = 0; i < 32; ++i) sum[i / 8][i / 4 % 2][i % 4] *= shrink[i / 2 % 2];
+    }
     // Row lane % 8 of matrix lane / 8: of the first or last 8 of k, and of one of two chunks of 16 columns.
-    const int q = lane % 2;
-    const int first = 32 * (lane / 8 % 2) + 16 * q + (lane % 8 & ~1);
+    const u32 q = lane % 2;
+    const u32 first = 32 * (lane / 8 % 2) + 16 * q + (lane % 8 & ~1);
     const u32 chunk = tile + 64 * warp + lane / 16 * 16;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -266,31 +265,33 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   }
 
   __device__ __forceinline__ void consume() const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int all = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
-    const int team = all / 8;
-    const int warp = all % 8;
+    const u32 lane = threadIdx.x % 32;
+    const u32 all = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    const u32 team = all / 8;
+    const u32 warp = all % 8;
     const u32 scores = queries + team * kSm90MlaCodesScores;
-    float* shrink_at = shrinks() + 16 * team;
     fetch(team, warp, lane);
     fetch(team + 2, warp, lane);
     Queries q;
     ptx::cp_async_wait_all();
     ptx::bar_sync(5, kThreads);
-    take_queries(q, all % 8, lane);
+    choose_power(all, lane);
+    ptx::bar_sync(5, kThreads);
+    take_queries(q, warp, lane);
     ptx::bar_sync(5, kThreads);
     Softmax softmax;
+    softmax.factor = args.softmax_scale * kLog2E / ptx::ld_shared(powers() + 4 * (warp + lane / 16 * 8));
     float sum[4][2][4] = {};
     for (u32 tile = team; tile < static_cast<u32>(tiles()); tile += 2) {
-      const int lane = static_cast<int>(ptx::pinned(threadIdx.x)) % 32;  // addresses are not kept in registers
+      const u32 lane = ptx::pinned(threadIdx.x) % 32;  // addresses are not kept in registers
       const u32 buffer = tile % kBuffers;
       const u32 at = tile_at(buffer);
       ptx::mbarrier_wait(full(buffer), tile / kBuffers & 1);
-      multiply_queries(q, tile, scores, warp, lane);
-      ptx::bar_sync(1 + team, 256);
-      weigh(softmax, at, scores, shrink_at, count - static_cast<int>(tile) * kSm90MlaEntries, warp + lane / 16 * 8, lane % 16);
-      ptx::bar_sync(1 + team, 256);
-      add_entries(sum, at, scores, shrink_at, warp, lane);
+      multiply_queries(q, tile, scores, levels(team), warp, lane);
+      ptx::bar_sync(1 + static_cast<int>(team), 256);
+      weigh(softmax, at, scores, levels(team), shrinks(team), count - static_cast<int>(tile) * kSm90MlaEntries, warp + lane / 16 * 8, lane % 16);
+      ptx::bar_sync(1 + static_cast<int>(team), 256);
+      add_entries(sum, at, scores, shrinks(team), warp, lane);
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(empty(buffer));
     }
@@ -305,7 +306,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       for (int h = 0; h < 2; ++h) {
         const float (&s)[2][4] = sum[chunk];
         *reinterpret_cast<float4*>(to + 8 * h * kSm90MlaRow + 16 * chunk) = {
-            s[0][2 * h] * 0x1p-14f, s[1][2 * h] * 0x1p-14f, s[0][2 * h + 1] * 0x1p-14f, s[1][2 * h + 1] * 0x1p-14f};
+            s[0][2 * h], s[1][2 * h], s[0][2 * h + 1], s[1][2 * h + 1]};
       }
     }
   }
