@@ -1,5 +1,5 @@
-// Latent attention of up to 32 heads of a token: entries, then columns, are the rows of the matrix instruction and the
-// heads its columns, of which it may have 8, 16 or 32. No row is padding.
+// Latent attention of up to 32 heads of a token, of 17 or more over a quantised cache: entries, then columns, are the rows
+// of the matrix instruction and the heads its columns, of which it may have 8, 16 or 32. No row is padding.
 //
 // Two warpgroups take every second tile each, with a maximum, a total and sums of their own: two parts of the result,
 // which are joined as those of other blocks are.
@@ -147,7 +147,6 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
     }
   }
 
-
   __device__ __forceinline__ void wait_for_room(u32 tile) const {
     const u32 buffer = tile % kSm90MlaBuffers;
     if (tile >= kSm90MlaBuffers) ptx::mbarrier_wait(this->empty(buffer), (tile / kSm90MlaBuffers - 1) & 1);
@@ -185,15 +184,14 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
     uint4 rotated;
     uint4 scales;
   };
-  /// The tiles from a quantised cache, half of one at a time. The next halves are on their way into registers while one
-  /// is converted, and later ones into the L2 cache. Beyond the end they are the first entry again, without weight.
+  /// The tiles from a quantised cache, half of one at a time. The next half is on its way into registers while one is
+  /// converted, and later ones into the L2 cache. Beyond the end they are the first entry again, without weight.
   ///
   /// The right half of a row's eight threads has the neighbouring row: together they store to all banks.
   __device__ __forceinline__ void convert_tiles() const {
     constexpr u32 kRows = Block::kProducers / 8;
     static_assert(2 * kRows == kSm90MlaEntries);
-    constexpr u32 kPieces = kHeads <= 16 ? 2 : 1;  // halves on their way: where sums leave registers
-    constexpr u32 kAhead = 4;                      // halves that come into the L2 cache
+    constexpr u32 kAhead = 4;  // halves that come into the L2 cache
     const u32 thread = threadIdx.x % Block::kProducers;
     const u32 part = thread % 8;
     const u32 row = thread / 8 ^ part / 4;  // of every half
@@ -204,47 +202,38 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
     const auto prefetch = [&](u32 half) {  // 656 bytes are in six lines of 128
       if (part < 6 && static_cast<int>(half * kRows + row) < this->count) ptx::prefetch_l2(entry_of(half) + 128 * part);
     };
-    const auto load = [&](Piece& piece, const u8* entry, u32 group) {
+    Piece piece;
+    const auto load = [&](const u8* entry, u32 group) {
       piece.codes[group] = ptx::ld_global_early(entry + part * 16 + group * 128);
     };
-    const auto load_rest = [&](Piece& piece, const u8* entry) {
+    const auto load_rest = [&](const u8* entry) {
       piece.scales = ptx::ld_global_early(entry + 512);
       piece.rotated = ptx::ld_global_early(entry + part * 16 + 528);
     };
-    Piece pieces[kPieces];
 #pragma unroll
-    for (u32 r = 0; r < kPieces; ++r) {
-      const u8* entry = entry_of(r);
-#pragma unroll
-      for (u32 group = 0; group < 4; ++group) load(pieces[r], entry, group);
-      load_rest(pieces[r], entry);
-    }
+    for (u32 group = 0; group < 4; ++group) load(entry_of(0), group);
+    load_rest(entry_of(0));
 #pragma unroll 1
-    for (u32 half = kPieces; half < kAhead; ++half) prefetch(half);
+    for (u32 half = 1; half < kAhead; ++half) prefetch(half);
 #pragma unroll 1
-    for (u32 begin = 0; begin < 2 * static_cast<u32>(this->tiles()); begin += kPieces) {
+    for (u32 half = 0; half < 2 * static_cast<u32>(this->tiles()); ++half) {
+      if (half % 2 == 0) wait_for_room(half / 2);
+      const u8* next = entry_of(half + 1);
+      prefetch(half + kAhead);
+      u8* tile = this->tiles_at() + half / 2 % kSm90MlaBuffers * kSm90MlaTile + half % 2 * (kRows * 128);
+      const float scales[4] = {__uint_as_float(piece.scales.x), __uint_as_float(piece.scales.y),
+                               __uint_as_float(piece.scales.z), __uint_as_float(piece.scales.w)};
+      *reinterpret_cast<uint4*>(tile + rotated_to) = piece.rotated;
+      load_rest(next);
 #pragma unroll
-      for (u32 r = 0; r < kPieces; ++r) {
-        const u32 half = begin + r;
-        if (half % 2 == 0) wait_for_room(half / 2);
-        Piece& piece = pieces[r];
-        const u8* next = entry_of(half + kPieces);
-        prefetch(half + kAhead);
-        u8* tile = this->tiles_at() + half / 2 % kSm90MlaBuffers * kSm90MlaTile + half % 2 * (kRows * 128);
-        const float scales[4] = {__uint_as_float(piece.scales.x), __uint_as_float(piece.scales.y),
-                                 __uint_as_float(piece.scales.z), __uint_as_float(piece.scales.w)};
-        *reinterpret_cast<uint4*>(tile + rotated_to) = piece.rotated;
-        load_rest(piece, next);
-#pragma unroll
-        for (u32 group = 0; group < 4; ++group) {
-          const uint4 c = piece.codes[group];
-          load(piece, next, group);
-          u8* block = tile + group * 2 * Block::kBlockBytes;
-          *reinterpret_cast<uint4*>(block + to) = Block::dequantise(c.x, c.y, scales[group]);
-          *reinterpret_cast<uint4*>(block + (to ^ 16)) = Block::dequantise(c.z, c.w, scales[group]);
-        }
-        if (half % 2 == 1) tell(half / 2);
+      for (u32 group = 0; group < 4; ++group) {
+        const uint4 c = piece.codes[group];
+        load(next, group);
+        u8* block = tile + group * 2 * Block::kBlockBytes;
+        *reinterpret_cast<uint4*>(block + to) = Block::dequantise(c.x, c.y, scales[group]);
+        *reinterpret_cast<uint4*>(block + (to ^ 16)) = Block::dequantise(c.z, c.w, scales[group]);
       }
+      if (half % 2 == 1) tell(half / 2);
     }
   }
 
@@ -259,7 +248,7 @@ struct Sm90MlaNarrow : Sm90MlaBlock<kHeads> {
       consume(group);
     } else {
       ptx::setmaxnreg_dec<256 - kConsumerRegisters>();
-      if (this->args.element == 2) {
+      if (kHeads <= 16 || this->args.element == 2) {
         copy_tiles();
       } else {
         convert_tiles();
