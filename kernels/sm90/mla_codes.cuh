@@ -33,7 +33,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   __device__ u32 full(u32 buffer) const { return queries + kBarriersAt + 128 + 8 * buffer; }
   __device__ u32 empty(u32 buffer) const { return full(kBuffers + buffer); }
   __device__ u32 shrinks(u32 team) const { return queries + kExchangeAt + 64 * team; }  // [heads]
-  __device__ u32 powers() const { return shrinks(2); }                                  // [heads], of the queries
+  __device__ u32 inverses() const { return shrinks(2); }                    // [heads], of the queries' powers of two
   __device__ u32 levels(u32 team) const { return shrinks(4 + 4 * team); }               // [places][4], of a tile's scales
 
   static __device__ __forceinline__ u32 entry(u32 r, u32 i) { return 16 * r + (i ^ (r & 1)); }
@@ -55,56 +55,69 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     if (lane < 8) ptx::cp_async_bulk(tile_at(buffer) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry, full(buffer));
   }
 
-  /// Two values of bf16 times a power of two.
-  static __device__ __forceinline__ float2 times(u32 pair, float power) {
-    return {__uint_as_float(pair << 16) * power, __uint_as_float(pair & 0xffff0000u) * power};
-  }
-
-  /// One head's power of two, which makes the largest of its queries 2^14 or more.
-  __device__ __forceinline__ void choose_power(u32 head, u32 lane) const {
-    u32 most = 0;
-    for (u32 chunk = lane; chunk < 72; chunk += 32) {
-      const uint4 v = *reinterpret_cast<const uint4*>(start + place(head, chunk, kQueryBlockBytes));
-      const u32 words[4] = {v.x, v.y, v.z, v.w};
+  /// A warp has one head's queries: a lane of every 256 columns eight, at last of 64.
+  struct Row {
+    uint4 eight[3];  // bf16
+  };
+  __device__ __forceinline__ void load_row(Row& row, int head, u32 lane) const {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) most = max(most, max(words[i] << 16 & 0x7fffffffu, words[i] & 0x7fff0000u));
+    for (int i = 0; i < 3; ++i) {
+      const bool there = head < args.heads && 32 * i + lane < 72;
+      const i64 from = i64{token} * args.q.row + head * args.q.head + (32 * i + lane) * 8;
+      row.eight[i] = {0, 0, 0, 0};
+      if (!there) continue;
+      if (args.q.bf16 && kernel.aligned_q) {
+        row.eight[i] = ptx::ld_global_early(static_cast<const u16*>(args.q.data) + from);
+        continue;
+      }
+      float x[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) x[j] = simt::load_element(args.q.data, args.q.bf16, from + j);
+      row.eight[i] = {ptx::cvt_bf16x2(x[0], x[1]), ptx::cvt_bf16x2(x[2], x[3]), ptx::cvt_bf16x2(x[4], x[5]),
+                      ptx::cvt_bf16x2(x[6], x[7])};
+    }
+  }
+  /// The row times a power of two, which makes its largest 2^14 or more, to where products take it from.
+  __device__ __forceinline__ void store_row(const Row& row, u32 head, u32 lane) const {
+    u32 words[3][4];
+    u32 most = 0;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      words[i][0] = row.eight[i].x, words[i][1] = row.eight[i].y, words[i][2] = row.eight[i].z, words[i][3] = row.eight[i].w;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) most = max(most, max(words[i][j] << 16 & 0x7fffffffu, words[i][j] & 0x7fff0000u));
     }
     const u32 exponent = max(__reduce_max_sync(~0u, most) >> 23, 16u);
-    if (lane == 0) ptx::st_shared(powers() + 4 * head, __uint_as_float((268 - exponent) << 23));
-  }
-
-  /// What a lane has of the queries' first 512 columns: of heads lane / 4 and 8 further the columns
-  /// 128 * (warp % 4) + 64 x + 16 * (lane % 4) + 4 v and three more.
-  struct Queries {
-    u32 operands[2][4][4];  // [x][v]
-  };
-  __device__ __forceinline__ void take_queries(Queries& q, u32 warp, u32 lane) const {
+    const float power = __uint_as_float((268 - exponent) << 23);
+    if (lane == 0) ptx::st_shared(inverses() + 4 * head, __uint_as_float((exponent - 14) << 23));
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const u32 row = lane / 4 + 8 * h;
-      const float power = ptx::ld_shared(powers() + 4 * row);
+    for (int i = 0; i < 3; ++i) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int chunk = warp % 4 * 16 + i / 2 * 8 + lane % 4 * 2 + i % 2;
-        const uint4 v = *reinterpret_cast<const uint4*>(start + place(row, chunk, kQueryBlockBytes));
-        const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float2 two = times(words[j], power);
-          q.operands[i / 2][i % 2 * 2 + j / 2][j % 2 * 2 + h] = ptx::cvt_f16x2(two.x, two.y);
+      for (u32 j = 0; j < 4; ++j) {
+        const float low = __uint_as_float(words[i][j] << 16) * power;
+        const float high = __uint_as_float(words[i][j] & 0xffff0000u) * power;
+        const u32 operand = j % 2 * 8 + head / 8 * 4;
+        if (i < 2) {
+          const u32 chunk = 32 * i + lane;
+          const u32 step = chunk / 8 * 4 + chunk % 2 * 2 + j / 2;
+          ptx::st_shared(operand_at(step, head % 8 * 4 + chunk % 8 / 2) + operand, __uint_as_float(ptx::cvt_f16x2(low, high)));
+        } else if (lane < 8) {
+          const u32 to = rotated() + (lane / 4 * 2 + j / 2) * 512 + (head % 8 * 4 + lane % 4) * 16;
+          ptx::st_shared(to + operand, __uint_as_float(ptx::cvt_bf16x2(low, high)));
         }
-      }
-      if (warp >= 2) continue;
-      const uint4 v = *reinterpret_cast<const uint4*>(start + place(row, 64 + 4 * warp + lane % 4, kQueryBlockBytes));
-      const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float2 two = times(words[j], power);
-        const u32 to = rotated() + 1024 * warp + 16 * lane + j / 2 * 512 + j % 2 * 8 + 4 * h;
-        ptx::st_shared(to, __uint_as_float(ptx::cvt_bf16x2(two.x, two.y)));
       }
     }
   }
+  /// The operand of a lane: of heads lane / 4 and 8 further columns 128 * (step / 8) + 64 * (step / 4 % 2) +
+  /// 16 * (lane % 4) + 4 * (step % 4) and three more.
+  __device__ __forceinline__ u32 operand_at(u32 step, u32 lane) const {
+    return queries + kSm90MlaCodesScores + 512 * step + (lane ^ step % 4 / 2 * 4) * 16;
+  }
+
+  /// What a warp has of the queries: 128 columns.
+  struct Queries {
+    u32 operands[8][4];
+  };
 
   /// Of a warp of a team the scores of 32 entries from its 128 columns, and of 8 entries from the rotated ones.
   __device__ __forceinline__ void multiply_queries(const Queries& q, u32 tile_number, u32 scores, u32 levels, u32 warp, u32 lane) const {
@@ -132,7 +145,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
         for (int r = 0; r < 4; ++r) {
           u32 b0, b1;
           ptx::cvt_f16x4(words[r][v], b0, b1);
-          ptx::mma_f16(sum[r], q.operands[x][v], b0, b1);
+          ptx::mma_f16(sum[r], q.operands[4 * x + v], b0, b1);
         }
       }
       if (x == 0 && tile_number >= 2) {
@@ -264,23 +277,23 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     }
   }
 
-  __device__ __forceinline__ void consume() const {
-    const u32 lane = threadIdx.x % 32;
-    const u32 all = __shfl_sync(~0u, threadIdx.x / 32, 0);
+  __device__ __forceinline__ void consume(const Row& row, u32 all, u32 lane) const {
     const u32 team = all / 8;
     const u32 warp = all % 8;
     const u32 scores = queries + team * kSm90MlaCodesScores;
     fetch(team, warp, lane);
     fetch(team + 2, warp, lane);
+    store_row(row, all, lane);
+    ptx::bar_sync(5, kThreads);
     Queries q;
-    ptx::cp_async_wait_all();
-    ptx::bar_sync(5, kThreads);
-    choose_power(all, lane);
-    ptx::bar_sync(5, kThreads);
-    take_queries(q, warp, lane);
-    ptx::bar_sync(5, kThreads);
+#pragma unroll
+    for (u32 step = 0; step < 8; ++step) {
+      const int4 v = ptx::ld_shared_int4(operand_at(8 * (warp % 4) + step, lane));
+      q.operands[step][0] = v.x, q.operands[step][1] = v.y, q.operands[step][2] = v.z, q.operands[step][3] = v.w;
+    }
     Softmax softmax;
-    softmax.factor = args.softmax_scale * kLog2E / ptx::ld_shared(powers() + 4 * (warp + lane / 16 * 8));
+    softmax.factor = args.softmax_scale * kLog2E * ptx::ld_shared(inverses() + 4 * (warp + lane / 16 * 8));
+    ptx::bar_sync(5, kThreads);
     float sum[4][2][4] = {};
     for (u32 tile = team; tile < static_cast<u32>(tiles()); tile += 2) {
       const u32 lane = ptx::pinned(threadIdx.x) % 32;  // addresses are not kept in registers
@@ -320,9 +333,12 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       }
       ptx::fence_mbarrier_init();
     }
-    fetch_queries<kThreads>(thread);
+    const u32 lane = threadIdx.x % 32;
+    const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    Row row;
+    load_row(row, static_cast<int>(warp), lane);
     make_list<kThreads>(thread);
-    consume();
+    consume(row, warp, lane);
     join();
   }
 };
