@@ -58,7 +58,7 @@ inline constexpr int sm90_mla_list_at(int heads, bool codes) {
          (codes ? kSm90MlaCodesBuffers * kSm90MlaCodesTile + kSm90MlaCodesRotated : kSm90MlaBuffers * kSm90MlaTile);
 }
 inline constexpr int sm90_mla_shared(int heads, bool codes) {
-  return 1024 + sm90_mla_list_at(heads, codes) + 4 * kSm90MlaTopK + 4 * (kSm90MlaExchange + kSm90MlaStatistics) + 192;
+  return 1024 + sm90_mla_list_at(heads, codes) + 4 * kSm90MlaTopK + 4 * (kSm90MlaExchange + kSm90MlaStatistics) + 224;
 }
 static_assert(sm90_mla_shared(64, false) <= 227 * 1024 && sm90_mla_shared(16, true) <= 227 * 1024);
 static_assert(kSm90MlaTile + 4 * kSm90MlaRow * 16 <= kSm90MlaCodesBuffers * kSm90MlaCodesTile);

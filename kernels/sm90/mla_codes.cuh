@@ -31,7 +31,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   __device__ u32 tile_at(u32 buffer) const { return entries() + buffer * kSm90MlaCodesTile; }
   __device__ u32 rotated() const { return tile_at(kBuffers); }  // of queries: [4][lanes] operands of 16 bytes
   __device__ u32 full(u32 buffer) const { return queries + kBarriersAt + 128 + 8 * buffer; }
-  __device__ u32 empty(u32 buffer) const { return full(kBuffers + buffer); }
+  /// Of a buffer the entries whose places are below 8, or the others: an even warp fetches the former, an odd one the latter.
+  __device__ u32 empty(u32 buffer, u32 half) const { return full(kBuffers * (1 + half) + buffer); }
   __device__ u32 shrinks(u32 team) const { return queries + kExchangeAt + 64 * team; }  // [heads]
   __device__ u32 inverses() const { return shrinks(2); }                    // [heads], of the queries' powers of two
   __device__ u32 levels(u32 team) const { return shrinks(4 + 4 * team); }               // [places][4], of a tile's scales
@@ -53,6 +54,12 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     __syncwarp();
     const u32 row = 8 * warp + lane;
     if (lane < 8) ptx::cp_async_bulk(tile_at(buffer) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry, full(buffer));
+  }
+
+  /// The same when the team has read the entries that tile `before` has in their place. Then its weights have been read, too.
+  __device__ __forceinline__ void refill(u32 before, u32 warp, u32 lane) const {
+    ptx::mbarrier_wait(empty(before % kBuffers, warp % 2), before / kBuffers & 1);
+    fetch(before + kBuffers, warp, lane);
   }
 
   /// A warp has one head's queries: a lane of every 256 columns eight, at last of 64.
@@ -148,11 +155,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
           ptx::mma_f16(sum[r], q.operands[4 * x + v], b0, b1);
         }
       }
-      if (x == 0 && tile_number >= 2) {
-        const u32 before = tile_number - 2;  // the team's: when its weights and entries have been read
-        ptx::mbarrier_wait(empty(before % kBuffers), before / kBuffers & 1);
-        fetch(tile_number + 2, warp, lane);
-      }
+      if (x == 0 && warp % 2 == 1 && tile_number >= 2) refill(tile_number - 2, warp, lane);
     }
     const u32 j = i0 + group;  // places j and j + 4
     const u32 i = j + lane / 4 % 2 * 4;
@@ -188,11 +191,12 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     float highest = __uint_as_float(0xff800000u);
     float total = 0;
   };
-  __device__ __forceinline__ void weigh(Softmax& s, u32 tile, u32 scores, u32 levels, u32 shrinks, int left, u32 head, u32 i) const {
-    const u32 at = scores + head * kHeadScores + spread(head, i);
+  __device__ __forceinline__ void weigh(Softmax& s, u32 tile, u32 scores, u32 levels, u32 shrinks, int left, u32 head, u32 i, int barrier) const {
     float4 scales[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) scales[r] = ptx::ld_shared_4(tile + entry(r, i) * kEntry + 512);
+    ptx::bar_sync(barrier, 256);
+    const u32 at = scores + head * kHeadScores + spread(head, i);
     const float4 last = ptx::ld_shared_4(at + 256 * 4);
     float score[4] = {last.x, last.y, last.z, last.w};
 #pragma unroll
@@ -237,7 +241,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
 
   /// Of a warp of a team 64 columns of the sums: column 64 * warp + 16 * chunk + 4 * (lane % 4) + 2 * (i % 2) + odd of head
   /// lane / 4 + i / 2 * 8 is sum[chunk][odd][i].
-  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], u32 tile, u32 scores, u32 shrinks, u32 warp, u32 lane) const {
+  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], u32 tile_number, u32 scores, u32 shrinks, u32 warp, u32 lane) const {
     const u32 c = lane % 4;
     const u32 head = lane / 4;
     u32 weights[4][4];  // [step][operand]
@@ -254,7 +258,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     // Row lane % 8 of matrix lane / 8: of the first or last 8 of k, and of one of two chunks of 16 columns.
     const u32 q = lane % 2;
     const u32 first = 32 * (lane / 8 % 2) + 16 * q + (lane % 8 & ~1);
-    const u32 chunk = tile + 64 * warp + lane / 16 * 16;
+    const u32 chunk = tile_at(tile_number % kBuffers) + 64 * warp + lane / 16 * 16;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const int u = step % 2;
@@ -273,6 +277,10 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
           ptx::mma_f16(sum[2 * two + i][0], weights[step], b[0][0], b[0][1]);
           ptx::mma_f16(sum[2 * two + i][1], weights[step], b[1][0], b[1][1]);
         }
+      }
+      if (step % 2 == 1) {
+        __syncwarp();
+        if (lane == 0) ptx::mbarrier_arrive(empty(tile_number % kBuffers, step / 2));
       }
     }
   }
@@ -294,6 +302,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     Softmax softmax;
     softmax.factor = args.softmax_scale * kLog2E * ptx::ld_shared(inverses() + 4 * (warp + lane / 16 * 8));
     ptx::bar_sync(5, kThreads);
+    const int barrier = 1 + static_cast<int>(team);
     float sum[4][2][4] = {};
     for (u32 tile = team; tile < static_cast<u32>(tiles()); tile += 2) {
       const u32 lane = ptx::pinned(threadIdx.x) % 32;  // addresses are not kept in registers
@@ -301,12 +310,10 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       const u32 at = tile_at(buffer);
       ptx::mbarrier_wait(full(buffer), tile / kBuffers & 1);
       multiply_queries(q, tile, scores, levels(team), warp, lane);
-      ptx::bar_sync(1 + static_cast<int>(team), 256);
-      weigh(softmax, at, scores, levels(team), shrinks(team), count - static_cast<int>(tile) * kSm90MlaEntries, warp + lane / 16 * 8, lane % 16);
-      ptx::bar_sync(1 + static_cast<int>(team), 256);
-      add_entries(sum, at, scores, shrinks(team), warp, lane);
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(empty(buffer));
+      weigh(softmax, at, scores, levels(team), shrinks(team), count - static_cast<int>(tile) * kSm90MlaEntries, warp + lane / 16 * 8, lane % 16, barrier);
+      ptx::bar_sync(barrier, 256);
+      add_entries(sum, tile, scores, shrinks(team), warp, lane);
+      if (warp % 2 == 0) refill(tile, warp, lane);
     }
 #pragma unroll
     for (int lanes = 1; lanes < 16; lanes *= 2) softmax.total += __shfl_xor_sync(~0u, softmax.total, lanes);
@@ -329,7 +336,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     if (thread == 0) {
       for (int i = 0; i < kBuffers; ++i) {
         ptx::mbarrier_init(full(i), 8);
-        ptx::mbarrier_init(empty(i), 8);
+        ptx::mbarrier_init(empty(i, 0), 8);
+        ptx::mbarrier_init(empty(i, 1), 8);
       }
       ptx::fence_mbarrier_init();
     }
