@@ -227,8 +227,12 @@ struct Sm90MlaBlock {
     const float lowest = __uint_as_float(0xff800000u);
     const bool alone = kernel.blocks == 1;
     const int thread = static_cast<int>(threadIdx.x);
-    ptx::cluster_arrive();
-    ptx::cluster_wait();
+    if (alone) {
+      __syncthreads();
+    } else {
+      ptx::cluster_arrive();
+      ptx::cluster_wait();
+    }
     const int parts = *results();
     Part* all = reinterpret_cast<Part*>(list());  // [kHeads][kMost]
     if (thread < kHeads * kMost) {

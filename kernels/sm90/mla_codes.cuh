@@ -1,17 +1,16 @@
-// Latent attention of up to 16 heads of a token over a quantised cache: codes are multiplied as they are. The heads are
-// the rows of the warps' products, entries, then columns, their columns, and codes become f16, which holds them all, in
-// registers.
+// Latent attention of up to 16 heads of a token over a quantised cache, whose codes are multiplied as they are: they
+// become f16, which holds them all, in registers. The heads are the rows of a warp's products.
 //
 // Entries come into shared memory by bulk copies, 64 of them a tile. Two teams of eight warps take every second tile
-// each, with a maximum, a total and sums of their own: two parts of the result, which are joined as those of other
-// blocks are. Of a tile's scores a warp has those of 32 entries from 128 columns and of eight from the rotated ones;
-// then two heads' softmax; then 64 columns of the weighted sums.
+// each, with a reference, a total and sums of their own: two parts of the result, which are joined as those of other
+// blocks are. Of a tile a warp has the scores of 32 entries from 128 columns and of eight from the rotated ones, then
+// two heads' weights, then 64 columns of the sums.
 //
-// Queries are times a power of two for every head's 128 columns, so that f16 holds them. The scale of an entry's 128
-// columns is in its weight. Weights are relative to the highest of exp(score) times the entry's largest scale, which
-// becomes 2^14.
+// A head's queries are times a power of two, so that f16 holds them. A weight is times the scale of the entry's 128
+// columns, and relative to a reference: the head's highest of exp(score) times the entry's largest scale, or what was it
+// at an earlier tile, as long as f16 holds the weights.
 //
-// Lanes have entries that lie in different banks. Entry 16 r + (i ^ r % 2) is number r of four at place i of 16.
+// Lanes have entries that lie in different banks: 16 r + (i ^ r % 2) is number r of four at place i of 16.
 #pragma once
 #include "ptx/mma.cuh"
 #include "sm90/mla_block.cuh"
@@ -21,58 +20,77 @@ namespace fathom {
 struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   using Block = Sm90MlaBlock<16, true>;
   using Block::Block;
-  static constexpr int kEntry = kSm90MlaCodesEntry;
-  static constexpr int kBuffers = kSm90MlaCodesBuffers;
-  /// Weights of a tile are at most 2^kLevel when they set a new reference, which is kept until one is above 2^kMost.
-  static constexpr float kLevel = 10;
-  static constexpr float kMost = 15;
-  static constexpr int kHeadScores = 5 * 256;  // bytes: from every 128 columns, from the rotated ones
+  static constexpr u32 kEntry = kSm90MlaCodesEntry;
+  static constexpr u32 kBuffers = kSm90MlaCodesBuffers;
+  static constexpr u32 kHeadScores = 5 * 256;  // bytes: from every 128 columns, from the rotated ones
+  static constexpr float kLevel = 10;          // a new reference makes the largest weight 2^kLevel,
+  static constexpr float kRoom = 5;            // and is kept until one is 2^kRoom times that
 
-  __device__ u32 tile_at(u32 buffer) const { return entries() + buffer * kSm90MlaCodesTile; }
-  __device__ u32 rotated() const { return tile_at(kBuffers); }  // of queries: [4][lanes] operands of 16 bytes
-  __device__ u32 full(u32 buffer) const { return queries + kBarriersAt + 128 + 8 * buffer; }
-  /// Of a buffer the entries whose places are below 8, or the others: an even warp fetches the former, an odd one the latter.
-  __device__ u32 empty(u32 buffer, u32 half) const { return full(kBuffers * (1 + half) + buffer); }
-  __device__ u32 shrinks(u32 team) const { return queries + kExchangeAt + 64 * team; }  // [heads]
-  __device__ u32 inverses() const { return shrinks(2); }                    // [heads], of the queries' powers of two
-  __device__ u32 levels(u32 team) const { return shrinks(4 + 4 * team); }               // [places][4], of a tile's scales
+  __device__ u32 tile_at(u32 tile) const { return entries() + tile % kBuffers * kSm90MlaCodesTile; }
+  __device__ u32 rotated() const { return entries() + kBuffers * kSm90MlaCodesTile; }  // queries, [4][lanes] operands
+  __device__ u32 full(u32 tile) const { return queries + kBarriersAt + 128 + 8 * (tile % kBuffers); }
+  /// Of the entries at places below 8, or of the others.
+  __device__ u32 empty(u32 tile, u32 half) const { return full(tile) + 8 * kBuffers * (1 + half); }
+  static __device__ u32 phase(u32 tile) { return tile / kBuffers & 1; }
 
   static __device__ __forceinline__ u32 entry(u32 r, u32 i) { return 16 * r + (i ^ (r & 1)); }
-  /// Bytes to 16 bytes at place i of a head's scores or weights: neighbouring heads' lie in different banks.
-  static __device__ __forceinline__ u32 spread(u32 head, u32 i) { return (i ^ (head % 2 * 4 + head / 2 % 4)) * 16; }
+  static __device__ __forceinline__ float scale_of(const float4& scales, int group) {
+    return group == 0 ? scales.x : group == 1 ? scales.y : group == 2 ? scales.z : scales.w;
+  }
 
-  /// Over the scores of heads `pair` and 8 further their weights of the four entries at place i, an operand of a product.
+  /// A warp of the block.
+  struct Warp {
+    u32 team, number;  // in its team
+    u32 scores;        // the team's: [heads][5][places][4], and over them weights
+    u32 shrinks;       // the team's: [heads], what sums are multiplied by
+    u32 levels;        // the team's: [places][4], logarithms of the entries' largest scales
+  };
+  __device__ __forceinline__ Warp warp_of(u32 number) const {
+    const u32 exchange = queries + kExchangeAt;
+    const u32 team = number / 8;
+    return {team, number % 8, queries + team * kSm90MlaCodesScores, exchange + 64 * team, exchange + 256 * (1 + team)};
+  }
+  __device__ u32 inverses() const { return queries + kExchangeAt + 128; }  // [heads], of the queries' powers of two
+
+  /// Bytes to 16 bytes at place i of a head's scores: neighbouring heads' lie in different banks.
+  static __device__ __forceinline__ u32 spread(u32 head, u32 i) { return (i ^ (head % 2 * 4 + head / 2 % 4)) * 16; }
+  /// Bytes to the weights that heads `pair` and 8 further give the four entries at place i: an operand of a product.
   static __device__ __forceinline__ u32 weights_at(u32 pair, u32 group, u32 i) {
     return pair * kHeadScores + 256 * group + (i ^ pair % 2) * 16;
   }
-
-  /// A warp of a team: its eight entries of a tile. Beyond the end they are the first one, without weight.
-  __device__ __forceinline__ void fetch(u32 tile, u32 warp, u32 lane) const {
-    if (tile >= static_cast<u32>(tiles())) return;
-    const u32 buffer = tile % kBuffers;
-    if (lane == 0) ptx::mbarrier_arrive_expect_tx(full(buffer), 8 * kEntry);
-    __syncwarp();
-    const u32 row = 8 * warp + lane;
-    if (lane < 8) ptx::cp_async_bulk(tile_at(buffer) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry, full(buffer));
+  /// The operand of a lane: of heads lane / 4 and 8 further columns 16 * (lane % 4) + 4 * (step % 4) and three more of
+  /// the 64 columns from 64 * (step / 4) on.
+  __device__ __forceinline__ u32 operand_at(u32 step, u32 lane) const {
+    return queries + kSm90MlaCodesScores + 512 * step + (lane ^ step % 4 / 2 * 4) * 16;
   }
 
-  /// The same when the team has read the entries that tile `before` has in their place. Then its weights have been read, too.
+  /// A warp's eight entries of a tile; beyond the end they are the first one, without weight. Few lists share entries,
+  /// so they are the first to leave the L2 cache again, before what others wrote there.
+  __device__ __forceinline__ void fetch(u32 tile, u32 warp, u32 lane) const {
+    if (tile >= static_cast<u32>(tiles())) return;
+    if (lane == 0) ptx::mbarrier_arrive_expect_tx(full(tile), 8 * kEntry);
+    __syncwarp();
+    const u32 row = 8 * warp + lane;
+    if (lane >= 8) return;
+    ptx::cp_async_bulk(tile_at(tile) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry,
+                       full(tile), ptx::kEvictFirst);
+  }
+  /// The same as soon as the team has read the entries of tile `before` in their place. It has read its weights, too.
   __device__ __forceinline__ void refill(u32 before, u32 warp, u32 lane) const {
-    ptx::mbarrier_wait(empty(before % kBuffers, warp % 2), before / kBuffers & 1);
+    ptx::mbarrier_wait(empty(before, warp % 2), phase(before));
     fetch(before + kBuffers, warp, lane);
   }
 
-  /// A warp has one head's queries: a lane of every 256 columns eight, at last of 64.
+  /// A warp has one head's queries, as bf16: a lane of every 256 columns eight, at last of 64.
   struct Row {
-    uint4 eight[3];  // bf16
+    uint4 eight[3];
   };
   __device__ __forceinline__ void load_row(Row& row, int head, u32 lane) const {
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
-      const bool there = head < args.heads && 32 * i + lane < 72;
-      const i64 from = i64{token} * args.q.row + head * args.q.head + (32 * i + lane) * 8;
       row.eight[i] = {0, 0, 0, 0};
-      if (!there) continue;
+      if (head >= args.heads || 32 * i + lane >= 72) continue;
+      const i64 from = i64{token} * args.q.row + head * args.q.head + (32 * i + lane) * 8;
       if (args.q.bf16 && kernel.aligned_q) {
         row.eight[i] = ptx::ld_global_early(static_cast<const u16*>(args.q.data) + from);
         continue;
@@ -90,7 +108,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     u32 most = 0;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
-      words[i][0] = row.eight[i].x, words[i][1] = row.eight[i].y, words[i][2] = row.eight[i].z, words[i][3] = row.eight[i].w;
+      const uint4& v = row.eight[i];
+      words[i][0] = v.x, words[i][1] = v.y, words[i][2] = v.z, words[i][3] = v.w;
 #pragma unroll
       for (int j = 0; j < 4; ++j) most = max(most, max(words[i][j] << 16 & 0x7fffffffu, words[i][j] & 0x7fff0000u));
     }
@@ -106,8 +125,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
         const u32 operand = j % 2 * 8 + head / 8 * 4;
         if (i < 2) {
           const u32 chunk = 32 * i + lane;
-          const u32 step = chunk / 8 * 4 + chunk % 2 * 2 + j / 2;
-          ptx::st_shared(operand_at(step, head % 8 * 4 + chunk % 8 / 2) + operand, __uint_as_float(ptx::cvt_f16x2(low, high)));
+          const u32 to = operand_at(chunk / 8 * 4 + chunk % 2 * 2 + j / 2, head % 8 * 4 + chunk % 8 / 2);
+          ptx::st_shared(to + operand, __uint_as_float(ptx::cvt_f16x2(low, high)));
         } else if (lane < 8) {
           const u32 to = rotated() + (lane / 4 * 2 + j / 2) * 512 + (head % 8 * 4 + lane % 4) * 16;
           ptx::st_shared(to + operand, __uint_as_float(ptx::cvt_bf16x2(low, high)));
@@ -115,66 +134,61 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       }
     }
   }
-  /// The operand of a lane: of heads lane / 4 and 8 further columns 128 * (step / 8) + 64 * (step / 4 % 2) +
-  /// 16 * (lane % 4) + 4 * (step % 4) and three more.
-  __device__ __forceinline__ u32 operand_at(u32 step, u32 lane) const {
-    return queries + kSm90MlaCodesScores + 512 * step + (lane ^ step % 4 / 2 * 4) * 16;
+
+  static __device__ __forceinline__ void load_words(u32 (&to)[4], u32 from) {
+    const int4 v = ptx::ld_shared_int4(from);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
   }
 
-  /// What a warp has of the queries: 128 columns.
-  struct Queries {
-    u32 operands[8][4];
-  };
-
-  /// Of a warp of a team the scores of 32 entries from its 128 columns, and of 8 entries from the rotated ones.
-  __device__ __forceinline__ void multiply_queries(const Queries& q, u32 tile_number, u32 scores, u32 levels, u32 warp, u32 lane) const {
-    const u32 tile = tile_at(tile_number % kBuffers);
-    const u32 group = warp % 4;
+  /// A warp's scores of tile `number`, by its 128 columns of the queries.
+  __device__ __forceinline__ void multiply_queries(const u32 (&operands)[8][4], const Warp& warp, u32 number,
+                                                   u32 lane) const {
+    const u32 tile = tile_at(number);
+    const u32 group = warp.number % 4;
     const u32 c = lane % 4;
     const u32 head = lane / 4;
-    const u32 place_of = lane / 8 + lane / 4 % 2 * 4;  // of this lane's column, of eight
-    const u32 i0 = warp / 4 * 8;
+    const u32 i0 = warp.number / 4 * 8;                  // the first place of eight
+    const u32 i = i0 + lane / 8 + lane / 4 % 2 * 4;      // of this lane's columns
     const u32 codes = tile + 128 * group + 16 * c;
-    const u32 even = codes + entry(0, i0 + place_of) * kEntry;
-    const u32 odd = codes + (entry(1, i0 + place_of) - 16) * kEntry;
+    const u32 from[2] = {codes + entry(0, i) * kEntry, codes + (entry(1, i) - 16) * kEntry};
     float sum[4][4] = {};
 #pragma unroll
     for (int x = 0; x < 2; ++x) {
       u32 words[4][4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const int4 v = ptx::ld_shared_int4((r % 2 == 0 ? even : odd) + 16 * r * kEntry + 64 * x);
-        words[r][0] = v.x, words[r][1] = v.y, words[r][2] = v.z, words[r][3] = v.w;
-      }
+      for (int r = 0; r < 4; ++r) load_words(words[r], from[r % 2] + 16 * r * kEntry + 64 * x);
 #pragma unroll
       for (int v = 0; v < 4; ++v) {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           u32 b0, b1;
           ptx::cvt_f16x4(words[r][v], b0, b1);
-          ptx::mma_f16(sum[r], q.operands[4 * x + v], b0, b1);
+          ptx::mma_f16(sum[r], operands[4 * x + v], b0, b1);
         }
       }
-      if (x == 0 && warp % 2 == 1 && tile_number >= 2) refill(tile_number - 2, warp, lane);
+      if (x == 0 && warp.number % 2 == 1 && number >= 2) refill(number - 2, warp.number, lane);
     }
-    const u32 j = i0 + group;  // places j and j + 4
-    const u32 i = j + lane / 4 % 2 * 4;
-    const u32 keys = tile + entry(lane / 8, i) * kEntry + 528 + 16 * c;
+    // From the rotated columns: entries at two places, a column of the product each.
+    const u32 j = i0 + group;
+    const u32 own = j + lane / 4 % 2 * 4;
+    const u32 keys = tile + entry(lane / 8, own) * kEntry + 528;
     if (c == 0) {
       const float4 s = ptx::ld_shared_4(keys - 16);
       const float largest = fmaxf(fmaxf(fabsf(s.x), fabsf(s.y)), fmaxf(fabsf(s.z), fabsf(s.w)));
-      ptx::st_shared(levels + 16 * i + lane / 8 * 4, ptx::log2(fmaxf(largest, 0x1p-60f)) - kLevel);
+      ptx::st_shared(warp.levels + 16 * own + lane / 8 * 4, ptx::log2(fmaxf(largest, 0x1p-60f)) - kLevel);
     }
     float last[4] = {};
 #pragma unroll
     for (int x = 0; x < 2; ++x) {
-      const int4 b = ptx::ld_shared_int4(keys + 64 * x);
-      const int4 a = ptx::ld_shared_int4(rotated() + 1024 * x + 16 * lane);
-      const int4 d = ptx::ld_shared_int4(rotated() + 1024 * x + 512 + 16 * lane);
-      ptx::mma_bf16(last, {u32(a.x), u32(a.y), u32(a.z), u32(a.w)}, b.x, b.y);
-      ptx::mma_bf16(last, {u32(d.x), u32(d.y), u32(d.z), u32(d.w)}, b.z, b.w);
+      u32 a[2][4], b[4];
+      load_words(b, keys + 16 * c + 64 * x);
+#pragma unroll
+      for (int y = 0; y < 2; ++y) {
+        load_words(a[y], rotated() + 1024 * x + 512 * y + 16 * lane);
+        ptx::mma_bf16(last, a[y], b[2 * y], b[2 * y + 1]);
+      }
     }
-    const u32 at = scores + head * kHeadScores;
+    const u32 at = warp.scores + head * kHeadScores;
     const u32 codes_to = 256 * group + spread(head, i0 + c);
     const u32 last_to = 256 * 4 + spread(head, j) + 4 * c;
 #pragma unroll
@@ -185,18 +199,18 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     }
   }
 
-  /// Of a warp of a team two heads' weights of a tile. A lane has four entries of a head.
   struct Softmax {
     float factor;  // of scores
-    float highest = __uint_as_float(0xff800000u);
+    float reference = __uint_as_float(0xff800000u);
     float total = 0;
   };
-  __device__ __forceinline__ void weigh(Softmax& s, u32 tile, u32 scores, u32 levels, u32 shrinks, int left, u32 head, u32 i, int barrier) const {
+  /// The weights that a head gives the four entries at place i; `left` are not beyond the end. Waits for the scores.
+  __device__ __forceinline__ void weigh(Softmax& s, const Warp& warp, u32 number, int left, u32 head, u32 i) const {
     float4 scales[4];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) scales[r] = ptx::ld_shared_4(tile + entry(r, i) * kEntry + 512);
-    ptx::bar_sync(barrier, 256);
-    const u32 at = scores + head * kHeadScores + spread(head, i);
+    for (int r = 0; r < 4; ++r) scales[r] = ptx::ld_shared_4(tile_at(number) + entry(r, i) * kEntry + 512);
+    ptx::bar_sync(1 + static_cast<int>(warp.team), 256);
+    const u32 at = warp.scores + head * kHeadScores + spread(head, i);
     const float4 last = ptx::ld_shared_4(at + 256 * 4);
     float score[4] = {last.x, last.y, last.z, last.w};
 #pragma unroll
@@ -210,22 +224,24 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     for (int r = 0; r < 4; ++r) score[r] *= s.factor;
     if (left < kSm90MlaEntries) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) score[r] = static_cast<int>(entry(r, i)) < left ? score[r] : __uint_as_float(0xff800000u);
+      for (int r = 0; r < 4; ++r) {
+        if (static_cast<int>(entry(r, i)) >= left) score[r] = __uint_as_float(0xff800000u);
+      }
     }
-    const float4 level = ptx::ld_shared_4(levels + 16 * i);
+    const float4 level = ptx::ld_shared_4(warp.levels + 16 * i);
     float most = fmaxf(fmaxf(score[0] + level.x, score[1] + level.y), fmaxf(score[2] + level.z, score[3] + level.w));
 #pragma unroll
     for (int lanes = 1; lanes < 16; lanes *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, lanes));
-    most = most > s.highest + (kMost - kLevel) ? most : s.highest;
-    const float shrink = ptx::exp2(s.highest - most);  // 0 at first
-    s.highest = most;
-    if (i == 0) ptx::st_shared(shrinks + 4 * head, shrink);
+    most = most > s.reference + kRoom ? most : s.reference;
+    const float shrink = ptx::exp2(s.reference - most);  // 0 at first
+    s.reference = most;
+    if (i == 0) ptx::st_shared(warp.shrinks + 4 * head, shrink);
     float weight[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) weight[r] = ptx::exp2(score[r] - most);
     s.total = s.total * shrink + ((weight[0] + weight[1]) + (weight[2] + weight[3]));
     __syncwarp();  // scores have been read
-    const u32 to = scores + weights_at(head % 8, 0, i) + head / 8 * 4;
+    const u32 to = warp.scores + weights_at(head % 8, 0, i) + head / 8 * 4;
 #pragma unroll
     for (int g = 0; g < 4; ++g) {
       float own[4];
@@ -235,98 +251,89 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       ptx::st_shared(to + 256 * g + 8, __uint_as_float(ptx::cvt_f16x2(own[2], own[3])));
     }
   }
-  static __device__ __forceinline__ float scale_of(const float4& scales, int group) {
-    return group == 0 ? scales.x : group == 1 ? scales.y : group == 2 ? scales.z : scales.w;
-  }
 
-  /// Of a warp of a team 64 columns of the sums: column 64 * warp + 16 * chunk + 4 * (lane % 4) + 2 * (i % 2) + odd of head
-  /// lane / 4 + i / 2 * 8 is sum[chunk][odd][i].
-  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], u32 tile_number, u32 scores, u32 shrinks, u32 warp, u32 lane) const {
-    const u32 c = lane % 4;
-    const u32 head = lane / 4;
-    u32 weights[4][4];  // [step][operand]
+  /// A warp's sums: column 64 * warp + 16 * chunk + 4 * (lane % 4) + 2 * (i % 2) + odd of head lane / 4 + i / 2 * 8 is
+  /// sum[chunk][odd][i]. Waits for the weights.
+  __device__ __forceinline__ void add_entries(float (&sum)[4][2][4], const Warp& warp, u32 number, u32 lane) const {
+    // Row lane % 8 of matrix lane / 8: of the first or last 8 of k, and of one of two chunks of 16 columns.
+    const u32 q = lane % 2;
+    const u32 first = 32 * (lane / 8 % 2) + 16 * q + (lane % 8 & ~1);
+    const u32 codes = tile_at(number) + 64 * warp.number + lane / 16 * 16;
+    const auto load = [&](u32 (&to)[2][4], u32 step) {
+      const u32 row = codes + (first + (step % 2 ^ q)) * kEntry + step / 2 * (8 * kEntry);
+      ptx::ldmatrix_x4_transposed(to[0], row);
+      ptx::ldmatrix_x4_transposed(to[1], row + 32);
+    };
+    u32 words[2][4];
+    load(words, 0);
+    ptx::bar_sync(1 + static_cast<int>(warp.team), 256);
+    u32 weights[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const int4 v = ptx::ld_shared_int4(scores + weights_at(head, warp / 2, step / 2 * 8 + 2 * c + step % 2));
-      weights[step][0] = v.x, weights[step][1] = v.y, weights[step][2] = v.z, weights[step][3] = v.w;
+      const u32 place = step / 2 * 8 + lane % 4 * 2 + step % 2;
+      load_words(weights[step], warp.scores + weights_at(lane / 4, warp.number / 2, place));
     }
-    const float shrink[2] = {ptx::ld_shared(shrinks + 4 * head), ptx::ld_shared(shrinks + 4 * head + 32)};
+    const float shrink[2] = {ptx::ld_shared(warp.shrinks + lane / 4 * 4), ptx::ld_shared(warp.shrinks + lane / 4 * 4 + 32)};
     if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) sum[i / 8][i / 4 % 2][i % 4] *= shrink[i / 2 % 2];
     }
-    // Row lane % 8 of matrix lane / 8: of the first or last 8 of k, and of one of two chunks of 16 columns.
-    const u32 q = lane % 2;
-    const u32 first = 32 * (lane / 8 % 2) + 16 * q + (lane % 8 & ~1);
-    const u32 chunk = tile_at(tile_number % kBuffers) + 64 * warp + lane / 16 * 16;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const int u = step % 2;
-      const u32 row = chunk + (first + (u ^ q)) * kEntry + step / 2 * (8 * kEntry);
+      if (step > 0) load(words, step);
 #pragma unroll
-      for (int two = 0; two < 2; ++two) {
-        u32 v[4];
-        ptx::ldmatrix_x4_transposed(v, row + 32 * two);
+      for (int chunk = 0; chunk < 4; ++chunk) {
+        u32 b[2][2];  // [odd][half of k]
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          u32 b[2][2];  // [odd][half of k]
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            ptx::cvt_f16x4(__byte_perm(v[2 * i + half], 0, 0x3120), b[0][half], b[1][half]);
-          }
-          ptx::mma_f16(sum[2 * two + i][0], weights[step], b[0][0], b[0][1]);
-          ptx::mma_f16(sum[2 * two + i][1], weights[step], b[1][0], b[1][1]);
+        for (int half = 0; half < 2; ++half) {
+          ptx::cvt_f16x4(__byte_perm(words[chunk / 2][chunk % 2 * 2 + half], 0, 0x3120), b[0][half], b[1][half]);
         }
+        ptx::mma_f16(sum[chunk][0], weights[step], b[0][0], b[0][1]);
+        ptx::mma_f16(sum[chunk][1], weights[step], b[1][0], b[1][1]);
       }
       if (step % 2 == 1) {
         __syncwarp();
-        if (lane == 0) ptx::mbarrier_arrive(empty(tile_number % kBuffers, step / 2));
+        if (lane == 0) ptx::mbarrier_arrive(empty(number, step / 2));
       }
     }
   }
 
   __device__ __forceinline__ void consume(const Row& row, u32 all, u32 lane) const {
-    const u32 team = all / 8;
-    const u32 warp = all % 8;
-    const u32 scores = queries + team * kSm90MlaCodesScores;
-    fetch(team, warp, lane);
-    fetch(team + 2, warp, lane);
+    const Warp warp = warp_of(all);
+    fetch(warp.team, warp.number, lane);
+    fetch(warp.team + 2, warp.number, lane);
     store_row(row, all, lane);
     ptx::bar_sync(5, kThreads);
-    Queries q;
+    u32 operands[8][4];
 #pragma unroll
-    for (u32 step = 0; step < 8; ++step) {
-      const int4 v = ptx::ld_shared_int4(operand_at(8 * (warp % 4) + step, lane));
-      q.operands[step][0] = v.x, q.operands[step][1] = v.y, q.operands[step][2] = v.z, q.operands[step][3] = v.w;
-    }
+    for (u32 step = 0; step < 8; ++step) load_words(operands[step], operand_at(8 * (warp.number % 4) + step, lane));
     Softmax softmax;
-    softmax.factor = args.softmax_scale * kLog2E * ptx::ld_shared(inverses() + 4 * (warp + lane / 16 * 8));
+    softmax.factor = args.softmax_scale * kLog2E * ptx::ld_shared(inverses() + 4 * (warp.number + lane / 16 * 8));
     ptx::bar_sync(5, kThreads);
-    const int barrier = 1 + static_cast<int>(team);
     float sum[4][2][4] = {};
-    for (u32 tile = team; tile < static_cast<u32>(tiles()); tile += 2) {
-      const u32 lane = ptx::pinned(threadIdx.x) % 32;  // addresses are not kept in registers
-      const u32 buffer = tile % kBuffers;
-      const u32 at = tile_at(buffer);
-      ptx::mbarrier_wait(full(buffer), tile / kBuffers & 1);
-      multiply_queries(q, tile, scores, levels(team), warp, lane);
-      weigh(softmax, at, scores, levels(team), shrinks(team), count - static_cast<int>(tile) * kSm90MlaEntries, warp + lane / 16 * 8, lane % 16, barrier);
-      ptx::bar_sync(barrier, 256);
-      add_entries(sum, tile, scores, shrinks(team), warp, lane);
-      if (warp % 2 == 0) refill(tile, warp, lane);
+    for (u32 tile = warp.team; tile < static_cast<u32>(tiles()); tile += 2) {
+      const u32 own = ptx::pinned(threadIdx.x) % 32;  // so that addresses are not kept in registers
+      ptx::mbarrier_wait(full(tile), phase(tile));
+      multiply_queries(operands, warp, tile, own);
+      const int left = count - static_cast<int>(tile) * kSm90MlaEntries;
+      weigh(softmax, warp, tile, left, warp.number + own / 16 * 8, own % 16);
+      add_entries(sum, warp, tile, own);
+      if (warp.number % 2 == 0) refill(tile, warp.number, own);
     }
 #pragma unroll
     for (int lanes = 1; lanes < 16; lanes *= 2) softmax.total += __shfl_xor_sync(~0u, softmax.total, lanes);
-    if (lane % 16 == 0) set_statistics(team, warp + lane / 16 * 8, softmax.highest, softmax.total);
+    const int team = static_cast<int>(warp.team);
+    const int head = static_cast<int>(warp.number + lane / 16 * 8);
+    if (lane % 16 == 0) set_statistics(team, head, softmax.reference, softmax.total);
     ptx::bar_sync(5, kThreads);  // every warp is done with the tiles
-    float* to = partial(team) + lane / 4 * kSm90MlaRow + 64 * warp + 4 * (lane % 4);
+    float* to = partial(team) + lane / 4 * kSm90MlaRow + 64 * warp.number + 4 * (lane % 4);
 #pragma unroll
     for (int chunk = 0; chunk < 4; ++chunk) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float (&s)[2][4] = sum[chunk];
-        *reinterpret_cast<float4*>(to + 8 * h * kSm90MlaRow + 16 * chunk) = {
-            s[0][2 * h], s[1][2 * h], s[0][2 * h + 1], s[1][2 * h + 1]};
+        *reinterpret_cast<float4*>(to + 8 * h * kSm90MlaRow + 16 * chunk) = {s[0][2 * h], s[1][2 * h], s[0][2 * h + 1],
+                                                                             s[1][2 * h + 1]};
       }
     }
   }
@@ -334,7 +341,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   __device__ void run() {
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) {
-      for (int i = 0; i < kBuffers; ++i) {
+      for (u32 i = 0; i < kBuffers; ++i) {
         ptx::mbarrier_init(full(i), 8);
         ptx::mbarrier_init(empty(i, 0), 8);
         ptx::mbarrier_init(empty(i, 1), 8);

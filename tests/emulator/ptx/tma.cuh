@@ -34,7 +34,7 @@ inline void cp_async_bulk_tensor_4d(u32 to, const TensorMap* map, u32 barrier, i
   load_box(to, map, barrier, 0, x, y, z, w);
 }
 
-inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
+inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier, u64 = kEvictNormal) {
   emulator::copy_bulk(to, from, bytes, barrier);
 }
 
