@@ -20,8 +20,7 @@ inline constexpr int kSm90MlaTopK = 2048;  // at most: the list lies in shared m
 inline constexpr int kSm90MlaThreads = 512;
 inline constexpr int kSm90MlaProducers = 256;
 
-/// Up to 16 heads multiply entries of a quantised cache as they are; the thirteenth to sixteenth warp... 
-inline constexpr int kSm90MlaCodesThreads = 512;
+/// Up to 16 heads multiply entries of a quantised cache as they are: codes.
 inline constexpr int kSm90MlaCodesBuffers = 4;
 inline constexpr int kSm90MlaCodesEntry = 656;
 inline constexpr int kSm90MlaCodesTile = kSm90MlaEntries * kSm90MlaCodesEntry;

@@ -1,21 +1,24 @@
-// Products of a warp, with operands in registers. Lane l has rows l / 4 and l / 4 + 8 of A and of the sums, column l / 4
-// of B, and of the k's (the sums' columns) 2 (l % 4) and the next, then of A's and B's those 8 further.
+// Products of a warp, with operands in registers: 16 rows, 8 columns, 16 of k. Lane l has rows l / 4 and 8 further of A
+// and of the sums, and column l / 4 of B; of k 2 (l % 4), the next and both 8 further; of the sums' columns 2 (l % 4) and
+// the next.
 #pragma once
 #include "ptx/types.cuh"
 
 namespace fathom::ptx {
 
-/// d += a * b with 16 rows, 8 columns and 16 of k in f16. Of a: both rows' first two of k, then both rows' others.
+/// d += a * b in f16. Of a: both rows' first two of k, then both rows' others.
 __device__ __forceinline__ void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+      " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 /// The same in bf16.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+      " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

@@ -19,7 +19,6 @@ namespace fathom {
 
 template <int kHeads, bool kCodes = false>
 struct Sm90MlaBlock {
-  static constexpr int kThreads = kCodes ? kSm90MlaCodesThreads : kSm90MlaThreads;
   static constexpr int kParts = sm90_mla_parts(kHeads);
   static constexpr int kBlockBytes = 64 * 128;           // 64 columns of a tile's rows
   static constexpr int kQueryBlockBytes = kHeads * 128;  // and of the queries
@@ -254,7 +253,7 @@ struct Sm90MlaBlock {
     __syncthreads();
     const int items = min(kHeads, args.heads - head0) * 128;
 #pragma unroll 1
-    for (int i = rank() * kThreads + thread; i < items; i += kernel.blocks * kThreads) {
+    for (int i = rank() * kSm90MlaThreads + thread; i < items; i += kernel.blocks * kSm90MlaThreads) {
       const int row = i / 128;
       const int column = i % 128 * 4;
       const u32 own = ptx::shared_address(partial(0) + row * kSm90MlaRow + column);

@@ -7,8 +7,8 @@
 // two heads' weights, then 64 columns of the sums.
 //
 // A head's queries are times a power of two, so that f16 holds them. A weight is times the scale of the entry's 128
-// columns, and relative to a reference: the head's highest of exp(score) times the entry's largest scale, or what was it
-// at an earlier tile, as long as f16 holds the weights.
+// columns, and relative to a reference: the head's highest of exp(score) times the entry's largest scale, or what that
+// was at an earlier tile, as long as f16 holds the weights.
 //
 // Lanes have entries that lie in different banks: 16 r + (i ^ r % 2) is number r of four at place i of 16.
 #pragma once
@@ -147,8 +147,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const u32 group = warp.number % 4;
     const u32 c = lane % 4;
     const u32 head = lane / 4;
-    const u32 i0 = warp.number / 4 * 8;                  // the first place of eight
-    const u32 i = i0 + lane / 8 + lane / 4 % 2 * 4;      // of this lane's columns
+    const u32 i0 = warp.number / 4 * 8;              // the first place of eight
+    const u32 i = i0 + lane / 8 + lane / 4 % 2 * 4;  // of this lane's columns
     const u32 codes = tile + 128 * group + 16 * c;
     const u32 from[2] = {codes + entry(0, i) * kEntry, codes + (entry(1, i) - 16) * kEntry};
     float sum[4][4] = {};
@@ -273,7 +273,8 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       const u32 place = step / 2 * 8 + lane % 4 * 2 + step % 2;
       load_words(weights[step], warp.scores + weights_at(lane / 4, warp.number / 2, place));
     }
-    const float shrink[2] = {ptx::ld_shared(warp.shrinks + lane / 4 * 4), ptx::ld_shared(warp.shrinks + lane / 4 * 4 + 32)};
+    const u32 shrinks = warp.shrinks + lane / 4 * 4;
+    const float shrink[2] = {ptx::ld_shared(shrinks), ptx::ld_shared(shrinks + 32)};
     if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) sum[i / 8][i / 4 % 2][i % 4] *= shrink[i / 2 % 2];
@@ -303,13 +304,13 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     fetch(warp.team, warp.number, lane);
     fetch(warp.team + 2, warp.number, lane);
     store_row(row, all, lane);
-    ptx::bar_sync(5, kThreads);
+    ptx::bar_sync(5, kSm90MlaThreads);
     u32 operands[8][4];
 #pragma unroll
     for (u32 step = 0; step < 8; ++step) load_words(operands[step], operand_at(8 * (warp.number % 4) + step, lane));
     Softmax softmax;
     softmax.factor = args.softmax_scale * kLog2E * ptx::ld_shared(inverses() + 4 * (warp.number + lane / 16 * 8));
-    ptx::bar_sync(5, kThreads);
+    ptx::bar_sync(5, kSm90MlaThreads);
     float sum[4][2][4] = {};
     for (u32 tile = warp.team; tile < static_cast<u32>(tiles()); tile += 2) {
       const u32 own = ptx::pinned(threadIdx.x) % 32;  // so that addresses are not kept in registers
@@ -325,7 +326,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const int team = static_cast<int>(warp.team);
     const int head = static_cast<int>(warp.number + lane / 16 * 8);
     if (lane % 16 == 0) set_statistics(team, head, softmax.reference, softmax.total);
-    ptx::bar_sync(5, kThreads);  // every warp is done with the tiles
+    ptx::bar_sync(5, kSm90MlaThreads);  // every warp is done with the tiles
     float* to = partial(team) + lane / 4 * kSm90MlaRow + 64 * warp.number + 4 * (lane % 4);
 #pragma unroll
     for (int chunk = 0; chunk < 4; ++chunk) {
@@ -352,7 +353,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     Row row;
     load_row(row, static_cast<int>(warp), lane);
-    make_list<kThreads>(thread);
+    make_list<kSm90MlaThreads>(thread);
     consume(row, warp, lane);
     join();
   }

@@ -27,10 +27,11 @@ TEST(SparseMlaKernels, HopperTakesWhatItsKernelsAreFor) {
 }
 
 TEST(SparseMlaKernels, EveryFormCompilesWithoutSpills) {
-  const std::string problems[] = {"sparse_mla:heads=8", "sparse_mla:heads=16", "sparse_mla:heads=32",
+  const std::string problems[] = {"sparse_mla:heads=8,cache=bf16", "sparse_mla:heads=16,cache=bf16",
+                                  "sparse_mla:heads=16", "sparse_mla:heads=32",
                                   "sparse_mla:heads=33,decode=1"};
   const std::vector<jit::Source> sources = kernel_sources(problems, usual_device("sm_90a"));
-  EXPECT_EQ(sources.size(), 6u);
+  EXPECT_EQ(sources.size(), 7u);
   jit::expect_no_spills(sources, "sm_90a");
 }
 

@@ -756,8 +756,9 @@ TEST(SparseMlaOnDevice, TakesQueriesAndScalesOfAnySize) {
   Tensor entries(DType::u8, {kSlots, mla_cache_entry_bytes(512, 64)});
   Tensor list(DType::i32, {kTokens, kSlots});
   for (std::int64_t i = 0; i < list.count(); ++i) list.set(i, static_cast<double>(i % kSlots));
-  mla_cache_store({latent, random.normal(DType::f32, {kSlots, 64}), shaped(list.view(), {kSlots}, {1}), entries},
-                  test_context());
+  mla_cache_store(
+      {latent, random.normal(DType::f32, {kSlots, 64}), shaped(list.view(), {kSlots}, {1}), entries},
+      test_context());
   const Twin q(std::move(queries), heads_of(kTokens, kHeads, kWidth));
   const Twin cache(std::move(entries));
   const Twin indices(std::move(list));

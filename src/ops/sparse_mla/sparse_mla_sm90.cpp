@@ -15,10 +15,6 @@ struct Form {
   std::int32_t heads;  // of a block
   std::int32_t folds;  // a block has several parts
   std::int32_t codes;  // of a quantised cache are multiplied as they are
-
-  unsigned threads() const {
-    return static_cast<unsigned>(codes != 0 ? kSm90MlaCodesThreads : kSm90MlaThreads);
-  }
 };
 Form form_of(const SparseMlaProblem& problem) {
   const bool codes = problem.cache == DType::u8 && problem.heads <= 16;
@@ -27,12 +23,12 @@ Form form_of(const SparseMlaProblem& problem) {
 jit::Source source(const Form& form) {
   return simt_source(
       {.name = fmt::format("sparse_mla.sm90_h{}{}{}", form.heads, form.folds != 0 ? "_folds" : "",
-                            form.codes != 0 ? "_codes" : ""),
+                           form.codes != 0 ? "_codes" : ""),
        .header = "sm90/sparse_mla.cuh",
        .function = fmt::format("sm90_sparse_mla<{}, {}, {}>", form.heads, form.folds != 0, form.codes != 0),
        .args = "Sm90MlaKernel",
        .args_bytes = sizeof(Sm90MlaKernel),
-       .threads = static_cast<int>(form.threads()),
+       .threads = kSm90MlaThreads,
        .blocks = 1});
 }
 
@@ -91,7 +87,7 @@ void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args,
   }
   jit::launch(jit::kernel(context, source, form),
               {.grid = {static_cast<unsigned>(items) * cluster},
-               .block = {form.threads()},
+               .block = {kSm90MlaThreads},
                .cluster = {cluster},
                .shared_bytes = sm90_mla_shared(heads, form.codes != 0)},
               context, kernel);

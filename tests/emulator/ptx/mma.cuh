@@ -18,7 +18,9 @@ inline void warp_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, Value
   const auto both = [](u32 low, u32 high) { return emulator::exchange(~0u, low | static_cast<u64>(high) << 32); };
   for (u32 k = 0; k < 16; k += 8) {
     const unsigned long long* all = k == 0 ? both(a[0], a[1]) : both(a[2], a[3]);
-    for (u32 i = 0; i < 8; ++i) take(&rows[i / 4][k + i % 4 * 2], static_cast<u32>(all[lane / 4 * 4 + i % 4] >> i / 4 * 32));
+    for (u32 i = 0; i < 8; ++i) {
+      take(&rows[i / 4][k + i % 4 * 2], static_cast<u32>(all[lane / 4 * 4 + i % 4] >> i / 4 * 32));
+    }
   }
   const unsigned long long* all = both(b0, b1);
   for (u32 i = 0; i < 16; ++i) {
@@ -45,7 +47,8 @@ inline void ldmatrix_x4_transposed(u32 (&v)[4], u32 address) {
     const auto first = static_cast<u32>(rows[8 * matrix + lane % 4 * 2]);
     const auto second = static_cast<u32>(rows[8 * matrix + lane % 4 * 2 + 1]);
     if ((first | second) % 16 != 0) emulator::trap("ldmatrix of a row that is not aligned to 16 bytes");
-    v[matrix] = shared_value<u16>(first + lane / 4 * 2) | static_cast<u32>(shared_value<u16>(second + lane / 4 * 2)) << 16;
+    const u32 low = shared_value<u16>(first + lane / 4 * 2);
+    v[matrix] = low | static_cast<u32>(shared_value<u16>(second + lane / 4 * 2)) << 16;
   }
 }
 
