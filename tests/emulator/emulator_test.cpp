@@ -24,7 +24,8 @@ Context cuda_context() {
 
 const char* const kIncludes =
     "#include \"layout/gemm.cuh\"\n#include \"ptx/barrier.cuh\"\n#include \"ptx/memory.cuh\"\n"
-    "#include \"ptx/tma.cuh\"\n#include \"ptx/wgmma.cuh\"\nusing namespace fathom;\n";
+    "#include \"ptx/tma.cuh\"\n#include \"ptx/wgmma.cuh\"\n#include \"ptx/mma.cuh\"\nusing namespace "
+    "fathom;\n";
 
 /// Runs `body` as a kernel with a parameter `int* out` of 1024 values, and gives them.
 std::vector<int> run(const std::string& body, cuda::LaunchConfig config, std::uint64_t seed = 0) {
@@ -73,6 +74,45 @@ TEST(Emulator, CollectivesOfAWarp) {
     EXPECT_EQ(static_cast<unsigned>(out[64 + at]), 0xAAAAAAAAu);
     EXPECT_EQ(out[96 + at], lane < 8 ? 0 : 31);
     EXPECT_EQ(static_cast<unsigned>(out[128 + at]), lane < 16 ? 0xFFFFu : 0xFFFF0000u);
+  }
+}
+
+TEST(Emulator, ProductsOfAWarp) {
+  const std::string operands =  // a[row][k] = row - k, b[k][column] = 3 * k + column - 20
+      "const u32 lane = threadIdx.x, row = lane / 4, k = lane % 4 * 2;\n"
+      "const auto two = [](float low, float high) { return ptx::PACK(low, high); };\n"
+      "const auto a = [&](u32 r, u32 c) { return two(float(r) - float(c), float(r) - float(c + 1)); };\n"
+      "const auto b = [&](u32 c) { return two(3.f * c + row - 20, 3.f * c + 3 + row - 20); };\n"
+      "const u32 four[4] = {a(row, k), a(row + 8, k), a(row, k + 8), a(row + 8, k + 8)};\n"
+      "float d[4] = {1, 2, 3, 4};\n"
+      "ptx::MULTIPLY(d, four, b(k), b(k + 8));\n"
+      "for (u32 i = 0; i < 4; ++i) out[(row + i / 2 * 8) * 8 + k + i % 2] = int(d[i]) - int(i) - 1;\n";
+  for (const auto& [pack, multiply] :
+       {std::pair{"cvt_f16x2", "mma_f16"}, std::pair{"cvt_bf16x2", "mma_bf16"}}) {
+    std::string body = operands;
+    body.replace(body.find("PACK"), 4, pack);
+    body.replace(body.find("MULTIPLY"), 8, multiply);
+    const std::vector<int> out = run(body, kWarp);
+    for (int row = 0; row < 16; ++row) {
+      for (int column = 0; column < 8; ++column) {
+        int sum = 0;
+        for (int k = 0; k < 16; ++k) sum += (row - k) * (3 * k + column - 20);
+        EXPECT_EQ(out[static_cast<std::size_t>(row * 8 + column)], sum) << multiply;
+      }
+    }
+  }
+  const std::vector<int> out =
+      run("extern __shared__ u16 words[];\n"
+          "for (u32 i = threadIdx.x; i < 256; i += 32) words[i] = static_cast<u16>(i);\n"
+          "__syncwarp();\n"
+          "u32 v[4];\n"
+          "ptx::ldmatrix_x4_transposed(v, ptx::shared_address(words) + 16 * threadIdx.x);\n"
+          "for (u32 i = 0; i < 4; ++i) out[32 * i + threadIdx.x] = static_cast<int>(v[i]);",
+          kWarp);
+  for (int i = 0; i < 128; ++i) {
+    const int first =
+        i / 32 * 64 + i % 4 * 16 + i % 32 / 4;  // rows 2 (i % 4) and the next, column i % 32 / 4
+    EXPECT_EQ(out[static_cast<std::size_t>(i)], first | (first + 8) << 16);
   }
 }
 
