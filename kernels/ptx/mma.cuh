@@ -1,6 +1,6 @@
 // Products of a warp, with operands in registers: 16 rows, 8 columns, 16 of k. Lane l has rows l / 4 and 8 further of A
-// and of the sums, and column l / 4 of B; of k 2 (l % 4), the next and both 8 further; of the sums' columns 2 (l % 4) and
-// the next.
+// and of the sums, and column l / 4 of B; of k 2 (l % 4), the next and both 8 further; of the sums' columns 2 (l % 4)
+// and the next.
 #pragma once
 #include "ptx/types.cuh"
 

@@ -1,5 +1,5 @@
-// Latent attention of up to 32 heads of a token, of 17 or more over a quantised cache: entries, then columns, are the rows
-// of the matrix instruction and the heads its columns, of which it may have 8, 16 or 32. No row is padding.
+// Latent attention of up to 32 heads of a token, of 17 or more over a quantised cache: entries, then columns, are the
+// rows of the matrix instruction and the heads its columns, of which it may have 8, 16 or 32. No row is padding.
 //
 // Two warpgroups take every second tile each, with a maximum, a total and sums of their own: two parts of the result,
 // which are joined as those of other blocks are.
