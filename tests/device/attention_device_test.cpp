@@ -1,5 +1,7 @@
 // The indexer's scores and attention over the chosen entries on a device: against the references, and the
 // same bytes for the same row in every call.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <numeric>
 #include <optional>
@@ -317,6 +319,26 @@ TEST(PagedMqaLogitsOnDevice, TakesPagesAndKeysOfAnySize) {
           "sm90:wgmma");
       if (dim == 64) check_paged(PagedBatch(2, 1, 8, true, page, page, dim), "cuda:simt");
     }
+  }
+}
+
+// The emulator counts what is copied to shared memory; a GPU does not tell.
+TEST(PagedMqaLogitsOnDevice, ReadsAPageOncePerRequestWhateverTheDrafts) {
+  void* const driver = dlopen("libcuda.so.1", RTLD_NOW);
+  const auto bytes_read = driver == nullptr ? nullptr
+                                            : reinterpret_cast<std::uint64_t (*)(const void*, std::size_t)>(
+                                                  dlsym(driver, "fathom_emulator_bytes_read"));
+  if (bytes_read == nullptr) GTEST_SKIP() << "not in the emulator";
+  for (const std::int64_t next_n : {1, 2, 3, 4, 8, 9}) {
+    const PagedBatch p(5, next_n, 16, false, next_n);
+    const OnDevice logits(poisoned(DType::f32, {p.batch * next_n, PagedBatch::kColumns}));
+    const TensorView cache = p.cache.device();
+    bytes_read(cache.data, static_cast<std::size_t>(cache.count()));
+    paged_mqa_logits(p.args(logits), device_context("sm90:wgmma"));
+    cuda::synchronize(device_context());
+    std::int64_t used = 0;
+    for (std::int64_t b = 0; b < p.batch; ++b) used += (p.keys_of(b) + p.page - 1) / p.page;
+    EXPECT_EQ(bytes_read(nullptr, 0), static_cast<std::uint64_t>(used * cache.step(0))) << next_n;
   }
 }
 

@@ -11,6 +11,16 @@ namespace {
 
 constexpr u32 kAddressMask = (1u << kRankShift) - 1;
 
+// Bytes of a range that copies to shared memory have read since somebody asked for them.
+struct {
+  std::uintptr_t begin = 0;
+  std::size_t size = 0;
+  u64 read = 0;
+} watched;
+void count_read(const void* from, u32 bytes) {
+  if (reinterpret_cast<std::uintptr_t>(from) - watched.begin < watched.size) watched.read += bytes;
+}
+
 void start(std::function<void()> run) {
   if (happens_early()) {
     run();
@@ -192,6 +202,14 @@ std::string warpgroup_reason(const Thread&) { return "the other warps at wgmma.w
 
 }  // namespace
 
+/// For tests of what a kernel reads: how many bytes copies have read of the range that the last call named.
+extern "C" __attribute__((visibility("default"))) u64 fathom_emulator_bytes_read(const void* begin,
+                                                                                 std::size_t size) {
+  const u64 read = watched.read;
+  watched = {reinterpret_cast<std::uintptr_t>(begin), size, 0};
+  return read;
+}
+
 void copy_async(unsigned to, const void* from, unsigned bytes, bool live) {
   Block& block = *self().home;
   if (to % bytes != 0 || (live && reinterpret_cast<std::uintptr_t>(from) % bytes != 0))
@@ -219,6 +237,7 @@ void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) 
   start([&block, to, from, bytes, barrier] {
     if (block.live == 0) fail("a bulk copy lands in a block that has ended");
     std::memcpy(bytes_of(block, to, bytes), from, bytes);
+    count_read(from, bytes);
     complete_bytes(block, barrier, bytes);
   });
 }
@@ -248,6 +267,7 @@ void tensor_load(unsigned to, const void* map, unsigned barrier, int rank, const
                       u8* target_bytes = bytes_of(block, address, 16);
                       if (byte >= 0 && byte + 16 <= end) {
                         std::memcpy(target_bytes, row + byte, 16);
+                        count_read(row + byte, 16);
                         return;
                       }
                       for (std::int64_t i = 0; i < 16; ++i)
