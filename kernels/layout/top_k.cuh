@@ -66,10 +66,15 @@ inline constexpr long long sm90_top_k_shared_bytes(int threads, int fours, int l
          4 * ((row + 128 * fours - 1) / (128 * fours) + 2);
 }
 
-/// Of sm90_top_k_few: chunks and list as above, and a bit for each of `bits` scores.
-inline constexpr long long sm90_top_k_few_shared_bytes(int threads, int fours, int list, int blocks, long long bits) {
-  return static_cast<long long>(sizeof(TopKFewScratch)) + threads / 32 * fours * 512ll + 8ll * list +
-         (blocks > 1 ? 2 : 1) * 4ll * kTopKBins + 4 * ((bits + 31) / 32 + 32);
+/// Of sm90_top_k_few: threads of a block, chunks of a warp under way, candidates of a block.
+inline constexpr int kTopKFewThreads = 512;
+inline constexpr int kTopKFewSlots = 2;
+inline constexpr int kTopKFewList = 6144;
+/// Chunks and list as above, a bin for each thread, and a bit for each score of a row of n which `blocks` share.
+inline constexpr long long sm90_top_k_few_shared_bytes(int fours, int blocks, long long n) {
+  const long long row = n < kTopKLongestRow ? n : kTopKLongestRow;
+  return static_cast<long long>(sizeof(TopKFewScratch)) + kTopKFewThreads / 32 * kTopKFewSlots * fours * 512ll + 8ll * kTopKFewList +
+         (blocks > 1 ? 2 : 1) * 4ll * kTopKFewThreads + 4 * ((row / blocks + 32) / 32 + 32);
 }
 
 }  // namespace fathom

@@ -1,9 +1,8 @@
 // The k largest scores of each of few rows on Hopper: a block a row, or the blocks of a cluster.
 //
 // Copies run ahead. A sample of the row gives a bound that the k largest very likely pass and not many others: what passes is
-// listed, in any order, and counted by the first digits of its distance to it, until exactly k are left. These are marked in a
-// bit for each score, and written in ascending order. A row that deceives the sample is left to the general kernel's search.
-// The code is short, because a launch starts with none of it in the caches.
+// listed, in any order, and counted by the first digits of its distance to it, until few are in doubt. The chosen ones are marked
+// in a bit for each score, and written in ascending order. A row that deceives the sample is left to the general kernel's search.
 #pragma once
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
@@ -12,25 +11,25 @@
 
 namespace fathom {
 
-/// kFours: float4 of a lane in a chunk. kList: candidates of a block. kSample: a row's scores that give the bound.
-template <int kThreads, int kPage, int kBlocks, int kFours, int kList, int kSample>
+/// kFours: float4 of a lane in a chunk. kSample: a row's scores that give the bound.
+template <int kPage, int kBlocks, int kFours, int kSample>
 struct Sm90TopKFew {
+  static constexpr int kThreads = kTopKFewThreads;  // each has a bin
   using General = simt::TopK<kThreads, 0, true>;
   using Writer = typename simt::TopK<kThreads, kPage, true>::Writer;
   using Composite = unsigned long long;  // a key, and below it the position's complement: no two are equal
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kCounting = kThreads < kTopKBins / 4 ? kThreads : kTopKBins / 4;  // threads that look at bins
-  static constexpr int kEach = kTopKBins / kCounting;                                    // bins of each of them
+  static constexpr int kDigit = 9;  // bits
   static constexpr int kChunk = 128 * kFours;
+  static constexpr int kSlots = kTopKFewSlots;  // chunks of a warp under way
+  static constexpr int kList = kTopKFewList;
   static constexpr int kClose = 32;  // candidates that one warp can rank
-  static constexpr int kSampled = (kSample + kThreads - 1) / kThreads;
-  static_assert(kBlocks == 1 || kEach == 4, "bins of other blocks are read four at a time");
+  static constexpr int kSampled = kSample / kThreads;
+  static constexpr int kRun = 16;  // samples next to one another
   static constexpr unsigned kShort = 4096;
-  static_assert(kSample <= kList && kShort <= kList);
+  static_assert(kThreads == 1 << kDigit && kWarps * kSlots <= 32 && kSample % kThreads == 0 && kSample <= kList && kShort <= kList);
+  static_assert(kWarps * kSlots * kChunk * 4 + 8 * kList >= top_k_shared_bytes(kTopKLongestRow), "the general search has no room");
 
-  struct alignas(4 * kEach) Bins {
-    int of[kEach];
-  };
   /// This block's part of a row: [begin, begin + edge) and the last (count - edge) % 4 scores one by one, the rest, which
   /// lies on 16 bytes, in chunks.
   struct Part {
@@ -45,14 +44,12 @@ struct Sm90TopKFew {
 
   // All of shared memory from its start on: through pointers that are kept the compiler loses sight of what they point to.
   static __device__ TopKFewScratch& scratch() { return static_cast<TopKFewScratch&>(General::scratch()); }
-  static __device__ float* chunk_at() { return reinterpret_cast<float*>(&scratch() + 1) + warp() * kChunk; }
-  static __device__ Composite* list() {
-    return reinterpret_cast<Composite*>(reinterpret_cast<float*>(&scratch() + 1) + kWarps * kChunk);
-  }
-  static __device__ int* bins_at(int which) { return reinterpret_cast<int*>(list() + kList) + which * kTopKBins; }
-  __device__ int* bins() const { return bins_at(kBlocks > 1 ? which : 0); }
-  static __device__ unsigned* bits() { return reinterpret_cast<unsigned*>(bins_at(kBlocks > 1 ? 2 : 1)); }
-  static __device__ u32 landed() { return ptx::shared_address(scratch().landed + warp()); }
+  static __device__ float* chunks() { return reinterpret_cast<float*>(&scratch() + 1); }
+  static __device__ float* slot(int number) { return chunks() + (number % kSlots * kWarps + warp()) * kChunk; }
+  static __device__ Composite* list() { return reinterpret_cast<Composite*>(chunks() + kSlots * kWarps * kChunk); }
+  __device__ int* bins() const { return reinterpret_cast<int*>(list() + kList) + (kBlocks > 1 ? which * kThreads : 0); }
+  static __device__ unsigned* bits() { return reinterpret_cast<unsigned*>(list() + kList) + (kBlocks > 1 ? 2 : 1) * kThreads; }
+  static __device__ u32 landed(int number) { return ptx::shared_address(scratch().landed + number % kSlots * kWarps + warp()); }
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
 
@@ -70,26 +67,26 @@ struct Sm90TopKFew {
     return part;
   }
   /// Chunks of this warp.
-  static __device__ int chunks(const Part& part) {
+  static __device__ int chunks_of(const Part& part) {
     return static_cast<int>(((part.units + kChunk / 4 - 1) / (kChunk / 4) + kWarps - 1 - static_cast<unsigned>(warp())) / kWarps);
   }
-  /// Starts to copy a chunk of this warp. The whole warp has read the one before.
+  /// Starts to copy a chunk of this warp. The whole warp has read the one that was in its place.
   static __device__ void fetch(const Part& part, int chunk) {
     if (simt::lane_id() != 0) return;
     const unsigned unit = static_cast<unsigned>(chunk * kWarps + warp()) * (kChunk / 4);
     const u32 bytes = 16 * min(kChunk / 4u, part.units - unit);
-    ptx::mbarrier_arrive_expect_tx(landed(), bytes);
-    ptx::cp_async_bulk(ptx::shared_address(chunk_at()), part.scores + part.first + 4 * unit, bytes, landed());
+    ptx::mbarrier_arrive_expect_tx(landed(chunk), bytes);
+    ptx::cp_async_bulk(ptx::shared_address(slot(chunk)), part.scores + part.first + 4 * unit, bytes, landed(chunk), ptx::kEvictFirst);
   }
 
   /// Of fewer scores all are candidates.
   static __device__ bool is_long(const Part& part) { return part.length > kBlocks * kShort; }
+  /// Runs all over the row: scores one by one are rows of the memory opened for little, and come behind all chunks.
   static __device__ void load_sample(const Part& part, float (&sample)[kSampled]) {
 #pragma unroll
     for (int i = 0; i < kSampled; ++i) {
-      if (is_long(part) && (kSample >= kThreads || thread() < kSample)) {
-        sample[i] = __ldg(part.scores + static_cast<unsigned>(thread() + i * kThreads) * part.length / kSample);
-      }
+      const unsigned number = static_cast<unsigned>(thread() + i * kThreads);
+      if (is_long(part)) sample[i] = __ldg(part.scores + number / kRun * part.length / (kSample / kRun) + number % kRun);
     }
   }
 
@@ -102,6 +99,7 @@ struct Sm90TopKFew {
     Composite base, end;  // the k-th largest lies in [base, end]
     int shift;            // of the next digit
     int wanted;           // of those in there
+    int before;           // above it in the blocks before this one
   };
 
   static __device__ Composite raw(float score, unsigned position) {
@@ -111,16 +109,16 @@ struct Sm90TopKFew {
   __device__ void count(Bound from, Composite& entry) {
     const unsigned key = simt::top_k_key(__uint_as_float(static_cast<unsigned>(entry >> 32)));
     entry = static_cast<Composite>(key) << 32 | static_cast<unsigned>(entry);
-    if (key >= from.key) atomicAdd(&bins()[min(key - from.key >> (from.shift - 32), kTopKBins - 1u)], 1);
+    if (key >= from.key) atomicAdd(&bins()[min(key - from.key >> (from.shift - 32), kThreads - 1u)], 1);
   }
   /// Lists and counts what reaches the bound in a chunk of this warp, and fetches the next one in its place.
   __device__ void filter(Bound bound, const Part& part, int chunk, float least, int chunks) {
     const int lane = simt::lane_id();
     const int unit = (chunk * kWarps + warp()) * (kChunk / 4) + lane;
-    const float* scores = chunk_at() + 4 * lane;
+    const float* scores = slot(chunk) + 4 * lane;
     constexpr unsigned kAll = kFours == 8 ? ~0u : (1u << 4 * kFours) - 1;
     unsigned reached = bound.key == 0 ? kAll : 0;  // with NaN, which is the least of all
-#pragma unroll 4  // as a whole it would not stay in registers
+#pragma unroll
     for (int j = 0; j < kFours; ++j) {
       const float4 four = *reinterpret_cast<const float4*>(scores + 128 * j);
       if (four.x >= least) reached |= 1u << 4 * j;
@@ -154,7 +152,7 @@ struct Sm90TopKFew {
       *--high = raw(score_b, first + at_b);  // the same if there is but one
     }
     __syncwarp();
-    if (chunk + 1 < chunks) fetch(part, chunk + 1);
+    if (chunk + kSlots < chunks) fetch(part, chunk + kSlots);
 #pragma unroll 1
     for (int i = lane; i < all; i += 32) count(bound, list()[from + i]);
   }
@@ -179,66 +177,86 @@ struct Sm90TopKFew {
       __syncthreads();
     }
   }
+  static __device__ int remote(const int& value, int block) {
+    return __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&value), static_cast<u32>(block))));
+  }
+  /// Of two counts in one: this cluster's, and that of the blocks before this one.
+  static __device__ int whole(int counts) { return counts & 0xffff; }
+  static __device__ int before(int counts) { return static_cast<int>(static_cast<unsigned>(counts) >> 16); }
+
   /// Narrows the search to the digit whose bin has the wanted one, and clears the bins. Returns how many it has.
   __device__ int narrow(Search& search, bool shared) {
-    // Thread t has the bins from the top: the first ones hold the largest keys.
-    Bins* at = reinterpret_cast<Bins*>(bins()) + (kCounting - 1 - thread());
-    const bool counting = kCounting == kThreads || thread() < kCounting;
-    Bins own{};
-    if (counting) own = *at;
+    // Thread t has the bin from the top: the first ones hold the largest keys.
+    int* at = bins() + (kThreads - 1 - thread());
+    int mine = *at;
     if (kBlocks > 1 && shared) {
 #pragma unroll
-      for (int other = 1; counting && other < kBlocks; ++other) {
-        const u32 block = static_cast<u32>((rank + other) % kBlocks);
-        const float4 four = ptx::ld_shared_cluster(ptx::mapa(ptx::shared_address(at), block));
-        const float counts[] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) own.of[i] += __float_as_int(counts[i]);
+      for (int other = 1; other < kBlocks; ++other) {
+        const int block = (rank + other) % kBlocks;
+        const int count = remote(*at, block);
+        mine += block < rank ? count << 16 | count : count;
       }
       // The others may still read these: the next round counts in the bins that everybody has read.
       which = 1 - which;
-      at = reinterpret_cast<Bins*>(bins()) + (kCounting - 1 - thread());
+      at = bins() + (kThreads - 1 - thread());
     }
-    if (counting) *at = Bins{};
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) sum += own.of[i];
+    *at = 0;
     int total;
-    int above = sm90::sum_before<kThreads>(sum, total, scratch().sums);
-    if (above < search.wanted && search.wanted <= above + sum) {
-#pragma unroll
-      for (int i = kEach - 1; i >= 0; --i) {
-        if (above < search.wanted && search.wanted <= above + own.of[i]) {
-          scratch().digit = kTopKBins - kEach * (thread() + 1) + i;
-          scratch().above_digit = above;
-          scratch().in_digit = own.of[i];
-        }
-        above += own.of[i];
-      }
+    const int above = sm90::sum_before<kThreads>(mine, total, scratch().sums);
+    if (whole(above) < search.wanted && search.wanted <= whole(above + mine)) {
+      scratch().digit = kThreads - 1 - thread();
+      scratch().above_digit = above;
+      scratch().in_digit = mine;
     }
     __syncthreads();
     const int digit = scratch().digit;
     search.base += static_cast<Composite>(digit) << search.shift;
-    if (digit != kTopKBins - 1) search.end = search.base + ((1ull << search.shift) - 1);
-    search.wanted -= scratch().above_digit;
-    return scratch().in_digit;
+    if (digit != kThreads - 1) search.end = search.base + ((1ull << search.shift) - 1);
+    search.wanted -= whole(scratch().above_digit);
+    search.before += before(scratch().above_digit);
+    const int found = whole(scratch().in_digit);
+    if (found == search.wanted) search.before += before(scratch().in_digit);
+    return found;
   }
-  /// Narrows the search until all in its interval are wanted, there are at most `most`, or its digits are small enough.
+  /// Narrows the search until all `found` in its interval are wanted, there are at most `most`, or its digits are small enough.
   /// Returns how many there are.
-  __device__ int descend(Search& search, int listed, int most, int last_shift, bool shared) {
+  __device__ int descend(Search& search, int found, int listed, int most, int last_shift, bool shared) {
 #pragma unroll 1
-    for (;;) {
-      const int found = narrow(search, shared);
-      if (found == search.wanted || found <= most || search.shift <= last_shift) return found;
+    while (found != search.wanted && found > most && search.shift > last_shift) {
       const Composite span = search.end - search.base;
-      search.shift = max(64 - __clzll(static_cast<long long>(span)) - 11, 0);
+      search.shift = max(64 - kDigit - __clzll(static_cast<long long>(span)), 0);
 #pragma unroll 1
       for (int i = thread(); i < listed; i += kThreads) {
         const Composite distance = list()[i] - search.base;
         if (distance <= span) atomicAdd(&bins()[distance >> search.shift], 1);
       }
       meet(shared);
+      found = narrow(search, shared);
     }
+    return found;
+  }
+
+  /// A score that at least k scores of the row very likely reach, and few others.
+  __device__ Bound bound_of(const Part& part, const float (&sample)[kSampled]) {
+    const float root = rsqrtf(static_cast<float>(part.length));
+    const float share = static_cast<float>(static_cast<int>(args.k) * kSample) * root * root;
+    const int wanted = min(static_cast<int>(share + 4.5f * share * rsqrtf(share)) + 4, kSample);
+    unsigned top = 0;
+#pragma unroll
+    for (int i = 0; i < kSampled; ++i) {
+      const unsigned key = simt::top_k_key(sample[i]);
+      top = max(top, key);
+      list()[thread() + i * kThreads] = static_cast<Composite>(key) << 32;
+      atomicAdd(&bins()[key >> (32 - kDigit)], 1);
+    }
+    top = __reduce_max_sync(~0u, top);
+    if (simt::lane_id() == 0) atomicMax(&scratch().top, top);
+    __syncthreads();
+    Search search{0, ~0ull, 64 - kDigit, wanted, 0};
+    const int found = narrow(search, false);
+    descend(search, found, kSample, 4, 32, false);
+    const unsigned key = static_cast<unsigned>(search.base >> 32);
+    return {key, max(64 - kDigit - __clz(static_cast<int>(scratch().top - key)), 32)};
   }
 
   /// Puts the positions of the marked scores in ascending order, and clears the marks. Returns how many.
@@ -262,9 +280,6 @@ struct Sm90TopKFew {
     return total;
   }
 
-  static __device__ int remote(const int& value, int block) {
-    return __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&value), static_cast<u32>(block))));
-  }
   /// The candidates of the row, or -1 if a block has no room for its own.
   __device__ int candidates() const {
     int total = scratch().listed;
@@ -278,37 +293,36 @@ struct Sm90TopKFew {
     return fit ? total : -1;
   }
   /// One warp: marks the wanted ones of the cluster's close candidates, and finds where this block writes.
-  __device__ void look_closer(const Part& part, int wanted) {
+  __device__ void look_closer(const Part& part, const Search& search) {
     const int lane = simt::lane_id();
+    Composite of[kBlocks];
     Composite mine = 0;
-    int all = scratch().few;
-    int before = 0;
-    if constexpr (kBlocks > 1) {
-      all = 0;
-#pragma unroll 1
-      for (int block = 0; block < kBlocks; ++block) {
-        const int few = remote(scratch().few, block);
-        before += block < rank ? remote(scratch().sure, block) : 0;
-        if (lane >= all && lane < all + few) {
-          const int* entry = reinterpret_cast<const int*>(scratch().close + (lane - all));
-          mine = static_cast<Composite>(static_cast<unsigned>(remote(entry[1], block))) << 32 |
-                 static_cast<unsigned>(remote(entry[0], block));
-        }
-        all += few;
+    int all = 0;
+    const int* entry = reinterpret_cast<const int*>(scratch().close + lane);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      if constexpr (kBlocks == 1) {
+        of[block] = scratch().close[lane];
+      } else {
+        of[block] = static_cast<Composite>(static_cast<unsigned>(remote(entry[1], block))) << 32 | static_cast<unsigned>(remote(entry[0], block));
       }
-    } else if (lane < all) {
-      mine = scratch().close[lane];
+    }
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const Composite other = __shfl_sync(~0u, of[block], lane - all & 31);
+      if (lane >= all && other != 0 && mine == 0) mine = other;
+      all += __popc(__ballot_sync(~0u, of[block] != 0));
     }
     int larger = 0;
-#pragma unroll 1
+#pragma unroll 4
     for (int i = 0; i < all; ++i) larger += __shfl_sync(~0u, mine, i) > mine;
     const unsigned position = ~static_cast<unsigned>(mine);
-    const bool chosen = lane < all && larger < wanted;
+    const bool chosen = lane < all && larger < search.wanted;
     if (chosen && position >= part.begin && position < part.end) {
       atomicOr(&bits()[(position - part.begin) / 32], 1u << (position - part.begin) % 32);
     }
     if constexpr (kBlocks > 1) {
-      before += __popc(__ballot_sync(~0u, chosen && position < part.begin));
+      const int before = search.before + __popc(__ballot_sync(~0u, chosen && position < part.begin));
       if (lane == 0) scratch().before = before;
     }
   }
@@ -317,36 +331,39 @@ struct Sm90TopKFew {
   /// scratch().before on.
   __device__ int choose(const Part& part, int listed, const Search& search, int found, int* positions) {
     const bool all = found == search.wanted;
-    int sure = 0;
+    constexpr int kAtOnce = 4;
 #pragma unroll 1
-    for (int i = thread(); i < listed; i += kThreads) {
-      const Composite entry = list()[i];
-      if (entry < search.base) continue;
-      if (all || entry > search.end) {
-        const unsigned position = ~static_cast<unsigned>(entry) - part.begin;
-        atomicOr(&bits()[position / 32], 1u << position % 32);
-        ++sure;
-      } else {
-        scratch().close[atomicAdd(&scratch().few, 1)] = entry;
+    for (int first = thread(); first < listed; first += kAtOnce * kThreads) {
+      Composite entries[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) entries[i] = first + i * kThreads < listed ? list()[first + i * kThreads] : 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const Composite entry = entries[i];
+        if (entry < search.base || entry == 0) continue;
+        if (all || entry > search.end) {
+          const unsigned position = ~static_cast<unsigned>(entry) - part.begin;
+          atomicOr(&bits()[position / 32], 1u << position % 32);
+        } else {
+          scratch().close[atomicAdd(&scratch().few, 1)] = entry;
+        }
       }
     }
-    if constexpr (kBlocks > 1) {
-      sure = __reduce_add_sync(~0u, sure);
-      if (simt::lane_id() == 0) atomicAdd(&scratch().sure, sure);
-    }
     meet(true);
-    if (warp() == 0) look_closer(part, search.wanted);
+    if (warp() == 0) look_closer(part, search);
     if constexpr (kBlocks > 1) ptx::cluster_arrive_relaxed();
     __syncthreads();
     return in_order(part, positions);
   }
 
   __device__ void clear() {
-#pragma unroll 1
-    for (int i = thread(); i < (kBlocks > 1 ? 2 : 1) * kTopKBins; i += kThreads) bins_at(0)[i] = 0;
-    const int words = static_cast<int>((min(static_cast<unsigned>(args.n), static_cast<unsigned>(kTopKLongestRow)) + 31) / 32);
+#pragma unroll
+    for (int i = 0; i < (kBlocks > 1 ? 2 : 1); ++i) bins()[thread() + i * kThreads] = 0;
+    const int words = static_cast<int>((min(static_cast<unsigned>(args.n), static_cast<unsigned>(kTopKLongestRow)) / kBlocks + 32) / 32);
 #pragma unroll 1
     for (int i = thread(); i < words; i += kThreads) bits()[i] = 0;
+    if (thread() < kClose) scratch().close[thread()] = 0;
+    if (thread() == 0) scratch().listed = scratch().top = scratch().few = 0;
   }
 
   /// All threads of the cluster.
@@ -355,67 +372,43 @@ struct Sm90TopKFew {
     clear();
     const Part part = part_of(row, range);
     float sample[kSampled];
-    load_sample(part, sample);  // before the chunks, which would hold it up
-    const int mine = chunks(part);
+    load_sample(part, sample);
+    const int mine = chunks_of(part);
     if (mine > 0) fetch(part, 0);
     const int k = static_cast<int>(args.k);
-    Bound bound{0, 53};
-    Search search;
-    if (thread() == 0) scratch().listed = scratch().top = scratch().few = scratch().sure = 0;
     __syncthreads();
-    int found = -1, close = 0;
-#pragma unroll 1
-    for (int phase = is_long(part) ? 0 : 1; phase < 2; ++phase) {
-      int wanted = k;
-      if (phase == 0) {
-        const float root = rsqrtf(static_cast<float>(part.length));
-        const float share = static_cast<float>(k * kSample) * root * root;
-        wanted = min(static_cast<int>(share + 4.5f * share * rsqrtf(share)) + 4, kSample);
-        unsigned top = 0;
+    const Bound bound = is_long(part) ? bound_of(part, sample) : Bound{0, 64 - kDigit};
+    const float least = bound.key == 0 ? __uint_as_float(0xff800000u) : simt::top_k_score(bound.key);
+    // Not before: a thread waits for the copy engine where much is under way.
 #pragma unroll
-        for (int i = 0; i < kSampled; ++i) {
-          if (kSample < kThreads && thread() >= kSample) break;
-          const unsigned key = simt::top_k_key(sample[i]);
-          top = max(top, key);
-          list()[thread() + i * kThreads] = static_cast<Composite>(key) << 32 | static_cast<unsigned>(thread() + i * kThreads);
-          atomicAdd(&bins()[key >> 21], 1);
-        }
-        top = __reduce_max_sync(~0u, top);
-        if (simt::lane_id() == 0) atomicMax(&scratch().top, top);
-      } else {
-        const float least = bound.key == 0 ? __uint_as_float(0xff800000u) : simt::top_k_score(bound.key);
-#pragma unroll 1
-        for (int i = 0; i < mine; ++i) {
-          ptx::mbarrier_wait(landed(), i % 2);
-          filter(bound, part, i, least, mine);
-        }
-        filter_edges(bound, part, least);
-      }
-      const bool shared = phase > 0;
-      meet(shared);
-      int count = kSample;
-      if (shared) {
-        found = candidates();
-        count = scratch().listed;
-        if (found < k) break;
-      }
-      search = {static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, wanted};
-      close = descend(search, count, shared ? kClose : 0, shared ? 0 : 42, shared);
-      if (shared) break;
-      bound.key = static_cast<unsigned>(search.base >> 32);
-      bound.shift = max(64 - __clz(static_cast<int>(scratch().top - bound.key)) - 11, 32);
+    for (int i = 1; i < kSlots; ++i) {
+      if (i < mine) fetch(part, i);
     }
+#pragma unroll 1
+    for (int i = 0; i < mine; ++i) {
+      ptx::mbarrier_wait(landed(i), i / kSlots % 2);
+      filter(bound, part, i, least, mine);
+    }
+    filter_edges(bound, part, least);
+    meet(true);
+    const int listed = scratch().listed;
+    const int total = candidates();
+    Search search{static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, k, 0};
+    int found = narrow(search, true);  // while the others' numbers come
     int* positions = reinterpret_cast<int*>(list());
     int chosen = 0;
-    if (found >= k) {
-      chosen = choose(part, scratch().listed, search, close, positions);
+    const bool listed_all = total >= k;
+    if (listed_all) {
+      found = descend(search, found, listed, kClose, 0, true);
+      chosen = choose(part, listed, search, found, positions);
       __syncthreads();
     } else {
-      if (kBlocks > 1) meet(true);  // the others have read this block's number
+      if (kBlocks > 1) meet(true);  // the others have read this block's numbers
       __syncthreads();
       if (rank == 0) {  // in the place of chunks and list
-        unsigned* memory = reinterpret_cast<unsigned*>(&scratch() + 1);
-        General{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates), bins_at(0), bits()}.run(row);
+        unsigned* memory = reinterpret_cast<unsigned*>(chunks());
+        int* counts = reinterpret_cast<int*>(memory + 2 * kTopKCandidates);
+        General{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates), counts, memory + 2 * kTopKCandidates + kTopKBins}.run(row);
       }
       __syncthreads();
       if (kPage > 0 && rank == 0) {  // it has left the pages out
@@ -423,23 +416,23 @@ struct Sm90TopKFew {
         chosen = k;
       }
     }
-    const int before = kBlocks > 1 && found >= k ? scratch().before : 0;
+    const int before = kBlocks > 1 && listed_all ? scratch().before : 0;
     const Writer write{args, static_cast<long long>(row)};
 #pragma unroll 1
     for (int i = thread(); i < chosen; i += kThreads) {
       const int position = positions[i];
       if (position >= 0) write(before + i, position);
     }
-    if (kBlocks > 1 && found >= k) ptx::cluster_wait();  // the others have read what is this block's
+    if (kBlocks > 1 && listed_all) ptx::cluster_wait();  // the others have read what is this block's
   }
 };
 
-template <int kThreads, int kPage, int kBlocks, int kFours, int kList, int kSample>
+template <int kPage, int kBlocks, int kFours, int kSample>
 __device__ void sm90_top_k_few(const TopKKernel& args) {
-  using Block = Sm90TopKFew<kThreads, kPage, kBlocks, kFours, kList, kSample>;
-  static_assert(kThreads / 32 * 128 * kFours + 2 * kList >= 2 * kTopKCandidates, "the general search has no room");
+  using Block = Sm90TopKFew<kPage, kBlocks, kFours, kSample>;
   if (simt::lane_id() == 0) {
-    ptx::mbarrier_init(Block::landed(), 1);
+#pragma unroll
+    for (int i = 0; i < Block::kSlots; ++i) ptx::mbarrier_init(Block::landed(i), 1);
     ptx::fence_mbarrier_init();
   }
   __syncwarp();

@@ -40,41 +40,43 @@ Plan plan_many(const TopKProblem& problem, std::int32_t page) {
   return plan;
 }
 
-// Few rows: a multiprocessor for a block, with as much as it holds under way, and a row shared by two if it
-// is long enough to pay for their meeting. Four only for very few rows: more clusters of four than 31 would
-// wait for a second turn, because not every part of the device has a number of multiprocessors that four
-// divides.
+// Few rows: a row shared by two blocks if it is long enough to pay for their meeting. Four only for very few
+// rows: more clusters of four than 31 would wait for a second turn, because not every part of the device has
+// a number of multiprocessors that four divides.
 Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   const std::int32_t page =
       problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0;
   if (problem.rows > device.num_sms) return plan_many(problem, page);
-  Plan plan{.page = page, .few = 1, .threads = 512, .blocks = 1, .fours = 4, .list = 8192, .sample = 1024};
+  Plan plan{.page = page,
+            .few = 1,
+            .threads = kTopKFewThreads,
+            .blocks = 1,
+            .fours = 4,
+            .list = kTopKFewList,
+            .sample = 1024};
   if (problem.n <= 1 << 14) return plan;
-  const bool longer = problem.n > 1 << 16;
-  plan.threads = 1024;
+  plan.fours = 8;
   if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
   if (problem.n > 1 << 15 && 6 * problem.rows <= device.num_sms) plan.blocks = 4;
-  if (!longer && problem.n / plan.blocks > 1 << 14) plan.fours = 8;
-  plan.sample = longer ? 2048 : plan.blocks == 1 ? 1024 : 512;
+  if (problem.n > 1 << 16) plan.sample = 2048;
   return plan;
 }
 
 jit::Source source(const Plan& plan) {
   const bool few = plan.few != 0;
-  return simt_source(
-      {.name = few ? fmt::format("top_k.sm90_t{}_b{}_f{}_s{}_p{}", plan.threads, plan.blocks, plan.fours,
-                                 plan.sample, plan.page)
-                   : fmt::format("top_k.sm90_rows_t{}_f{}_s{}_p{}", plan.threads, plan.fours, plan.sample,
-                                 plan.page),
-       .header = few ? "sm90/top_k_few.cuh" : "sm90/top_k.cuh",
-       .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, {}, {}, {}>", plan.threads, plan.page,
-                                     plan.blocks, plan.fours, plan.list, plan.sample)
-                       : fmt::format("sm90_top_k<{}, {}, {}, {}, {}>", plan.threads, plan.page, plan.fours,
-                                     plan.list, plan.sample),
-       .args = "TopKKernel",
-       .args_bytes = sizeof(TopKKernel),
-       .threads = plan.threads,
-       .blocks = few ? 1 : plan.blocks});
+  return simt_source({.name = few ? fmt::format("top_k.sm90_b{}_f{}_s{}_p{}", plan.blocks, plan.fours,
+                                                plan.sample, plan.page)
+                                  : fmt::format("top_k.sm90_rows_t{}_f{}_s{}_p{}", plan.threads, plan.fours,
+                                                plan.sample, plan.page),
+                      .header = few ? "sm90/top_k_few.cuh" : "sm90/top_k.cuh",
+                      .function = few ? fmt::format("sm90_top_k_few<{}, {}, {}, {}>", plan.page, plan.blocks,
+                                                    plan.fours, plan.sample)
+                                      : fmt::format("sm90_top_k<{}, {}, {}, {}, {}>", plan.threads, plan.page,
+                                                    plan.fours, plan.list, plan.sample),
+                      .args = "TopKKernel",
+                      .args_bytes = sizeof(TopKKernel),
+                      .threads = plan.threads,
+                      .blocks = few ? 1 : plan.blocks});
 }
 
 Verdict fits(const TopKProblem& problem, const cuda::DeviceInfo& device) {
@@ -102,10 +104,8 @@ void top_k_sm90(const TopKProblem& problem, const TopKArgs& args, const Context&
   const bool few = plan.few != 0;
   const auto blocks = static_cast<unsigned>(plan.blocks);
   const unsigned rows = simt_blocks(problem.rows);
-  const long long shared =
-      few ? sm90_top_k_few_shared_bytes(plan.threads, plan.fours, plan.list, plan.blocks,
-                                        std::min<std::int64_t>(problem.n, kTopKLongestRow))
-          : sm90_top_k_shared_bytes(plan.threads, plan.fours, plan.list, problem.n);
+  const long long shared = few ? sm90_top_k_few_shared_bytes(plan.fours, plan.blocks, problem.n)
+                               : sm90_top_k_shared_bytes(plan.threads, plan.fours, plan.list, problem.n);
   jit::launch(jit::kernel(context, source, plan),
               {.grid = {few ? rows * blocks : std::min(rows, blocks * static_cast<unsigned>(device.num_sms))},
                .block = {static_cast<unsigned>(plan.threads)},
