@@ -48,8 +48,11 @@ struct alignas(16) TopKManyScratch : TopKScratch {
 /// And where rows are few.
 struct alignas(16) TopKFewScratch : TopKScratch {
   unsigned top;  // the largest key of the sample
-  int sure;      // candidates of this block that are chosen without a closer look
   int before;    // chosen in the blocks before this one
+  // What the other blocks of the cluster say, and mbarriers: all of it is there.
+  int listed_by[4];
+  unsigned long long close_of[4][32];
+  unsigned long long told[2];
 };
 
 /// Dynamic shared memory of the general kernel for rows of up to n scores.
@@ -70,11 +73,11 @@ inline constexpr long long sm90_top_k_shared_bytes(int threads, int fours, int l
 inline constexpr int kTopKFewThreads = 512;
 inline constexpr int kTopKFewSlots = 2;
 inline constexpr int kTopKFewList = 6144;
-/// Chunks and list as above, a bin for each thread, and a bit for each score of a row of n which `blocks` share.
+/// Chunks and list as above, a bin for each thread, those of other blocks, and a bit for each score of a row of n which `blocks` share.
 inline constexpr long long sm90_top_k_few_shared_bytes(int fours, int blocks, long long n) {
   const long long row = n < kTopKLongestRow ? n : kTopKLongestRow;
   return static_cast<long long>(sizeof(TopKFewScratch)) + kTopKFewThreads / 32 * kTopKFewSlots * fours * 512ll + 8ll * kTopKFewList +
-         (blocks > 1 ? 2 : 1) * 4ll * kTopKFewThreads + 4 * ((row / blocks + 32) / 32 + 32);
+         (blocks > 1 ? 1 + 2 * blocks : 1) * 4ll * kTopKFewThreads + 4 * ((row / blocks + 32) / 32 + 32);
 }
 
 }  // namespace fathom

@@ -1,9 +1,8 @@
 // The k largest scores of each row on Hopper: a block a row, one row after the other.
 //
-// Copies run ahead into the next row. A warp has scores next to one another, and from samples of them all warps learn a bound
-// that the k largest very likely reach, and not many others. Those are listed, in ascending order within a chunk, and counted by
-// the first digits of their distance to it, until few are in doubt. Then every warp writes its own behind those of the warps
-// before it. A row that deceives the sample is left to the general kernel's search, behind all others.
+// Copies run ahead into the next row. A warp has scores next to one another; samples of them give all warps a bound that the k
+// largest very likely reach, and few others. Those are listed, ascending within a chunk, and counted by digits of their distance
+// to it until few are in doubt. Then every warp writes its own. Rows that deceive the sample are left to the general search.
 #pragma once
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
@@ -74,7 +73,7 @@ struct Sm90TopK {
     const unsigned unit = (static_cast<unsigned>(warp()) * part.share() + static_cast<unsigned>(number)) * (kChunk / 4);
     const u32 bytes = 16 * min(kChunk / 4u, part.units() - unit);
     ptx::mbarrier_arrive_expect_tx(landed(), bytes);
-    ptx::cp_async_bulk(ptx::shared_address(chunk()), part.scores + part.first() + 4 * unit, bytes, landed());
+    ptx::cp_async_bulk(ptx::shared_address(chunk()), part.scores + part.first() + 4 * unit, bytes, landed(), ptx::kEvictFirst);
   }
 
   static __device__ bool is_long(const Part& part) { return part.length > kShort; }

@@ -2,7 +2,8 @@
 //
 // Copies run ahead. A sample of the row gives a bound that the k largest very likely pass and not many others: what passes is
 // listed, in any order, and counted by the first digits of its distance to it, until few are in doubt. The chosen ones are marked
-// in a bit for each score, and written in ascending order. A row that deceives the sample is left to the general kernel's search.
+// in a bit for each score, and written in ascending order. Blocks that share a row send one another their counts. A row that
+// deceives the sample is left to the general kernel's search.
 #pragma once
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
@@ -40,15 +41,17 @@ struct Sm90TopKFew {
 
   const TopKKernel& args;
   int rank;   // of the block in its cluster
-  int which;  // of the bins counts go to: where blocks share a row, they take turns
+  int round;  // of telling one another
 
   // All of shared memory from its start on: through pointers that are kept the compiler loses sight of what they point to.
   static __device__ TopKFewScratch& scratch() { return static_cast<TopKFewScratch&>(General::scratch()); }
   static __device__ float* chunks() { return reinterpret_cast<float*>(&scratch() + 1); }
   static __device__ float* slot(int number) { return chunks() + (number % kSlots * kWarps + warp()) * kChunk; }
   static __device__ Composite* list() { return reinterpret_cast<Composite*>(chunks() + kSlots * kWarps * kChunk); }
-  __device__ int* bins() const { return reinterpret_cast<int*>(list() + kList) + (kBlocks > 1 ? which * kThreads : 0); }
-  static __device__ unsigned* bits() { return reinterpret_cast<unsigned*>(list() + kList) + (kBlocks > 1 ? 2 : 1) * kThreads; }
+  static __device__ int* bins() { return reinterpret_cast<int*>(list() + kList); }
+  /// The bins of another block. A block may be a round ahead, so rounds take turns.
+  __device__ int* bins_of(int block) const { return bins() + (1 + round % 2 * kBlocks + block) * kThreads; }
+  static __device__ unsigned* bits() { return reinterpret_cast<unsigned*>(bins() + (kBlocks > 1 ? 1 + 2 * kBlocks : 1) * kThreads); }
   static __device__ u32 landed(int number) { return ptx::shared_address(scratch().landed + number % kSlots * kWarps + warp()); }
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
@@ -169,17 +172,15 @@ struct Sm90TopKFew {
     count(bound, list()[at]);
   }
 
-  static __device__ void meet(bool shared) {
-    if (kBlocks > 1 && shared) {
-      ptx::cluster_arrive();
-      ptx::cluster_wait();
-    } else {
-      __syncthreads();
-    }
+  // Blocks send one another what they know instead of meeting: a barrier of the cluster that makes writes visible takes a fence.
+  __device__ u32 told() const { return ptx::shared_address(&scratch().told[round % 2]); }
+  __device__ void expect(int words) const { ptx::mbarrier_arrive_expect_tx(told(), 4 * (kBlocks - 1) * words); }
+  __device__ void tell(const void* here, int value, int block) const {
+    ptx::st_async(ptx::mapa(ptx::shared_address(here), static_cast<u32>(block)), __int_as_float(value),
+                  ptx::mapa(told(), static_cast<u32>(block)));
   }
-  static __device__ int remote(const int& value, int block) {
-    return __float_as_int(ptx::ld_shared_cluster_1(ptx::mapa(ptx::shared_address(&value), static_cast<u32>(block))));
-  }
+  __device__ int other(int number) const { return (rank + number) % kBlocks; }
+
   /// Of two counts in one: this cluster's, and that of the blocks before this one.
   static __device__ int whole(int counts) { return counts & 0xffff; }
   static __device__ int before(int counts) { return static_cast<int>(static_cast<unsigned>(counts) >> 16); }
@@ -187,20 +188,24 @@ struct Sm90TopKFew {
   /// Narrows the search to the digit whose bin has the wanted one, and clears the bins. Returns how many it has.
   __device__ int narrow(Search& search, bool shared) {
     // Thread t has the bin from the top: the first ones hold the largest keys.
-    int* at = bins() + (kThreads - 1 - thread());
-    int mine = *at;
+    const int bin = kThreads - 1 - thread();
+    int mine = bins()[bin];
+    bins()[bin] = 0;
     if (kBlocks > 1 && shared) {
+      if (thread() == 0) expect(kThreads + 1);
 #pragma unroll
-      for (int other = 1; other < kBlocks; ++other) {
-        const int block = (rank + other) % kBlocks;
-        const int count = remote(*at, block);
-        mine += block < rank ? count << 16 | count : count;
+      for (int i = 1; i < kBlocks; ++i) {
+        tell(bins_of(rank) + bin, mine, other(i));
+        if (thread() == 0) tell(&scratch().listed_by[rank], scratch().listed, other(i));
       }
-      // The others may still read these: the next round counts in the bins that everybody has read.
-      which = 1 - which;
-      at = bins() + (kThreads - 1 - thread());
+      ptx::mbarrier_wait(told(), round / 2 % 2);
+#pragma unroll
+      for (int i = 1; i < kBlocks; ++i) {
+        const int count = bins_of(other(i))[bin];
+        mine += other(i) < rank ? count << 16 | count : count;
+      }
+      ++round;
     }
-    *at = 0;
     int total;
     const int above = sm90::sum_before<kThreads>(mine, total, scratch().sums);
     if (whole(above) < search.wanted && search.wanted <= whole(above + mine)) {
@@ -230,7 +235,7 @@ struct Sm90TopKFew {
         const Composite distance = list()[i] - search.base;
         if (distance <= span) atomicAdd(&bins()[distance >> search.shift], 1);
       }
-      meet(shared);
+      __syncthreads();
       found = narrow(search, shared);
     }
     return found;
@@ -259,34 +264,13 @@ struct Sm90TopKFew {
     return {key, max(64 - kDigit - __clz(static_cast<int>(scratch().top - key)), 32)};
   }
 
-  /// Puts the positions of the marked scores in ascending order, and clears the marks. Returns how many.
-  __device__ int in_order(const Part& part, int* positions) {
-    const unsigned words = (part.end - part.begin + 31) / 32;
-    const unsigned each = (words + kThreads - 1) / kThreads;
-    const unsigned begin = min(static_cast<unsigned>(thread()) * each, words);
-    const unsigned end = min(begin + each, words);
-    int mine = 0;
-#pragma unroll 1
-    for (unsigned w = begin; w < end; ++w) mine += __popc(bits()[w]);
-    int total;
-    int index = sm90::sum_before<kThreads>(mine, total, scratch().sums);
-#pragma unroll 1
-    for (unsigned w = begin; w < end; ++w) {
-      unsigned word = bits()[w];
-      bits()[w] = 0;
-#pragma unroll 1
-      for (; word != 0; word &= word - 1) positions[index++] = static_cast<int>(part.begin + 32 * w) + __ffs(static_cast<int>(word)) - 1;
-    }
-    return total;
-  }
-
   /// The candidates of the row, or -1 if a block has no room for its own.
   __device__ int candidates() const {
     int total = scratch().listed;
     bool fit = total <= kList;
 #pragma unroll
-    for (int other = 1; other < kBlocks; ++other) {
-      const int count = remote(scratch().listed, (rank + other) % kBlocks);
+    for (int i = 1; i < kBlocks; ++i) {
+      const int count = scratch().listed_by[other(i)];
       fit = fit && count <= kList;
       total += count;
     }
@@ -295,23 +279,25 @@ struct Sm90TopKFew {
   /// One warp: marks the wanted ones of the cluster's close candidates, and finds where this block writes.
   __device__ void look_closer(const Part& part, const Search& search) {
     const int lane = simt::lane_id();
-    Composite of[kBlocks];
+    const Composite own = scratch().close[lane];
+    if constexpr (kBlocks > 1) {
+      if (lane == 0) expect(2 * kClose);
+#pragma unroll
+      for (int i = 1; i < kBlocks; ++i) {
+        unsigned long long* to = &scratch().close_of[rank][lane];
+        tell(to, static_cast<int>(own), other(i));
+        tell(reinterpret_cast<int*>(to) + 1, static_cast<int>(own >> 32), other(i));
+      }
+      ptx::mbarrier_wait(told(), round / 2 % 2);
+    }
     Composite mine = 0;
     int all = 0;
-    const int* entry = reinterpret_cast<const int*>(scratch().close + lane);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      if constexpr (kBlocks == 1) {
-        of[block] = scratch().close[lane];
-      } else {
-        of[block] = static_cast<Composite>(static_cast<unsigned>(remote(entry[1], block))) << 32 | static_cast<unsigned>(remote(entry[0], block));
-      }
-    }
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const Composite other = __shfl_sync(~0u, of[block], lane - all & 31);
-      if (lane >= all && other != 0 && mine == 0) mine = other;
-      all += __popc(__ballot_sync(~0u, of[block] != 0));
+      const Composite entry = block == rank ? own : scratch().close_of[block][lane];
+      const Composite moved = __shfl_sync(~0u, entry, lane - all & 31);
+      if (lane >= all && mine == 0) mine = moved;
+      all += __popc(__ballot_sync(~0u, entry != 0));
     }
     int larger = 0;
 #pragma unroll 4
@@ -321,16 +307,13 @@ struct Sm90TopKFew {
     if (chosen && position >= part.begin && position < part.end) {
       atomicOr(&bits()[(position - part.begin) / 32], 1u << (position - part.begin) % 32);
     }
-    if constexpr (kBlocks > 1) {
-      const int before = search.before + __popc(__ballot_sync(~0u, chosen && position < part.begin));
-      if (lane == 0) scratch().before = before;
-    }
+    const int before = __popc(__ballot_sync(~0u, chosen && position < part.begin));
+    if (lane == 0) scratch().before = search.before + before;
   }
 
-  /// Finds the chosen positions of this block, in ascending order. Returns how many they are; the block writes them from
-  /// scratch().before on.
-  __device__ int choose(const Part& part, int listed, const Search& search, int found, int* positions) {
-    const bool all = found == search.wanted;
+  /// The candidates of a thread, some at a time: a load does not wait for what is done with the one before.
+  template <class Use>
+  static __device__ void each_listed(int listed, Use use) {
     constexpr int kAtOnce = 4;
 #pragma unroll 1
     for (int first = thread(); first < listed; first += kAtOnce * kThreads) {
@@ -339,26 +322,54 @@ struct Sm90TopKFew {
       for (int i = 0; i < kAtOnce; ++i) entries[i] = first + i * kThreads < listed ? list()[first + i * kThreads] : 0;
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        const Composite entry = entries[i];
-        if (entry < search.base || entry == 0) continue;
-        if (all || entry > search.end) {
-          const unsigned position = ~static_cast<unsigned>(entry) - part.begin;
-          atomicOr(&bits()[position / 32], 1u << position % 32);
-        } else {
-          scratch().close[atomicAdd(&scratch().few, 1)] = entry;
-        }
+        if (entries[i] != 0) use(entries[i]);
       }
     }
-    meet(true);
-    if (warp() == 0) look_closer(part, search);
-    if constexpr (kBlocks > 1) ptx::cluster_arrive_relaxed();
+  }
+  /// Writes the chosen positions of this block: each behind those that are marked before it.
+  __device__ void choose(const Part& part, int listed, const Search& search, int found, unsigned row) {
+    const bool all = found == search.wanted;
+    each_listed(listed, [&](Composite entry) {
+      if (entry < search.base) return;
+      if (all || entry > search.end) {
+        const unsigned position = ~static_cast<unsigned>(entry) - part.begin;
+        atomicOr(&bits()[position / 32], 1u << position % 32);
+      } else {
+        scratch().close[atomicAdd(&scratch().few, 1)] = entry;
+      }
+    });
+    if (thread() == 0) scratch().before = search.before;
     __syncthreads();
-    return in_order(part, positions);
+    if (!all && warp() == 0) look_closer(part, search);
+    __syncthreads();
+    const unsigned words = (part.end - part.begin + 31) / 32;
+    const unsigned each = (words + kThreads - 1) / kThreads;
+    const unsigned begin = min(static_cast<unsigned>(thread()) * each, words);
+    const unsigned end = min(begin + each, words);
+    int mine = 0;
+#pragma unroll 1
+    for (unsigned w = begin; w < end; ++w) mine += __popc(bits()[w]);
+    int total;
+    int index = scratch().before + sm90::sum_before<kThreads>(mine, total, scratch().sums);
+    int* const indices = reinterpret_cast<int*>(chunks());  // of the first one in each word
+#pragma unroll 1
+    for (unsigned w = begin; w < end; ++w) {
+      indices[w] = index;
+      index += __popc(bits()[w]);
+    }
+    __syncthreads();
+    const Writer write{args, static_cast<long long>(row)};
+    each_listed(listed, [&](Composite entry) {
+      const unsigned position = ~static_cast<unsigned>(entry);
+      const unsigned at = position - part.begin;
+      const unsigned word = bits()[at / 32];
+      const unsigned bit = 1u << at % 32;
+      if ((word & bit) != 0) write(indices[at / 32] + __popc(word & (bit - 1)), static_cast<int>(position));
+    });
   }
 
   __device__ void clear() {
-#pragma unroll
-    for (int i = 0; i < (kBlocks > 1 ? 2 : 1); ++i) bins()[thread() + i * kThreads] = 0;
+    bins()[thread()] = 0;
     const int words = static_cast<int>((min(static_cast<unsigned>(args.n), static_cast<unsigned>(kTopKLongestRow)) / kBlocks + 32) / 32);
 #pragma unroll 1
     for (int i = thread(); i < words; i += kThreads) bits()[i] = 0;
@@ -390,40 +401,29 @@ struct Sm90TopKFew {
       filter(bound, part, i, least, mine);
     }
     filter_edges(bound, part, least);
-    meet(true);
+    __syncthreads();
+    if (kBlocks > 1) ptx::cluster_wait();  // the others have begun
     const int listed = scratch().listed;
-    const int total = candidates();
     Search search{static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, k, 0};
-    int found = narrow(search, true);  // while the others' numbers come
-    int* positions = reinterpret_cast<int*>(list());
-    int chosen = 0;
-    const bool listed_all = total >= k;
-    if (listed_all) {
+    int found = narrow(search, true);
+    if (candidates() >= k) {
       found = descend(search, found, listed, kClose, 0, true);
-      chosen = choose(part, listed, search, found, positions);
-      __syncthreads();
-    } else {
-      if (kBlocks > 1) meet(true);  // the others have read this block's numbers
-      __syncthreads();
-      if (rank == 0) {  // in the place of chunks and list
-        unsigned* memory = reinterpret_cast<unsigned*>(chunks());
-        int* counts = reinterpret_cast<int*>(memory + 2 * kTopKCandidates);
-        General{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates), counts, memory + 2 * kTopKCandidates + kTopKBins}.run(row);
-      }
-      __syncthreads();
-      if (kPage > 0 && rank == 0) {  // it has left the pages out
-        positions = args.out + row * args.out_row;
-        chosen = k;
-      }
+      choose(part, listed, search, found, row);
+      return;
     }
-    const int before = kBlocks > 1 && listed_all ? scratch().before : 0;
+    if (rank != 0) return;
+    __syncthreads();
+    unsigned* memory = reinterpret_cast<unsigned*>(chunks());  // and of the list
+    int* counts = reinterpret_cast<int*>(memory + 2 * kTopKCandidates);
+    General{args, memory, reinterpret_cast<int*>(memory + kTopKCandidates), counts, memory + 2 * kTopKCandidates + kTopKBins}.run(row);
+    if (kPage == 0) return;
+    __syncthreads();  // it has left the pages out
     const Writer write{args, static_cast<long long>(row)};
 #pragma unroll 1
-    for (int i = thread(); i < chosen; i += kThreads) {
-      const int position = positions[i];
-      if (position >= 0) write(before + i, position);
+    for (int i = thread(); i < k; i += kThreads) {
+      const int position = args.out[row * args.out_row + i];
+      if (position >= 0) write(i, position);
     }
-    if (kBlocks > 1 && listed_all) ptx::cluster_wait();  // the others have read what is this block's
   }
 };
 
@@ -433,9 +433,14 @@ __device__ void sm90_top_k_few(const TopKKernel& args) {
   if (simt::lane_id() == 0) {
 #pragma unroll
     for (int i = 0; i < Block::kSlots; ++i) ptx::mbarrier_init(Block::landed(i), 1);
+    if (kBlocks > 1 && threadIdx.x == 0) {
+#pragma unroll
+      for (unsigned long long& told : Block::scratch().told) ptx::mbarrier_init(ptx::shared_address(&told), 1);
+    }
     ptx::fence_mbarrier_init();
   }
   __syncwarp();
+  if (kBlocks > 1) ptx::cluster_arrive_relaxed();
   Block block{args, kBlocks > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, 0};
   block.run(blockIdx.x / kBlocks);
 }
