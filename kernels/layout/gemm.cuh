@@ -11,6 +11,15 @@ struct alignas(64) TensorMap {
 /// How scales are stored. `plain` is f32 with any strides; `packed` is UE8M0, four blocks to a 32-bit word.
 enum class GemmScale : int { none, plain, packed };
 
+/// How a dense product of the prefill class shares out its last round of tiles, which not all clusters have a tile of:
+/// those that have one, the givers, leave the blocks of k from `cut` on of their tile of the round before to the others.
+struct GemmShare {
+  int cut;     // a multiple of four
+  int round;   // before the last, from 0
+  int givers;  // clusters with a tile of the last round; at least one has none
+  int queue;   // where the launch finds its memory, which no other launch uses at the time; -1: nothing is shared
+};
+
 /// Arguments of every matrix product kernel: out[m, n] = tokens[m, k] * weights[n, k]^T.
 struct GemmArgs {
   TensorMap tokens;   // [m, k], boxes of 128 bytes x the tile's tokens, 128-byte swizzle
@@ -37,6 +46,7 @@ struct GemmArgs {
   float gate_factor;
   const float* gate;
   long long gate_row;
+  GemmShare share;  // counts in the prefill kernel that shares
 };
 
 /// Rows of many groups, each with weights of its own. The maps have a third axis, of groups: that of the weights
@@ -54,7 +64,8 @@ struct GroupedGemmArgs {
   int weights_leave;  // L2 before anything else; for swapped tiles
 };
 
-/// Queues of tiles: first those that launches take in turn, then those of recorded launches, which keep theirs.
+/// Queues, of tiles or of what is handed over: first those that launches take in turn, then those of recorded launches,
+/// which keep theirs.
 constexpr int kTileQueues = 16384;
 constexpr int kRecordedTileQueues = 16384;
 
@@ -115,6 +126,8 @@ struct GemmPrefillConfig {
   /// Of grouped products with few rows each: block_m weights, which are what has to be moved, by block_n tokens. What
   /// is said of tokens and weights elsewhere holds for the two the other way round.
   bool swapped = false;
+  /// The last round is shared out (GemmShare).
+  bool shares = false;
 
   constexpr int groups() const { return block_m == 64 ? 1 : 2; }
   constexpr int subs() const { return block_m / (64 * groups()); }
@@ -152,9 +165,11 @@ struct GemmPrefillConfig {
   constexpr int walk_bytes() const {
     return grouped ? tiles_ahead * (static_cast<int>(sizeof(GroupedTile)) + 16) + numbers_ahead * (4 + 16) : 0;
   }
+  static constexpr int most_sharing = 132;  // blocks that memory for sharing is there for
+  constexpr int share_bytes() const { return shares ? 8 + 4 : 0; }
   constexpr int shared_bytes() const {
     return 1024 + store_bytes() + stages * stage_bytes() + scale_bytes() + 16 * (stages + scale_stages) +
-           walk_bytes();
+           walk_bytes() + share_bytes();
   }
 };
 

@@ -87,6 +87,32 @@ __device__ __forceinline__ uint4 ld_global_early(const void* address) {
   return v;
 }
 
+/// What threads of other blocks write or read while the kernel runs: past the L1 cache.
+__device__ __forceinline__ float4 ld_relaxed_4(const float* address) {
+  float4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(address)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void st_relaxed_4(float* address, float4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
+/// What was written before a release can be seen after the acquisition that finds the value.
+__device__ __forceinline__ u32 ld_acquire(const u32* address) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+__device__ __forceinline__ void st_release(u32* address, u32 value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+/// Lets others run before memory is asked again.
+__device__ __forceinline__ void pause() { asm volatile("nanosleep.u32 32;" ::: "memory"); }
+
 /// Brings whole 16 bytes of global memory into the L2 cache.
 __device__ __forceinline__ void prefetch_l2_bulk(const void* address, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");

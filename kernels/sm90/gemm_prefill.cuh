@@ -12,6 +12,7 @@
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
+#include "sm90/gemm_handover.cuh"
 #include "sm90/gemm_promotion.cuh"
 #include "sm90/gemm_ring.cuh"
 #include "sm90/gemm_scales.cuh"
@@ -75,18 +76,28 @@ struct GemmPrefill {
     return {(m * c.cluster_m + (c.cluster_m > 1 ? rank : 0)) * c.block_m,
             (n * c.cluster_n + (c.cluster_n > 1 ? rank : 0)) * c.block_n};
   }
-  /// body(tile) for all tiles of this block, in the loader's warp and that of the scales.
+  /// body(tile, its blocks of k) for all tiles of this block, in the loader's warp and that of the scales.
   template <class Body>
   __device__ void for_each_tile(Body body) const {
     if constexpr (c.grouped) {
       typename Walk::Told told(ring);
       for (GemmTile t; told.next(t);) {
         told.release();
-        body(t);
+        body(t, 0, args.blocks);
+      }
+    } else if constexpr (c.shares) {
+      const GemmSharing<c> sharing{args, ring};
+      for (int step = 0; step < sharing.steps(); ++step) {
+        const GemmPart part = sharing.part(step);
+        body(tile(part.tile), part.first, part.last);
+        if (step == args.share.round && sharing.set() < 0) {  // nothing is shared
+          if (!sharing.gives()) break;
+          body(tile(part.tile), part.last, args.blocks);
+        }
       }
     } else {
       for (int index = static_cast<int>(blockIdx.x) / kCluster; index < tiles_m * tiles_n; index += walkers) {
-        body(tile(index));
+        body(tile(index), 0, args.blocks);
       }
     }
   }
@@ -129,8 +140,9 @@ struct GemmPrefill {
       if (all.weights_leave) policy = ptx::kEvictFirst;
     }
     int step = 0;
-    for_each_tile([&](const GemmTile& t) {
-      for (int block = 0; block < args.blocks; ++block, ++step) {
+    for_each_tile([&](const GemmTile& t, int first, int last) {
+#pragma unroll 1
+      for (int block = first; block < last; ++block, ++step) {
         const int stage = step % c.stages;
         if (step >= c.stages) ptx::mbarrier_wait(ring.empty(stage), (step / c.stages - 1) & 1);
         ptx::mbarrier_arrive_expect_tx(ring.full(stage), c.stage_bytes());
@@ -194,9 +206,9 @@ struct GemmPrefill {
                             (!c.row_scales || c.swapped || in_fours(weight_row_scales(args), args.blocks));
     const u32 base = ptx::shared_address(ring.scales);
     int step = 0;
-    for_each_tile([&](const GemmTile& t) {
+    for_each_tile([&](const GemmTile& t, int first, int last) {
       const int row = t.row0 / 128 + lane / c.scale_blocks % 2;
-      for (int block = 0; block < args.blocks; block += c.scale_blocks, ++step) {
+      for (int block = first; block < last; block += c.scale_blocks, ++step) {
         const int stage = step % c.scale_stages;
         if (step >= c.scale_stages) ptx::mbarrier_wait(ring.scale_empty(stage), (step / c.scale_stages - 1) & 1);
         const u32 to = base + stage * (Stage::kFloats * 4);
@@ -241,6 +253,14 @@ struct GemmPrefill {
                                                (c.row_scales ? thread % 4 * 2 * c.scale_blocks * 4 : 0)),
                          .full = ptx::pinned(ring.scale_full(0)),
                          .empty = ptx::pinned(ring.scale_empty(0))};
+    if constexpr (c.shares) {
+      consume_parts(at, scale, group);
+    } else {
+      consume_tiles(at, scale, group);
+    }
+    ptx::cp_async_bulk_wait_group_read();
+  }
+  __device__ void consume_tiles(Reader& at, BlockScales<c>& scale, u32 group) const {
     for_each_tile(at, [&](GemmTile t, auto& told) {
       if constexpr (c.grouped) {
         if (t.token0 + static_cast<int>(group) * c.store_rows() >= (c.swapped ? args.n : t.end) || t.idle >> group & 1) {
@@ -252,7 +272,7 @@ struct GemmPrefill {
       for (auto& sub : sum) {
         for (float& value : sub) value = 0;
       }
-      const GemmSums<c> sums{ring, args};
+      const GemmSums<c> sums{ring, args.blocks};
       if (in_thirds(t)) {
         if constexpr (c.thirds()) sums.add_third(sum, group, at, scale);
       } else {
@@ -278,7 +298,55 @@ struct GemmPrefill {
         GemmStore<c>{args, ring.store_tile}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
       }
     });
-    ptx::cp_async_bulk_wait_group_read();
+  }
+  using Sums = float[c.subs()][c.block_n / 2];
+  static __device__ void clear(Sums& sum) {
+    for (auto& sub : sum) {
+      for (float& value : sub) value = 0;
+    }
+  }
+  /// Where the last round is shared out. The loops depend on arguments and the block's number alone, so that the compiler
+  /// sees that a warp does the same: addresses are in uniform registers then. What is known later chooses between them.
+  __device__ void consume_parts(Reader& at, BlockScales<c>& scale, u32 group) const {
+    const GemmSharing<c> sharing{args, ring};
+    Sums sum;
+    const auto add = [&](const GemmPart& part) {
+      GemmSums<c>{ring, part.last - part.first}.add(sum, tile(part.tile).row0, c.store_rows(), at, scale);
+    };
+    const auto store = [&](const GemmPart& part) {
+      const GemmTile t = tile(part.tile);
+      GemmStore<c>{args, ring.store_tile}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
+    };
+    int step = 0;
+    for (; step <= args.share.round; ++step) {
+      const GemmPart part = sharing.part(step);
+      clear(sum);
+      add(part);
+      if (part.last == args.blocks) store(part);
+    }
+    const int set = sharing.set();
+    if (set >= 0) {
+      if (sharing.gives()) sharing.hand_on(set, sharing.part(args.share.round), sum);
+      for (; step < sharing.steps(); ++step) {
+        const GemmPart part = sharing.part(step);
+        if (part.first > 0) {
+          sharing.take(set, part, sum);
+        } else {
+          clear(sum);
+        }
+        add(part);
+        store(part);
+      }
+    } else if (sharing.gives()) {  // the rest of the tile, then the last one
+      GemmPart part = sharing.part(args.share.round);
+      part = {part.tile, part.last, args.blocks};
+      for (int i = 0; i < 2; ++i, part = sharing.part(step)) {
+        if (i == 1) clear(sum);
+        add(part);
+        store(part);
+      }
+    }
+    sharing.leave(set);
   }
 
   /// A tile none of whose rows are this warpgroup's: it only keeps step.
@@ -324,6 +392,7 @@ struct GemmPrefill {
           ptx::mbarrier_init(ring.number_empty(place), 1);
         }
       }
+      if constexpr (c.shares) ptx::mbarrier_init(ring.share_known(), 1);
       ptx::fence_mbarrier_init();
     }
     if constexpr (kCluster > 1) {
@@ -343,6 +412,8 @@ struct GemmPrefill {
         produce_scales();
       } else if constexpr (c.grouped) {
         if (warp == kLoader + 2) Walk::run(all, ring, rank);
+      } else if constexpr (c.shares) {
+        if (warp == kLoader + 2 && threadIdx.x % 32 == 0) GemmSharing<c>{args, ring}.find_set();
       }
     } else {
       ptx::setmaxnreg_inc<c.groups() == 1 ? 248 : c.grouped ? 216 : 224>();

@@ -13,7 +13,8 @@ struct GemmRing {
   u32 store_tile;  // shared addresses
   u32 stages;
   u32 barriers;  // full[stages], empty[stages], scale_full[scale_stages], scale_empty[scale_stages]
-  u32 tiles;     // GroupedTile[tiles_ahead], their barriers full[], empty[]; barriers of numbers likewise, and those
+  u32 tiles;     // GroupedTile[tiles_ahead], their barriers full[], empty[]; barriers of numbers likewise, and those.
+                 // Of a product that shares: a barrier and a word
   float* scales;
 
   __device__ explicit GemmRing(u8* shared) {
@@ -37,6 +38,8 @@ struct GemmRing {
   __device__ u32 number_full(int place) const { return tile_full(2 * c.tiles_ahead + place); }
   __device__ u32 number_empty(int place) const { return number_full(c.numbers_ahead + place); }
   __device__ u32 number(int place) const { return number_full(2 * c.numbers_ahead) + 4 * place; }
+  __device__ u32 share_known() const { return tiles; }
+  __device__ u32 share() const { return tiles + 8; }
   __device__ u32 token_tile(int stage) const { return stages + stage * c.stage_bytes(); }
   __device__ u32 weight_tile(int stage) const { return stages + stage * c.stage_bytes() + c.block_m * 128; }
 

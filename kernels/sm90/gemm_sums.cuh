@@ -13,9 +13,9 @@ struct GemmSums {
   using Reader = typename GemmRing<c>::Reader;
 
   const GemmRing<c>& ring;
-  const GemmArgs& args;
+  int blocks;  // of k
 
-  /// All blocks of k for a tile whose first column is row0. `live`: its rows that count, more than none.
+  /// So many blocks of k for a tile whose first column is row0. `live`: its rows that count, more than none.
   __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, int live, Reader& at,
                       BlockScales<c>& scale) const {
     if constexpr (!c.fp8) {
@@ -65,7 +65,7 @@ struct GemmSums {
   template <int kParts, bool kThird = false>
   __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale,
                              u32 third_a = 0, u32 third_b = 0) const {
-    const u32 blocks = args.blocks;
+    const u32 blocks = this->blocks;
     scale.wait();
     scale.template read<kThird>();
     at.wait();
@@ -129,7 +129,7 @@ struct GemmSums {
   /// products and begins the next one's, `last` promotes the last.
   template <class Step, class Last>
   __device__ __forceinline__ void in_pairs(Reader& at, BlockScales<c>& scale, const Step& step, const Last& last) const {
-    const u32 blocks = args.blocks;
+    const u32 blocks = this->blocks;
     float even[c.block_n / 2];
     float odd[c.block_n / 2];
     scale.wait();
@@ -188,7 +188,7 @@ struct GemmSums {
 
   /// FP8 with scales for every column: the other warpgroup multiplies while this one promotes.
   __device__ void add_scaled_by_column(float (&sum)[c.block_n / 2], Reader& at, BlockScales<c>& scale) const {
-    const u32 blocks = args.blocks;
+    const u32 blocks = this->blocks;
     for (u32 block = 0; block < blocks; ++block) {
       if (scale.part == 0) scale.wait();
       at.wait();
@@ -237,7 +237,7 @@ struct GemmSums {
 
   __device__ void add_plain(float (&sum)[c.subs()][c.block_n / 2], Reader& at) const {
     u32 before = 0;
-    for (int block = 0; block < args.blocks; ++block) {
+    for (int block = 0; block < blocks; ++block) {
       at.wait();
       ptx::wgmma_fence();
 #pragma unroll

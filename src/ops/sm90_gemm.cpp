@@ -7,6 +7,7 @@
 
 #include "cuda/device_context.hpp"
 #include "jit/kernel_cache.hpp"
+#include "ops/tile_queues.hpp"
 
 namespace fathom {
 namespace {
@@ -27,7 +28,8 @@ GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
           .stages = kernel.stages,
           .cluster_m = kernel.cluster_m,
           .cluster_n = kernel.cluster_n,
-          .row_scales = kernel.row_scales != 0};
+          .row_scales = kernel.row_scales != 0,
+          .shares = kernel.shares != 0};
 }
 
 Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks, int stages, int segments) {
@@ -41,7 +43,8 @@ Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks,
                         .most_segments = 16,
                         .cluster_m = 1,
                         .cluster_n = 1,
-                        .row_scales = 0};
+                        .row_scales = 0,
+                        .shares = 0};
   // Where many sums change hands, how many is compiled; few have one kernel for all.
   if (tokens >= 64) kernel.most_segments = segments;
   return kernel;
@@ -69,12 +72,13 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
 
 struct Tile {
   int m, n, stages;
-  double step;  // microseconds of one block of k, on an H200
+  double step;          // microseconds of one block of k, on an H200
+  bool shares = false;  // its last round may be shared out; others wait for memory, or are seldom chosen
 };
 // 2026-11-22, one H200, cold L2; see docs/performance_hopper.md.
-constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79}, {128, 192, 4, 0.59}, {128, 144, 5, 0.53},
-                              {128, 128, 5, 0.43}, {128, 64, 8, 0.25},  {64, 128, 8, 0.33},
-                              {64, 96, 8, 0.26},   {64, 64, 8, 0.17},   {64, 48, 14, 0.15}};
+constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true}, {128, 192, 4, 0.59, true}, {128, 144, 5, 0.53},
+                              {128, 128, 5, 0.43, true}, {128, 64, 8, 0.25},        {64, 128, 8, 0.33},
+                              {64, 96, 8, 0.26},         {64, 64, 8, 0.17},         {64, 48, 14, 0.15}};
 // With scales for every row of b. Not measured: the steps say that the large one is the better where both
 // fill the device.
 constexpr Tile kRowScaleTiles[] = {{128, 128, 5, 0.6}, {64, 64, 8, 0.25}};
@@ -82,44 +86,100 @@ constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 192, 4, 0.52}, {128, 1
                                {128, 64, 8, 0.21},  {64, 128, 8, 0.24},  {64, 64, 12, 0.15},
                                {64, 32, 16, 0.11}};
 
-Sm90GemmKernel plan_prefill(const Sm90GemmShape& shape, int sms) {
+// A cluster of blocks that share an operand: two fetch half of it each, and wait for each other. Worth it
+// where tiles are large and many, and there is a neighbour for every tile.
+struct Pair {
+  int m = 1;
+  int n = 1;
+};
+Pair pair_of(const Sm90GemmShape& shape, const Tile& tile) {
+  if (shape.row_scales) return {};
+  const bool pairs_m = ceil_div(shape.m, tile.m) % 2 == 0;
+  const bool pairs_n = ceil_div(shape.n, tile.n) % 2 == 0;
+  if (tile.m == 256) {
+    if (pairs_n && shape.m >= 1024 && ceil_div(shape.k, block_elements(shape.fp8)) >= 8) return {1, 2};
+  } else if (!shape.fp8 && tile.m == 128 && tile.n > 128) {
+    if (pairs_m) return {2, 1};
+    if (pairs_n) return {1, 2};
+  }
+  return {};
+}
+
+// What a tile costs beside its products, in microseconds: the first loads, and of the stores what the next
+// tile does not hide. Where sums change hands, leaving 128 x 128 of them behind and going on from them.
+constexpr double kTileCost = 0.6;
+constexpr double kLeaveCost = 0.5;
+constexpr double kTakeCost = 2.5;
+
+struct Walk {
+  double cost;  // microseconds
+  GemmShare share;
+};
+
+// All tiles, each whole.
+Walk walk_whole(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int clusters) {
+  const std::int64_t rounds = ceil_div(tiles, clusters);
+  return {static_cast<double>(rounds) * (static_cast<double>(blocks) * tile.step + kTileCost), {}};
+}
+
+// The same with the last round shared out, by the cut that is over first; dear if there is nothing to share.
+Walk walk_shared(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int clusters) {
+  Walk best{1e30, {}};
+  const std::int64_t rounds = ceil_div(tiles, clusters);
+  const std::int64_t givers = tiles - (rounds - 1) * clusters;
+  const std::int64_t takers = clusters - givers;
+  if (rounds < 2 || takers == 0) return best;
+  const double sums = tile.m * tile.n / (128.0 * 128.0);
+  const double whole = static_cast<double>(blocks) * tile.step + kTileCost;
+  const auto taken = static_cast<double>(ceil_div(givers, takers));
+  for (std::int64_t cut = 4; cut < blocks; cut += 4) {
+    const double giver = static_cast<double>(cut) * tile.step + kLeaveCost * sums;
+    const double taker = taken * (static_cast<double>(blocks - cut) * tile.step + kTakeCost * sums);
+    const double cost = static_cast<double>(rounds - 1) * whole + std::max(giver, taker);
+    if (cost < best.cost)
+      best = {cost, {static_cast<int>(cut), static_cast<int>(rounds) - 2, static_cast<int>(givers), -1}};
+  }
+  return best;
+}
+
+Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
   const std::int64_t blocks = ceil_div(shape.k, block_elements(shape.fp8));
   const std::span<const Tile> tiles = shape.row_scales ? std::span<const Tile>(kRowScaleTiles)
                                       : shape.fp8      ? std::span<const Tile>(kFp8Tiles)
                                                        : std::span<const Tile>(kBf16Tiles);
-  // What a tile costs beside its products: the first loads, and of the stores what the next tile does not
-  // hide.
-  const auto cost = [&](const Tile& tile) {
-    const std::int64_t waves = ceil_div(ceil_div(shape.m, tile.m) * ceil_div(shape.n, tile.n), sms);
-    return static_cast<double>(waves) * (static_cast<double>(blocks) * tile.step + 0.6);
+  Tile best{};
+  Walk walk{1e30, {}};
+  const auto consider = [&](const Tile& tile, bool shares, double least_gain) {
+    const Pair pair = pair_of(shape, tile);
+    const std::int64_t all = ceil_div(shape.m, tile.m * pair.m) * ceil_div(shape.n, tile.n * pair.n);
+    const Walk next = (shares ? walk_shared : walk_whole)(tile, all, blocks, sms / (pair.m * pair.n));
+    if (next.cost >= walk.cost * least_gain) return;
+    best = tile;
+    walk = next;
   };
-  const Tile best = *std::ranges::min_element(tiles, {}, cost);
-  Sm90GemmKernel kernel{.decode = 0,
-                        .fp8 = shape.fp8,
-                        .tile_m = best.m,
-                        .tile_n = best.n,
-                        .stages = best.stages,
-                        .groups = 0,
-                        .stage_blocks = 1,
-                        .most_segments = 1,
-                        .cluster_m = 1,
-                        .cluster_n = 1,
-                        .row_scales = shape.row_scales};
-  if (shape.row_scales) return kernel;
-  // Two blocks that share an operand fetch half of it each, and wait for each other: worth it where tiles are
-  // large and many, and there is a neighbour for every tile.
-  const bool pairs_m = ceil_div(shape.m, best.m) % 2 == 0;
-  const bool pairs_n = ceil_div(shape.n, best.n) % 2 == 0;
-  if (best.m == 256) {
-    if (pairs_n && shape.m >= 1024 && blocks >= 8) kernel.cluster_n = 2;
-  } else if (!shape.fp8 && best.m == 128 && best.n > 128) {
-    if (pairs_m) {
-      kernel.cluster_m = 2;
-    } else if (pairs_n) {
-      kernel.cluster_n = 2;
+  for (const Tile& tile : tiles) consider(tile, false, 1);
+  if (sms <= GemmPrefillConfig::most_sharing) {
+    const double least_gain = 0.985;
+    const double unshared = walk.cost;
+    for (const Tile& tile : tiles) {
+      if (tile.shares) consider(tile, true, walk.cost < unshared ? 1 : least_gain);
     }
   }
-  return kernel;
+  const Pair pair = pair_of(shape, best);
+  return {.kernel = {.decode = 0,
+                     .fp8 = shape.fp8,
+                     .tile_m = best.m,
+                     .tile_n = best.n,
+                     .stages = best.stages,
+                     .groups = 0,
+                     .stage_blocks = 1,
+                     .most_segments = 1,
+                     .cluster_m = pair.m,
+                     .cluster_n = pair.n,
+                     .row_scales = shape.row_scales,
+                     .shares = walk.share.cut > 0},
+          .segments = 1,
+          .share = walk.share};
 }
 
 cuda::TensorMapSpec operand_spec(const TensorView& tensor, std::int64_t rows) {
@@ -156,7 +216,7 @@ int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k) {
 }
 
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
-  if (shape.row_scales) return {plan_prefill(shape, device.num_sms), 1};
+  if (shape.row_scales) return plan_prefill(shape, device.num_sms);
   const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
   // One segment gives the same sums in both kernels. For up to 64 rows the decode kernel is the faster where
   // a block for every 64 columns is enough and has long to go.
@@ -164,7 +224,7 @@ Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& 
                       ceil_div(shape.k, block_elements(shape.fp8)) >= 64;
   if (segments > 1 || shape.m <= 16 || long_k)
     return {plan_decode(shape, segments, device.num_sms), segments};
-  return {plan_prefill(shape, device.num_sms), 1};
+  return plan_prefill(shape, device.num_sms);
 }
 
 jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
@@ -174,7 +234,10 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
   const std::string name =
       decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}x{}", type, kernel.tile_m, kernel.tile_n,
                            kernel.stage_blocks, kernel.stages, kernel.most_segments)
-             : fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type, kernel.row_scales ? "_rows" : "",
+             : fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type,
+                           kernel.row_scales ? "_rows"
+                           : kernel.shares   ? "_shared"
+                                             : "",
                            kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
   const std::string config =
       decode
@@ -184,9 +247,9 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
                 fp8, kernel.tile_m, kernel.groups, kernel.stage_blocks, kernel.stages, kernel.most_segments)
           : fmt::format(
                 "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
-                ".cluster_m = {}, .cluster_n = {}, .row_scales = {}}}",
+                ".cluster_m = {}, .cluster_n = {}, .row_scales = {}, .shares = {}}}",
                 fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n,
-                kernel.row_scales != 0);
+                kernel.row_scales != 0, kernel.shares != 0);
   const char* what = decode ? "gemm_decode" : "gemm_prefill";
   const int shared = decode ? decode_config(kernel).shared_bytes() : prefill_config(kernel).shared_bytes();
   return {name, fmt::format("#include \"sm90/{0}.cuh\"\n"
@@ -310,12 +373,18 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
                 context, args);
     return;
   }
+  if (plan.kernel.shares != 0) {
+    args.share = plan.share;
+    args.share.queue = tile_queue(context);
+  }
   if (!args.out_f32)
     map_result(args, operand_spec(with_row_step(tensors.out), prefill.store_rows()), prefill, context);
   const auto cluster = static_cast<unsigned>(prefill.cluster_m * prefill.cluster_n);
   const std::int64_t tiles = ceil_div(shape.m, prefill.block_m * prefill.cluster_m) *
                              ceil_div(shape.n, prefill.block_n * prefill.cluster_n);
-  const std::int64_t walkers = std::min<std::int64_t>(tiles, device.num_sms / static_cast<int>(cluster));
+  const std::int64_t places = device.num_sms / static_cast<int>(cluster);
+  // No more than the rounds need: those of other tiles then run at a higher clock.
+  const std::int64_t walkers = plan.kernel.shares != 0 ? places : ceil_div(tiles, ceil_div(tiles, places));
   jit::launch(kernel,
               {.grid = {cluster * static_cast<unsigned>(walkers)},
                .block = {static_cast<unsigned>(prefill.threads())},

@@ -41,12 +41,14 @@ struct Sm90GemmKernel {
   std::int32_t cluster_m;      // prefill
   std::int32_t cluster_n;
   std::int32_t row_scales;  // prefill
+  std::int32_t shares;      // prefill: its last round
   bool operator==(const Sm90GemmKernel&) const = default;
 };
 
 struct Sm90GemmPlan {
   Sm90GemmKernel kernel;
   int segments;  // of k, each summed on its own; the blocks of a decode kernel's cluster
+  GemmShare share = {};  // of a kernel that shares; its queue is the launch's
 };
 
 /// Segments of k in the class: 1 for prefill, and for decode as many as it takes to occupy the device when

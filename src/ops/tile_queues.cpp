@@ -40,7 +40,7 @@ int tile_queue(const Context& context) {
   }
   if (context.verbose("dispatch")) {
     log_info("dispatch: all " + std::to_string(kRecordedTileQueues) +
-             " queues for recorded grouped products are in use: this one shares its tiles out beforehand");
+             " queues for recorded products are in use: this one does without");
   }
   return -1;
 }

@@ -71,6 +71,68 @@ TEST(Sm90Gemm, Plans) {
   }
 }
 
+TEST(Sm90Gemm, LastRoundsAreSharedWhereThatIsFaster) {
+  struct Row {
+    std::int64_t m, n, k;
+    int tile_m, tile_n, cluster_n, cut, round, givers;
+  };
+  const Row rows[] = {
+      {2048, 7168, 16384, 128, 192, 1, 88, 3, 80}, {4096, 7168, 16384, 256, 128, 2, 108, 5, 52},
+      {2048, 2112, 7168, 128, 192, 1, 32, 0, 44},  {4096, 2112, 7168, 128, 192, 1, 40, 1, 88},
+      {1216, 5056, 3072, 256, 128, 2, 20, 0, 34},  {576, 5696, 4096, 128, 128, 1, 28, 0, 93},
+      {830, 5370, 1520, 128, 192, 1, 8, 0, 64},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k);
+    const Sm90GemmPlan plan = plan_of(false, row.m, row.n, row.k);
+    EXPECT_TRUE(plan.kernel.shares);
+    EXPECT_EQ(plan.kernel.tile_m, row.tile_m);
+    EXPECT_EQ(plan.kernel.tile_n, row.tile_n);
+    EXPECT_EQ(plan.kernel.cluster_n, row.cluster_n);
+    EXPECT_EQ(plan.share.cut, row.cut);
+    EXPECT_EQ(plan.share.round, row.round);
+    EXPECT_EQ(plan.share.givers, row.givers);
+    // Memory is there for so many.
+    cuda::DeviceInfo large = usual_device("sm_90a");
+    large.num_sms = GemmPrefillConfig::most_sharing + 1;
+    const Sm90GemmShape shape{.m = row.m, .n = row.n, .k = row.k};
+    EXPECT_FALSE(plan_sm90_gemm(shape, large).kernel.shares);
+    EXPECT_FALSE(plan_of(false, row.m, row.n, row.k, false).kernel.shares) << "bf16";
+  }
+  for (const std::int64_t n : {2112, 7168, 24576}) {
+    EXPECT_FALSE(plan_of(false, 4096, n, 1024).kernel.shares) << "a short k of " << n;
+    EXPECT_FALSE(plan_of(false, 128, n, 7168).kernel.shares) << "one round of " << n;
+  }
+  EXPECT_FALSE(plan_of(false, 3072, 8448, 16384).kernel.shares) << "a full last round";
+}
+
+// Every block of k of every tile is somebody's: whole rounds, then the givers' parts and their last tiles,
+// and the rest by takers.
+TEST(Sm90Gemm, SharedRoundsCoverAllTiles) {
+  int shared = 0;
+  for (std::int64_t m = 129; m < 6000; m += 173) {
+    for (const std::int64_t n : {576, 2112, 4096, 5000, 7168}) {
+      for (const std::int64_t k : {1530, 4096, 7168, 16384}) {
+        const Sm90GemmPlan plan = plan_of(false, m, n, k);
+        if (!plan.kernel.shares) continue;
+        SCOPED_TRACE(testing::Message() << m << " " << n << " " << k);
+        ++shared;
+        const std::int64_t clusters = 132 / (plan.kernel.cluster_m * plan.kernel.cluster_n);
+        const std::int64_t tiles = ceil_div(m, plan.kernel.tile_m * plan.kernel.cluster_m) *
+                                   ceil_div(n, plan.kernel.tile_n * plan.kernel.cluster_n);
+        EXPECT_EQ((plan.share.round + 1) * clusters + plan.share.givers, tiles);
+        EXPECT_GE(plan.share.round, 0);
+        EXPECT_GT(plan.share.givers, 0);
+        EXPECT_LT(plan.share.givers, clusters);
+        EXPECT_EQ(plan.share.cut % GemmPrefillConfig::scale_blocks, 0);
+        EXPECT_GT(plan.share.cut, 0);
+        EXPECT_LT(plan.share.cut, ceil_div(k, 128));
+      }
+    }
+  }
+  EXPECT_GT(shared, 50);
+}
+
 // Whatever the sizes: shared memory suffices, the class alone decides the segments, and a name says all of a
 // kernel.
 TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
@@ -100,7 +162,8 @@ TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
                                                        .block_n = plan.kernel.tile_n,
                                                        .stages = plan.kernel.stages,
                                                        .cluster_m = plan.kernel.cluster_m,
-                                                       .cluster_n = plan.kernel.cluster_n}
+                                                       .cluster_n = plan.kernel.cluster_n,
+                                                       .shares = plan.kernel.shares != 0}
                                          .shared_bytes();
             EXPECT_LE(shared, usual_device("sm_90a").shared_bytes_per_block);
           }
@@ -179,6 +242,8 @@ TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
   EXPECT_EQ(fake_.launched.block_x, 384u);
   ASSERT_EQ(fake_.launch_attributes.size(), 1u);
   EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
+  fp8_gemm_nt(args(4096, 24576, 1536), on_fake);
+  EXPECT_EQ(fake_.launched.grid_x, 128u) << "no more than 24 rounds need";
   fp8_gemm_nt(args(3, 2112, 7168), on_fake);
   EXPECT_EQ(fake_.launched.grid_x, 33u);
   EXPECT_EQ(fake_.launch_attributes.size(), 0u) << "one segment is no cluster";

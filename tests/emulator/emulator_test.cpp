@@ -56,6 +56,16 @@ void expect_failure(const std::string& body, const cuda::LaunchConfig& config, c
 
 constexpr cuda::LaunchConfig kWarp{.grid = {1}, .block = {32}, .shared_bytes = 4096};
 
+TEST(Emulator, ThreadsLookAtMemoryAgain) {
+  const std::string look = "while (ptx::ld_acquire(reinterpret_cast<u32*>(out)) == 0) ptx::pause();\n";
+  const std::vector<int> out = run("if (threadIdx.x == 0) {\n" + look +
+                                       "out[1] = 2;\n} else if (threadIdx.x == 31) {\n"
+                                       "ptx::st_release(reinterpret_cast<u32*>(out), 1);\n}",
+                                   kWarp);
+  EXPECT_EQ(out[1], 2);
+  expect_failure(look, kWarp, "what another thread has to write to memory");
+}
+
 TEST(Emulator, CollectivesOfAWarp) {
   const std::vector<int> out =
       run("const int lane = threadIdx.x;\n"

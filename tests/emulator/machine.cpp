@@ -167,7 +167,12 @@ void schedule() {
       fathom_emulator_self = &next;
       switch_to(t_scheduler, next.fiber);
       t_self = nullptr;
-    } else if (!land_one()) {
+      if (c.paused.empty() || c.paused.back() != &next) c.pauses = 0;
+    } else if (land_one()) {
+      c.pauses = 0;
+    } else if (!c.paused.empty() && c.pauses++ < 2) {
+      wake_all(c.paused);
+    } else {
       c.failure = waiting_report();
     }
   }
@@ -175,6 +180,7 @@ void schedule() {
   }
 }
 
+std::string pause_reason(const Thread&) { return "what another thread has to write to memory"; }
 std::string barrier_reason(const Thread& t) {
   u64 word = 0;
   std::memcpy(&word, bytes_of(*t.home, t.detail[0], 8), 8);
@@ -266,6 +272,11 @@ void wake(Thread& thread) {
 }
 void wake_all(std::vector<Thread*>& waiting) {
   for (Thread* thread : std::exchange(waiting, {})) wake(*thread);
+}
+
+void pause() {
+  t_cluster->paused.push_back(&self());
+  wait(pause_reason);
 }
 
 void enqueue(OperationQueue& queue, std::function<void()> run) {

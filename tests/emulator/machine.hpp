@@ -26,6 +26,9 @@ unsigned shared_address(const void* pointer);
 void* shared_bytes(unsigned address, unsigned bytes);
 unsigned mapa(unsigned address, unsigned rank);
 
+/// Between two looks at memory that others write: everybody else goes on first.
+void pause();
+
 // Waiting together.
 void bar(int name, unsigned threads, bool waits);
 void syncthreads();

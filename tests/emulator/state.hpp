@@ -119,6 +119,8 @@ struct Cluster {
   std::vector<Thread*> queued;       // threads whose queues are not empty; each once
   u32 cluster_phase = 0, cluster_arrived = 0, cluster_ended = 0;
   std::vector<Thread*> cluster_waiting;
+  std::vector<Thread*> paused;  // until nothing else goes on
+  int pauses = 0;               // of all of them, since something else went on
   u32 live = 0;
   std::string failure;
 };
