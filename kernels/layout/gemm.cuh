@@ -134,7 +134,7 @@ struct GemmPrefillConfig {
   /// Columns that are multiplied at a time: products of FP8 are apart from their sums, and both are in registers.
   constexpr int columns() const { return fp8 && block_n == 256 ? 128 : block_n; }
   /// Whether two warpgroups share the third of three slabs of 64 rows, by columns.
-  constexpr bool thirds() const { return grouped && fp8 && subs() == 2; }
+  constexpr bool thirds() const { return grouped && fp8 && subs() == 2 && block_n == 128; }
   /// Products of a warpgroup for a block of k, one after the other.
   constexpr int parts() const { return subs() * (block_n / columns()); }
   constexpr int threads() const { return 128 * (groups() + 1); }

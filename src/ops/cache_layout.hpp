@@ -73,7 +73,7 @@ inline std::int64_t expect_index_cache(const Expect& expect, const TensorView& c
   const bool quantised = cache.dtype == DType::u8;
   if (quantised) {
     expect.tensor(name, cache, {DType::u8, DType::f32}, {-1, -1});
-    expect.that(dim == 32 || dim == 64 || dim == 128, "k", "have 32, 64 or 128 values a key with a u8 cache",
+    expect.that(dim == 32 || dim == 64 || dim == 128, name, "have keys of 32, 64 or 128 values if it is u8",
                 dim);
   } else {
     expect.tensor(name, cache, {DType::u8, DType::f32}, {-1, -1, dim});

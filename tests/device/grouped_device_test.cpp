@@ -437,15 +437,16 @@ TEST_P(GroupedOnDevice, BytesAreThoseOfTheDenseProduct) {
 // The same for every tile of many rows, whatever part of it a group has: none of four slabs of 64 rows to
 // all.
 TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
-  constexpr std::int64_t kN = 264, kK = 384;
+  constexpr std::int64_t kN = 264;
   const std::vector<int> ends{0, 60, 190, 190, 382, 632, 633, 933, 997};
   const std::int64_t rows = ends.back(), groups = std::ssize(ends) - 1;
   std::vector<int> ids;
   for (int g = 0; g < groups; ++g) ids.insert(ids.end(), static_cast<std::size_t>(ends[g + 1] - ends[g]), g);
   const Context& context = device_context("sm90:wgmma");
   const OnDevice device_ids(tensor_of<int>(DType::i32, {rows}, ids));
-  for (const DType out_type : {DType::bf16, DType::f32}) {
-    const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, kK, ends}, groups, out_type,
+  // Fewer blocks of k than a stage of scales holds; two stages of them; one block more.
+  for (const auto& [out_type, k] : {std::pair{DType::bf16, 384}, {DType::bf16, 1024}, {DType::f32, 1152}}) {
+    const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, k, ends}, groups, out_type,
                              fresh_seed());
     const Operands in = problem.operands();
     const OnDevice dense(problem.poisoned_out());
@@ -468,11 +469,11 @@ TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
       const Sm90GroupedKernel kernel{
           .swapped = 0, .fp8 = 1, .tile_m = tile_m, .tile_n = tile_n, .stages = stages, .cluster_n = cluster};
       for (const GroupLayout layout : {GroupLayout::offsets, GroupLayout::contiguous}) {
-        SCOPED_TRACE(testing::Message() << tile_m << " x " << tile_n << " " << to_string(layout));
+        SCOPED_TRACE(testing::Message()
+                     << tile_m << " x " << tile_n << ", k " << k << " " << to_string(layout));
         const bool by_id = layout == GroupLayout::contiguous;
         const OnDevice out(problem.poisoned_out());
-        launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = kK, .by_id = by_id},
-                            layout,
+        launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k, .by_id = by_id}, layout,
                             {.a = in.a,
                              .a_scale = in.a_scale,
                              .b = in.b,

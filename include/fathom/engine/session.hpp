@@ -50,6 +50,7 @@ struct GenerateStats {
   double prefill_seconds = 0;  // up to the first output token
   double decode_seconds = 0;   // of all others
   std::int64_t steps = 0;      // passes of the main model after prefill
+  // Sampled text drafts as if it went on: the drafts behind its limit count, the tokens do not.
   std::int64_t drafts_proposed = 0;
   std::int64_t drafts_accepted = 0;
   std::int64_t weight_bytes = 0;  // read by the matrix products of those steps and of drafting

@@ -31,9 +31,9 @@ std::string make_header(std::span<const Declared> tensors, std::string_view form
 /// Streams tensors into a file. Widest dtypes should come first: then every tensor is aligned.
 class Writer {
  public:
-  /// Throws FileError if the file cannot be written.
+  /// Throws FileError if the file cannot be made, EnvironmentError if the disk is full.
   Writer(const std::filesystem::path& file, std::span<const Declared> tensors);
-  /// The next bytes of the tensors, in any pieces. Throws FileError if the disk is full.
+  /// The next bytes of the tensors, in any pieces. Throws EnvironmentError if the disk is full.
   void write(std::span<const std::byte> bytes);
   /// Throws InvalidArgument unless exactly the declared bytes were written.
   void commit();

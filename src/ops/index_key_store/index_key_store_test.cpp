@@ -126,7 +126,7 @@ TEST(IndexKeyStore, RejectsBadArguments) {
       InvalidArgument, "'cache' must have pages of 16, 32, 64 or 128 keys of 128 + 4 bytes, got [2,8192]",
       index_key_store({.k = k, .slots = slot, .cache = poisoned(DType::u8, {2, 8192})}, test_context()));
   EXPECT_ERROR(
-      InvalidArgument, "'k' must have 32, 64 or 128 values a key with a u8 cache, got 96",
+      InvalidArgument, "'cache' must have keys of 32, 64 or 128 values if it is u8, got 96",
       index_key_store({.k = poisoned(DType::f32, {1, 96}), .slots = slot, .cache = cache}, test_context()));
   EXPECT_ERROR(
       InvalidArgument, "'ue8m0' must be false with an f32 cache, got true",
