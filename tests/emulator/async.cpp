@@ -165,6 +165,7 @@ void multiply(Block& block, Product& product) {
   const u32 depth = product.fp8 ? 32 : 16;
   const auto columns = static_cast<u32>(product.columns);
   static float a[32 * 64], b[32 * 256], d[64 * 256];
+  static double exact[256];
   if (!product.rows.empty()) {
     read_registers(product.rows, a);
   } else if (product.transposed == 'a') {
@@ -179,11 +180,19 @@ void multiply(Block& block, Product& product) {
   }
   for (u32 row = 0; row < 64; ++row) {
     float* sums = d + row * columns;
-    for (u32 n = 0; n < columns; ++n) sums[n] = 0;
-    for (u32 k = 0; k < depth; ++k) {
-      const float value = a[k * 64 + row];
-      const float* other = b + k * columns;
-      for (u32 n = 0; n < columns; ++n) sums[n] += value * other[n];
+    const auto add = [&](auto* to) {
+      for (u32 n = 0; n < columns; ++n) to[n] = 0;
+      for (u32 k = 0; k < depth; ++k) {
+        const float value = a[k * 64 + row];
+        const float* other = b + k * columns;
+        for (u32 n = 0; n < columns; ++n) to[n] += value * other[n];
+      }
+    };
+    if (product.fp8) {
+      add(sums);
+    } else {  // one rounding, so that the sum is that of mma.sync, which has k in another order
+      add(exact);
+      for (u32 n = 0; n < columns; ++n) sums[n] = static_cast<float>(exact[n]);
     }
   }
   for (u32 t = 0; t < 128; ++t) {

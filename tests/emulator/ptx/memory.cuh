@@ -31,6 +31,12 @@ inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
 inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
 
 inline uint4 ld_global_early(const void* address) { return *static_cast<const uint4*>(address); }
+inline uint4 ld_global_early(const void* address, bool live) {
+  return live ? ld_global_early(address) : uint4{};
+}
+inline uint2 ld_global_early_8(const void* address, bool live) {
+  return live ? *static_cast<const uint2*>(address) : uint2{};
+}
 inline float4 ld_relaxed_4(const float* address) { return *reinterpret_cast<const float4*>(address); }
 inline void st_relaxed_4(float* address, float4 v) { *reinterpret_cast<float4*>(address) = v; }
 inline u32 ld_acquire(const u32* address) { return *address; }

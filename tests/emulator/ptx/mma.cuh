@@ -27,9 +27,9 @@ inline void warp_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, Value
     take(&columns[i / 8][i % 8 * 2], static_cast<u32>(all[lane % 4 * 8 + i / 8 * 4 + i % 4] >> i / 4 % 2 * 32));
   }
   for (u32 i = 0; i < 4; ++i) {
-    float sum = 0;
-    for (u32 k = 0; k < 16; ++k) sum += rows[i / 2][k] * columns[i % 2][k];
-    d[i] += sum;
+    double sum = 0;  // one rounding, as for wgmma: whatever the order of k
+    for (u32 k = 0; k < 16; ++k) sum += static_cast<double>(rows[i / 2][k]) * columns[i % 2][k];
+    d[i] += static_cast<float>(sum);
   }
 }
 
