@@ -91,6 +91,7 @@ struct GemmDecodeConfig {
   int stage_blocks;   // k blocks that arrive together
   int stages;
   int most_segments;  // of k, a power of two
+  bool pairs = false;  // bf16: every two blocks of k are summed on their own
 
   static constexpr int rows = 64;
   constexpr int threads() const { return 128 * groups + 32; }

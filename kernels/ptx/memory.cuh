@@ -87,6 +87,31 @@ __device__ __forceinline__ uint4 ld_global_early(const void* address) {
   return v;
 }
 
+/// The same, or zeros where `live` is false.
+__device__ __forceinline__ uint4 ld_global_early(const void* address, bool live) {
+  uint4 v;
+  asm volatile(
+      "{\n .reg .pred live;\n setp.ne.u32 live, %5, 0;\n"
+      " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
+      " @live ld.relaxed.gpu.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+      : "l"(address), "r"(live ? 1 : 0)
+      : "memory");
+  return v;
+}
+
+/// The same with 8 bytes.
+__device__ __forceinline__ uint2 ld_global_early_8(const void* address, bool live) {
+  uint2 v;
+  asm volatile(
+      "{\n .reg .pred live;\n setp.ne.u32 live, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
+      " @live ld.relaxed.gpu.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n}"
+      : "=&r"(v.x), "=&r"(v.y)
+      : "l"(address), "r"(live ? 1 : 0)
+      : "memory");
+  return v;
+}
+
 /// What threads of other blocks write or read while the kernel runs: past the L1 cache.
 __device__ __forceinline__ float4 ld_relaxed_4(const float* address) {
   float4 v;

@@ -35,6 +35,7 @@ struct GemmDecode {
   static constexpr int kWeightBytes = kRows * 128;
   static constexpr int kTokenBytes = kTokens * 128;
   static constexpr int kStepElements = c.fp8 ? 128 : 64;
+  static_assert(!c.pairs || c.stage_blocks == 2);
 
   const GemmArgs& args;
   u32 ring;      // shared addresses
@@ -236,20 +237,24 @@ struct GemmDecode {
       for (int b = 0; b < c.stage_blocks; ++b) promote(sum, products[b], block + b - held.block, held);
     }
   }
-  /// bf16: one chain of products.
+  /// bf16: one chain of products, or with `pairs` one for every stage.
   __device__ void sum_plain(float (&sum)[kColumns / 2], int group) const {
     int stage = 0;
     u32 phase = 0;
 #pragma unroll 1
     for (int block = first; block < last; block += c.stage_blocks) {
       ptx::mbarrier_wait(full(stage), phase);
+      float pair[kColumns / 2];
+      auto& chain = c.pairs ? pair : sum;
       ptx::wgmma_fence();
 #pragma unroll
-      for (int b = 0; b < c.stage_blocks; ++b) multiply(sum, stage, b, group, 1);
+      for (int b = 0; b < c.stage_blocks; ++b) multiply(chain, stage, b, group, !c.pairs || b > 0 ? 1 : 0);
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       next(stage, phase);
-      for (float& value : sum) ptx::keep(value);
+      for (float& value : chain) ptx::keep(value);
+#pragma unroll
+      for (int i = 0; c.pairs && i < kColumns / 2; ++i) sum[i] += pair[i];
     }
   }
 

@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <span>
-
 #include "cuda/device_context.hpp"
 #include "jit/kernel_cache.hpp"
+#include "layout/gemm_few.cuh"
 #include "ops/tile_queues.hpp"
 
 namespace fathom {
@@ -18,7 +16,12 @@ GemmDecodeConfig decode_config(const Sm90GemmKernel& kernel) {
           .groups = kernel.groups,
           .stage_blocks = kernel.stage_blocks,
           .stages = kernel.stages,
-          .most_segments = kernel.most_segments};
+          .most_segments = kernel.most_segments,
+          .pairs = kernel.pairs != 0};
+}
+
+GemmFewConfig few_config(const Sm90GemmKernel& kernel) {
+  return {.rows = kernel.tile_n, .tokens = kernel.tile_m, .as_wgmma = kernel.pairs != 0};
 }
 
 GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
@@ -30,156 +33,6 @@ GemmPrefillConfig prefill_config(const Sm90GemmKernel& kernel) {
           .cluster_n = kernel.cluster_n,
           .row_scales = kernel.row_scales != 0,
           .shares = kernel.shares != 0};
-}
-
-Sm90GemmKernel decode_kernel(bool fp8, int tokens, int groups, int stage_blocks, int stages, int segments) {
-  Sm90GemmKernel kernel{.decode = 1,
-                        .fp8 = fp8,
-                        .tile_m = tokens,
-                        .tile_n = GemmDecodeConfig::rows,
-                        .stages = stages,
-                        .groups = groups,
-                        .stage_blocks = stage_blocks,
-                        .most_segments = 16,
-                        .cluster_m = 1,
-                        .cluster_n = 1,
-                        .row_scales = 0,
-                        .shares = 0};
-  // Where many sums change hands, how many is compiled; few have one kernel for all.
-  if (tokens >= 64) kernel.most_segments = segments;
-  return kernel;
-}
-
-// Few tokens: as much of the weights under way as shared memory holds, by one block or by several. More: the
-// smallest tiles that still all start at once; or else large ones, which fetch the weights seldom.
-Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
-  const std::int64_t blocks = ceil_div(shape.n, GemmDecodeConfig::rows) * segments;
-  const bool crowded = blocks > 2 * sms;
-  const bool short_k =
-      ceil_div(shape.k, block_elements(shape.fp8)) <= 4 * segments;  // two stages hold all of it
-  if (shape.m <= 8) return decode_kernel(shape.fp8, 8, 1, 2, short_k ? 2 : crowded ? 3 : 4, segments);
-  // There is room for some seven clusters of 16 blocks at a time, one block to a multiprocessor; a smaller
-  // device may have none, so its blocks are small.
-  const bool few = segments >= 8 && ceil_div(shape.m, 16) * blocks <= (segments == 16 ? 96 : sms);
-  if (shape.m <= 16 || few || (segments == 16 && sms < 132))
-    return decode_kernel(shape.fp8, 16, 1, 2, short_k ? 2 : crowded ? 3 : 5, segments);
-  if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
-    return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
-  if (shape.m <= 64 || ceil_div(shape.m, 64) * blocks <= sms)
-    return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2, segments == 1 ? 5 : 3, segments);
-  return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
-}
-
-struct Tile {
-  int m, n, stages;
-  double step;          // microseconds of one block of k, on an H200
-  bool shares = false;  // its last round may be shared out; others wait for memory, or are seldom chosen
-};
-// 2026-11-22, one H200, cold L2; see docs/performance_hopper.md.
-constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true}, {128, 192, 4, 0.59, true}, {128, 144, 5, 0.53},
-                              {128, 128, 5, 0.43, true}, {128, 64, 8, 0.25},        {64, 128, 8, 0.33},
-                              {64, 96, 8, 0.26},         {64, 64, 8, 0.17},         {64, 48, 14, 0.15}};
-// With scales for every row of b. Not measured: the steps say that the large one is the better where both
-// fill the device.
-constexpr Tile kRowScaleTiles[] = {{128, 128, 5, 0.6}, {64, 64, 8, 0.25}};
-constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68}, {128, 192, 4, 0.52}, {128, 128, 5, 0.37},
-                               {128, 64, 8, 0.21},  {64, 128, 8, 0.24},  {64, 64, 12, 0.15},
-                               {64, 32, 16, 0.11}};
-
-// A cluster of blocks that share an operand: two fetch half of it each, and wait for each other. Worth it
-// where tiles are large and many, and there is a neighbour for every tile.
-struct Pair {
-  int m = 1;
-  int n = 1;
-};
-Pair pair_of(const Sm90GemmShape& shape, const Tile& tile) {
-  if (shape.row_scales) return {};
-  const bool pairs_m = ceil_div(shape.m, tile.m) % 2 == 0;
-  const bool pairs_n = ceil_div(shape.n, tile.n) % 2 == 0;
-  if (tile.m == 256) {
-    if (pairs_n && shape.m >= 1024 && ceil_div(shape.k, block_elements(shape.fp8)) >= 8) return {1, 2};
-  } else if (!shape.fp8 && tile.m == 128 && tile.n > 128) {
-    if (pairs_m) return {2, 1};
-    if (pairs_n) return {1, 2};
-  }
-  return {};
-}
-
-// What a tile costs beside its products, in microseconds: the first loads, and of the stores what the next
-// tile does not hide. Where sums change hands, leaving 128 x 128 of them behind and going on from them.
-constexpr double kTileCost = 0.6;
-constexpr double kLeaveCost = 0.5;
-constexpr double kTakeCost = 2.5;
-
-struct Walk {
-  double cost;  // microseconds
-  GemmShare share;
-};
-
-// All tiles, each whole.
-Walk walk_whole(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int clusters) {
-  const std::int64_t rounds = ceil_div(tiles, clusters);
-  return {static_cast<double>(rounds) * (static_cast<double>(blocks) * tile.step + kTileCost), {}};
-}
-
-// The same with the last round shared out, by the cut that is over first; dear if there is nothing to share.
-Walk walk_shared(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int clusters) {
-  Walk best{1e30, {}};
-  const std::int64_t rounds = ceil_div(tiles, clusters);
-  const std::int64_t givers = tiles - (rounds - 1) * clusters;
-  const std::int64_t takers = clusters - givers;
-  if (rounds < 2 || takers == 0) return best;
-  const double sums = tile.m * tile.n / (128.0 * 128.0);
-  const double whole = static_cast<double>(blocks) * tile.step + kTileCost;
-  const auto taken = static_cast<double>(ceil_div(givers, takers));
-  for (std::int64_t cut = 4; cut < blocks; cut += 4) {
-    const double giver = static_cast<double>(cut) * tile.step + kLeaveCost * sums;
-    const double taker = taken * (static_cast<double>(blocks - cut) * tile.step + kTakeCost * sums);
-    const double cost = static_cast<double>(rounds - 1) * whole + std::max(giver, taker);
-    if (cost < best.cost)
-      best = {cost, {static_cast<int>(cut), static_cast<int>(rounds) - 2, static_cast<int>(givers), -1}};
-  }
-  return best;
-}
-
-Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
-  const std::int64_t blocks = ceil_div(shape.k, block_elements(shape.fp8));
-  const std::span<const Tile> tiles = shape.row_scales ? std::span<const Tile>(kRowScaleTiles)
-                                      : shape.fp8      ? std::span<const Tile>(kFp8Tiles)
-                                                       : std::span<const Tile>(kBf16Tiles);
-  Tile best{};
-  Walk walk{1e30, {}};
-  const auto consider = [&](const Tile& tile, bool shares, double least_gain) {
-    const Pair pair = pair_of(shape, tile);
-    const std::int64_t all = ceil_div(shape.m, tile.m * pair.m) * ceil_div(shape.n, tile.n * pair.n);
-    const Walk next = (shares ? walk_shared : walk_whole)(tile, all, blocks, sms / (pair.m * pair.n));
-    if (next.cost >= walk.cost * least_gain) return;
-    best = tile;
-    walk = next;
-  };
-  for (const Tile& tile : tiles) consider(tile, false, 1);
-  if (sms <= GemmPrefillConfig::most_sharing) {
-    const double least_gain = 0.985;
-    const double unshared = walk.cost;
-    for (const Tile& tile : tiles) {
-      if (tile.shares) consider(tile, true, walk.cost < unshared ? 1 : least_gain);
-    }
-  }
-  const Pair pair = pair_of(shape, best);
-  return {.kernel = {.decode = 0,
-                     .fp8 = shape.fp8,
-                     .tile_m = best.m,
-                     .tile_n = best.n,
-                     .stages = best.stages,
-                     .groups = 0,
-                     .stage_blocks = 1,
-                     .most_segments = 1,
-                     .cluster_m = pair.m,
-                     .cluster_n = pair.n,
-                     .row_scales = shape.row_scales,
-                     .shares = walk.share.cut > 0},
-          .segments = 1,
-          .share = walk.share};
 }
 
 cuda::TensorMapSpec operand_spec(const TensorView& tensor, std::int64_t rows) {
@@ -202,66 +55,53 @@ TensorView with_row_step(TensorView tensor) {
 
 }  // namespace
 
-int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k) {
-  if (!decode) return 1;
-  // Of the architecture's largest device, not of the one at hand: what clusters of up to 16 find room for at
-  // a time.
-  constexpr int kPlaces = 128;
-  const std::int64_t tiles = ceil_div(n, 64);
-  const std::int64_t blocks = ceil_div(k, block_elements(fp8));
-  const int most = n <= 64 ? 16 : 8;
-  int segments = 1;
-  while (segments < most && tiles * segments * 2 <= kPlaces && blocks >= segments * 2 * 3) segments *= 2;
-  return segments;
-}
-
-Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
-  if (shape.row_scales) return plan_prefill(shape, device.num_sms);
-  const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
-  // One segment gives the same sums in both kernels. For up to 64 rows the decode kernel is the faster where
-  // a block for every 64 columns is enough and has long to go.
-  const bool long_k = shape.m <= 64 && ceil_div(shape.n, GemmDecodeConfig::rows) <= device.num_sms &&
-                      ceil_div(shape.k, block_elements(shape.fp8)) >= 64;
-  if (segments > 1 || shape.m <= 16 || long_k)
-    return {plan_decode(shape, segments, device.num_sms), segments};
-  return plan_prefill(shape, device.num_sms);
-}
-
 jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
-  const bool decode = kernel.decode != 0;
   const char* type = kernel.fp8 != 0 ? "f8e4m3" : "bf16";
   const char* fp8 = kernel.fp8 != 0 ? "true" : "false";
-  const std::string name =
-      decode ? fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}x{}", type, kernel.tile_m, kernel.tile_n,
-                           kernel.stage_blocks, kernel.stages, kernel.most_segments)
-             : fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type,
-                           kernel.row_scales ? "_rows"
-                           : kernel.shares   ? "_shared"
-                                             : "",
-                           kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n);
-  const std::string config =
-      decode
-          ? fmt::format(
-                "GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
-                ".stage_blocks = {}, .stages = {}, .most_segments = {}}}",
-                fp8, kernel.tile_m, kernel.groups, kernel.stage_blocks, kernel.stages, kernel.most_segments)
-          : fmt::format(
-                "GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
-                ".cluster_m = {}, .cluster_n = {}, .row_scales = {}, .shares = {}}}",
-                fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n,
-                kernel.row_scales != 0, kernel.shares != 0);
-  const char* what = decode ? "gemm_decode" : "gemm_prefill";
-  const int shared = decode ? decode_config(kernel).shared_bytes() : prefill_config(kernel).shared_bytes();
-  return {name, fmt::format("#include \"sm90/{0}.cuh\"\n"
-                            "namespace fathom {{\n"
-                            "constexpr {1};\n"
-                            "static_assert(sizeof(GemmArgs) == {2} && kConfig.shared_bytes() == {3});\n"
-                            "}}\n"
-                            "extern \"C\" __global__ void __launch_bounds__(fathom::kConfig.threads(), 1)\n"
-                            "fathom_kernel(const __grid_constant__ fathom::GemmArgs args) {{\n"
-                            "  fathom::{0}<fathom::kConfig>(args);\n"
-                            "}}\n",
-                            what, config, sizeof(GemmArgs), shared)};
+  const auto text = [&](const std::string& name, const char* what, const char* args, std::size_t args_bytes,
+                        const std::string& config, int shared, int blocks = 1) {
+    return jit::Source{
+        name, fmt::format("#include \"sm90/{0}.cuh\"\n"
+                          "namespace fathom {{\n"
+                          "constexpr {1};\n"
+                          "static_assert(sizeof({2}) == {3} && kConfig.shared_bytes() == {4});\n"
+                          "}}\n"
+                          "extern \"C\" __global__ void __launch_bounds__(fathom::kConfig.threads(), {5})\n"
+                          "fathom_kernel(const __grid_constant__ fathom::{2} args) {{\n"
+                          "  fathom::{0}<fathom::kConfig>(args);\n"
+                          "}}\n",
+                          what, config, args, args_bytes, shared, blocks)};
+  };
+  if (kernel.kind == Sm90GemmKind::few) {
+    return text(fmt::format("gemm.sm90_few_bf16_m{}n{}{}", kernel.tile_m, kernel.tile_n,
+                            kernel.pairs != 0 ? "p" : ""),
+                "gemm_few", "GemmFewArgs", sizeof(GemmFewArgs),
+                fmt::format("GemmFewConfig kConfig{{.rows = {}, .tokens = {}, .as_wgmma = {}}}",
+                            kernel.tile_n, kernel.tile_m, kernel.pairs != 0),
+                few_config(kernel).shared_bytes(), few_config(kernel).blocks());
+  }
+  if (kernel.kind == Sm90GemmKind::decode) {
+    return text(
+        fmt::format("gemm.sm90_decode_{}_m{}n{}b{}s{}x{}{}", type, kernel.tile_m, kernel.tile_n,
+                    kernel.stage_blocks, kernel.stages, kernel.most_segments, kernel.pairs != 0 ? "p" : ""),
+        "gemm_decode", "GemmArgs", sizeof(GemmArgs),
+        fmt::format("GemmDecodeConfig kConfig{{.fp8 = {}, .tokens = {}, .groups = {}, "
+                    ".stage_blocks = {}, .stages = {}, .most_segments = {}, .pairs = {}}}",
+                    fp8, kernel.tile_m, kernel.groups, kernel.stage_blocks, kernel.stages,
+                    kernel.most_segments, kernel.pairs != 0),
+        decode_config(kernel).shared_bytes());
+  }
+  return text(fmt::format("gemm.sm90_prefill_{}{}_m{}n{}s{}c{}x{}", type,
+                          kernel.row_scales ? "_rows"
+                          : kernel.shares   ? "_shared"
+                                            : "",
+                          kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m, kernel.cluster_n),
+              "gemm_prefill", "GemmArgs", sizeof(GemmArgs),
+              fmt::format("GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
+                          ".cluster_m = {}, .cluster_n = {}, .row_scales = {}, .shares = {}}}",
+                          fp8, kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_m,
+                          kernel.cluster_n, kernel.row_scales != 0, kernel.shares != 0),
+              prefill_config(kernel).shared_bytes());
 }
 
 std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
@@ -289,7 +129,7 @@ Verdict sm90_gemm_verdict(const Sm90GemmShape& given, bool aligned, const Contex
       8;  // tokens; with fewer rows than that the call need not be planned twice
   if (shape.m > kMostTiles * kLeastTile) {
     const Sm90GemmKernel kernel = plan_sm90_gemm(shape, device).kernel;
-    if (kernel.decode != 0 && ceil_div(shape.m, kernel.tile_m) > kMostTiles)
+    if (kernel.kind != Sm90GemmKind::prefill && ceil_div(shape.m, kernel.tile_m) > kMostTiles)
       return decline("needs fewer rows in the decode class, got " + std::to_string(shape.m));
   }
   return accept;
@@ -313,6 +153,39 @@ void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfi
   args.out_mapped = 1;
 }
 
+namespace {
+
+void run_few(const Sm90GemmPlan& plan, const jit::Kernel& kernel, const Sm90GemmShape& shape,
+             const Sm90GemmTensors& tensors, const Context& context) {
+  const GemmFewConfig config = few_config(plan.kernel);
+  const GemmFewArgs args{.tokens = tensors.a.as<const std::uint16_t>(),
+                         .weights = tensors.b.as<const std::uint16_t>(),
+                         .token_row = tensors.a.step(0),
+                         .weight_row = tensors.b.step(0),
+                         .out_data = tensors.out.data,
+                         .out_row = tensors.out.step(0),
+                         .m = static_cast<int>(shape.m),
+                         .n = static_cast<int>(shape.n),
+                         .k = static_cast<int>(shape.k),
+                         .out_f32 = tensors.out.dtype == DType::f32,
+                         .accumulate = tensors.accumulate,
+                         .overlapped = context.options().dependent_launch,
+                         .gated = tensors.gate.given,
+                         .gate_factor = tensors.gate.factor,
+                         .gate = tensors.gate.scale.given() ? tensors.gate.scale.as<const float>() : nullptr,
+                         .gate_row = tensors.gate.scale.given() ? tensors.gate.scale.step(0) : 0};
+  jit::launch(kernel,
+              {.grid = {static_cast<unsigned>(config.segments * ceil_div(shape.n, config.rows)),
+                        static_cast<unsigned>(ceil_div(shape.m, config.tokens))},
+               .block = {static_cast<unsigned>(config.threads())},
+               .cluster = {static_cast<unsigned>(config.segments)},
+               .shared_bytes = config.shared_bytes(),
+               .pdl = args.overlapped != 0},
+              context, args);
+}
+
+}  // namespace
+
 void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, const Context& context) {
   Sm90GemmShape shape = given;
   shape.decode = in_decode_class(given.decode, context);
@@ -325,9 +198,10 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
   const Sm90GemmPlan plan = plan_sm90_gemm(shape, device);
   const jit::Kernel& kernel = jit::kernel(context, sm90_gemm_source, plan.kernel);
   if (context.compile_mode() == CompileMode::compile_only) return;
+  if (plan.kernel.kind == Sm90GemmKind::few) return run_few(plan, kernel, shape, tensors, context);
 
   const cuda::Current current(cuda::device_context(context));  // the driver encodes tensor maps for it
-  const bool decode = plan.kernel.decode != 0;
+  const bool decode = plan.kernel.kind == Sm90GemmKind::decode;
   const GemmPrefillConfig prefill = prefill_config(plan.kernel);
   GemmArgs args{};
   args.tokens = encode_map(operand_spec(with_row_step(tensors.a),

@@ -1,5 +1,5 @@
 // Matrix products on Hopper's tensor cores, for the ops that have an "sm90:wgmma" entry: which kernel takes a
-// problem, and its launch. See kernels/sm90/gemm_decode.cuh and gemm_prefill.cuh.
+// problem, and its launch. See kernels/sm90/gemm_decode.cuh, gemm_few.cuh and gemm_prefill.cuh.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -28,9 +28,11 @@ struct Sm90GemmShape {
   bool row_scales = false;  // FP8 with scales for every row of b, by the prefill kernel in both classes
 };
 
+enum class Sm90GemmKind : std::int32_t { prefill, decode, few };
+
 /// What a kernel is compiled for; compared byte by byte.
 struct Sm90GemmKernel {
-  std::int32_t decode;  // the decode kernel; 0: the prefill kernel
+  Sm90GemmKind kind;
   std::int32_t fp8;
   std::int32_t tile_m;
   std::int32_t tile_n;
@@ -42,12 +44,13 @@ struct Sm90GemmKernel {
   std::int32_t cluster_n;
   std::int32_t row_scales;  // prefill
   std::int32_t shares;      // prefill: its last round
+  std::int32_t pairs;       // decode and few: bf16 whose sums are the same in both
   bool operator==(const Sm90GemmKernel&) const = default;
 };
 
 struct Sm90GemmPlan {
   Sm90GemmKernel kernel;
-  int segments;  // of k, each summed on its own; the blocks of a decode kernel's cluster
+  int segments;          // of k, each summed on its own by a block of a cluster
   GemmShare share = {};  // of a kernel that shares; its queue is the launch's
 };
 

@@ -16,6 +16,7 @@
 #include "fathom/ops/head_gate.hpp"
 #include "jit/nvrtc.hpp"
 #include "jit/scratch.hpp"
+#include "layout/gemm_few.cuh"
 #include "ops/kernels.hpp"
 #include "ops/op_test.hpp"
 
@@ -32,7 +33,9 @@ TEST(Sm90Gemm, SegmentsAreFixedByTheWeights) {
   EXPECT_EQ(sm90_gemm_segments(true, true, 576, 7168), 8);
   EXPECT_EQ(sm90_gemm_segments(true, true, 24576, 1536), 1);
   EXPECT_EQ(sm90_gemm_segments(true, true, 7168, 16384), 1);
-  EXPECT_EQ(sm90_gemm_segments(false, true, 64, 7168), 16);
+  EXPECT_EQ(sm90_gemm_segments(true, true, 64, 7168), 16);
+  EXPECT_EQ(sm90_gemm_segments(false, true, 64, 7168), 8);
+  EXPECT_EQ(sm90_gemm_segments(false, true, 64, 64), 8) << "the kernel for few weights has as many for any k";
   EXPECT_EQ(sm90_gemm_segments(false, true, 256, 7168), 8);
   EXPECT_EQ(sm90_gemm_segments(true, true, 64, 128), 1) << "k is too short to be cut";
   EXPECT_EQ(sm90_gemm_segments(true, false, 576, 7168), 1) << "prefill never cuts k";
@@ -62,7 +65,7 @@ TEST(Sm90Gemm, Plans) {
   for (const Row& row : rows) {
     const Sm90GemmPlan plan = plan_of(row.decode, row.m, row.n, row.k);
     SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k << " " << row.decode);
-    EXPECT_EQ(plan.kernel.decode != 0, row.decode_kernel);
+    EXPECT_EQ(plan.kernel.kind == Sm90GemmKind::decode, row.decode_kernel);
     EXPECT_EQ(plan.kernel.tile_m, row.tile_m);
     EXPECT_EQ(plan.kernel.tile_n, row.tile_n);
     EXPECT_EQ(plan.kernel.cluster_m, row.cluster_m);
@@ -133,6 +136,31 @@ TEST(Sm90Gemm, SharedRoundsCoverAllTiles) {
   EXPECT_GT(shared, 50);
 }
 
+std::int64_t shared_bytes(const Sm90GemmKernel& kernel) {
+  switch (kernel.kind) {
+    case Sm90GemmKind::few:
+      return GemmFewConfig{.rows = kernel.tile_n, .tokens = kernel.tile_m, .as_wgmma = false}.shared_bytes();
+    case Sm90GemmKind::decode:
+      return GemmDecodeConfig{.fp8 = kernel.fp8 != 0,
+                              .tokens = kernel.tile_m,
+                              .groups = kernel.groups,
+                              .stage_blocks = kernel.stage_blocks,
+                              .stages = kernel.stages,
+                              .most_segments = kernel.most_segments}
+          .shared_bytes();
+    case Sm90GemmKind::prefill:
+      return GemmPrefillConfig{.fp8 = kernel.fp8 != 0,
+                               .block_m = kernel.tile_m,
+                               .block_n = kernel.tile_n,
+                               .stages = kernel.stages,
+                               .cluster_m = kernel.cluster_m,
+                               .cluster_n = kernel.cluster_n,
+                               .shares = kernel.shares != 0}
+          .shared_bytes();
+  }
+  return -1;
+}
+
 // Whatever the sizes: shared memory suffices, the class alone decides the segments, and a name says all of a
 // kernel.
 TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
@@ -145,27 +173,11 @@ TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
           for (const std::int64_t m : {1, 8, 9, 16, 17, 33, 64, 65, 128, 300, 1024, 5000, 100000}) {
             const Sm90GemmPlan plan = plan_of(decode, m, n, k, fp8);
             EXPECT_EQ(plan.segments, segments);
-            EXPECT_TRUE(plan.segments == 1 || plan.kernel.decode != 0);
+            EXPECT_TRUE(plan.segments == 1 || plan.kernel.kind != Sm90GemmKind::prefill);
             const jit::Source source = sm90_gemm_source(plan.kernel);
             const auto [place, fresh] = texts.emplace(source.name, source.text);
             EXPECT_TRUE(fresh || place->second == source.text) << source.name;
-            const int shared = plan.kernel.decode != 0
-                                   ? GemmDecodeConfig{.fp8 = fp8,
-                                                      .tokens = plan.kernel.tile_m,
-                                                      .groups = plan.kernel.groups,
-                                                      .stage_blocks = plan.kernel.stage_blocks,
-                                                      .stages = plan.kernel.stages,
-                                                      .most_segments = plan.kernel.most_segments}
-                                         .shared_bytes()
-                                   : GemmPrefillConfig{.fp8 = fp8,
-                                                       .block_m = plan.kernel.tile_m,
-                                                       .block_n = plan.kernel.tile_n,
-                                                       .stages = plan.kernel.stages,
-                                                       .cluster_m = plan.kernel.cluster_m,
-                                                       .cluster_n = plan.kernel.cluster_n,
-                                                       .shares = plan.kernel.shares != 0}
-                                         .shared_bytes();
-            EXPECT_LE(shared, usual_device("sm_90a").shared_bytes_per_block);
+            EXPECT_LE(shared_bytes(plan.kernel), usual_device("sm_90a").shared_bytes_per_block);
           }
         }
       }
@@ -198,6 +210,53 @@ TEST(Sm90Gemm, ProblemsOfTheModelFindEveryKernel) {
     const std::string name = sm90_gemm_source(kernel).name;
     EXPECT_TRUE(listed.contains(name)) << name;
   }
+}
+
+// n and k say in which order a row is summed; m only which kernel does it.
+TEST(Sm90Gemm, FewWeightsHaveAKernelOfTheirOwn) {
+  struct Row {
+    std::int64_t m, n, k;
+    Sm90GemmKind kind;
+    bool pairs;
+  };
+  constexpr Row kRows[] = {{3, 64, 8, Sm90GemmKind::few, false},
+                           {500, 64, 7168, Sm90GemmKind::few, false},
+                           {3, 64, 20000, Sm90GemmKind::few, false},
+                           {3, 64, 7164, Sm90GemmKind::decode, false},  // rows that end within 16 bytes
+                           {16, 65, 7168, Sm90GemmKind::few, true},
+                           {16, 256, 7168, Sm90GemmKind::few, true},
+                           {17, 256, 7168, Sm90GemmKind::decode, true},
+                           {500, 256, 7168, Sm90GemmKind::decode, true},
+                           {3, 256, 7232, Sm90GemmKind::decode, false},  // more pairs than warps
+                           {3, 256, 1024, Sm90GemmKind::decode, false},  // fewer segments
+                           {3, 257, 7168, Sm90GemmKind::decode, false}};
+  for (const Row& row : kRows) {
+    SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k);
+    const Sm90GemmKernel kernel = plan_of(true, row.m, row.n, row.k, false).kernel;
+    EXPECT_EQ(kernel.kind, row.kind);
+    EXPECT_EQ(kernel.pairs != 0, row.pairs);
+    EXPECT_TRUE(!row.pairs || kernel.stage_blocks == GemmFewConfig::pair) << "a stage is a pair";
+  }
+  EXPECT_EQ(plan_of(true, 3, 64, 7168).kernel.kind, Sm90GemmKind::decode) << "FP8";
+}
+
+TEST(Sm90Gemm, ProblemsOfTheModelFindEveryKernelForFewWeights) {
+  std::set<std::string> listed;
+  for (const std::string& text : deepseek_v32_problems()) {
+    if (text.starts_with("head_gate:")) {
+      const auto p = parse_problem<HeadGateProblem>(text);
+      listed.insert(sm90_gemm_source(plan_of(p.decode, p.tokens, p.heads, p.hidden, false).kernel).name);
+    } else if (text.starts_with("bf16_gemm_nt:")) {
+      const auto p = parse_problem<Bf16GemmNtProblem>(text);
+      listed.insert(sm90_gemm_source(plan_of(p.decode, p.m, p.n, p.k, false).kernel).name);
+    }
+  }
+  std::set<std::string> planned;
+  for (const std::int64_t n : {64, 256}) {
+    for (std::int64_t m = 1; m <= 1024; ++m)
+      planned.insert(sm90_gemm_source(plan_of(true, m, n, 7168, false).kernel).name);
+  }
+  for (const std::string& name : planned) EXPECT_TRUE(listed.contains(name)) << name;
 }
 
 class Sm90OnFake : public ::testing::Test {
@@ -358,6 +417,35 @@ TEST_F(Sm90OnFake, TheHeadGateIsOneLaunch) {
     EXPECT_EQ(fake_.launch_attributes.size(), tokens < 4096 ? 1u : 0u) << "a cluster of segments, or none";
   }
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 3);
+}
+
+TEST_F(Sm90OnFake, FewWeightsAreMultipliedWithoutTheCopyEngine) {
+  jit::nvrtc();
+  const auto launch = [&](std::int64_t m, std::int64_t n, std::int64_t k, const Context& on_fake) {
+    bf16_gemm_nt({.a = view(DType::bf16, {m, k}),
+                  .b = view(DType::bf16, {n, k}),
+                  .out = view(DType::bf16, {m, n}),
+                  .decode = true},
+                 on_fake);
+  };
+  const Context on_fake = context();
+  for (const auto& [m, n, grid_x, grid_y] : {std::tuple{1, 64, 4u, 1u},
+                                             {16, 33, 3u, 2u},
+                                             {64, 64, 2u, 4u},
+                                             {128, 64, 2u, 4u},
+                                             {5000, 8, 1u, 157u}}) {
+    SCOPED_TRACE(testing::Message() << m << " x " << n);
+    launch(m, n, 7168, on_fake);
+    EXPECT_EQ(fake_.launched.grid_x, 8 * grid_x);
+    EXPECT_EQ(fake_.launched.grid_y, grid_y);
+    ASSERT_EQ(fake_.launch_attributes.size(), 1u);
+    EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 8u);
+  }
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 0);
+  launch(3, 64, 7168, context({.dependent_launch = true}));
+  EXPECT_EQ(fake_.launch_attributes.size(), 2u);
+  launch(3, 64, 7168, context({.invariant = true}));
+  EXPECT_EQ(fake_.launch_attributes.size(), 0u) << "one class, which is not cut";
 }
 
 TEST_F(Sm90OnFake, TakesAnEmptyK) {
