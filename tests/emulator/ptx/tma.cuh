@@ -37,9 +37,6 @@ inline void cp_async_bulk_tensor_4d(u32 to, const TensorMap* map, u32 barrier, i
 inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier, u64 = kEvictNormal) {
   emulator::copy_bulk(to, from, bytes, barrier);
 }
-inline void cp_async_bulk(u32 to, const void* from, u32 bytes, u32 barrier, u64) {
-  cp_async_bulk(to, from, bytes, barrier);
-}
 
 inline void cp_async_bulk_tensor_2d_store(const TensorMap* map, u32 from, int x, int y) {
   const int at[] = {x, y};
