@@ -158,7 +158,8 @@ Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
   const auto consider = [&](const Tile& tile, bool shares, double least_gain) {
     const Pair pair = pair_of(shape, tile);
     const std::int64_t all = ceil_div(shape.m, tile.m * pair.m) * ceil_div(shape.n, tile.n * pair.n);
-    const Walk next = (shares ? walk_shared : walk_whole)(tile, all, blocks, sms / (pair.m * pair.n));
+    const Walk next =
+        (shares ? walk_shared : walk_whole)(tile, all, blocks, std::max(1, sms / (pair.m * pair.n)));
     if (next.cost >= walk.cost * least_gain) return;
     best = tile;
     walk = next;

@@ -8,8 +8,9 @@ namespace fathom {
 namespace {
 
 enum class Scores { normal, positive, flat, few_values, ascending, spikes, with_nan, late, deceptive };
-constexpr Scores kScores[] = {Scores::normal,    Scores::positive, Scores::flat,     Scores::few_values,
-                              Scores::ascending, Scores::spikes,   Scores::with_nan, Scores::late};
+constexpr Scores kScores[] = {Scores::normal,     Scores::positive,  Scores::flat,
+                              Scores::few_values, Scores::ascending, Scores::spikes,
+                              Scores::with_nan,   Scores::late,      Scores::deceptive};
 
 Tensor scores_of(Scores kind, std::int64_t rows, std::int64_t n, Random& random) {
   Tensor scores = random.normal(DType::f32, {rows, n});
@@ -38,8 +39,11 @@ Tensor scores_of(Scores kind, std::int64_t rows, std::int64_t n, Random& random)
         if (i % 3 == 0) x[i] = std::numeric_limits<float>::quiet_NaN();
         if (i % 3 == 1) x[i] = -std::numeric_limits<float>::infinity();
         break;
-      case Scores::deceptive:  // a sample of every eighth sees nothing else, and NaN is not what it promises
-        x[i] = i % 8 == 0 ? 10.0f : i % 5 == 0 ? std::numeric_limits<float>::quiet_NaN() : -1.0f;
+      case Scores::deceptive:  // runs at 64 places are larger than all else: a sample of them promises too
+                               // much
+        x[i] = (i % n + 70) * 64 % n < 90 * 64 ? 10 + std::abs(x[i])
+               : i % 5 == 0                    ? std::numeric_limits<float>::quiet_NaN()
+                                               : -1.0f;
         break;
       case Scores::late:  // the last positions have it all
         x[i] += column > 0.9f * static_cast<float>(n) ? 50.0f : 0.0f;
@@ -112,6 +116,7 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
     check(2, 20000, 2048, kind, TopKTransform::paged);
     check(2, 20000, 100, kind, TopKTransform::ragged);
     check(2, 8192, 2048, kind, TopKTransform::plain);
+    check(10, 40000, 2048, kind, TopKTransform::paged);  // four blocks a row, of any length
   }
   for (const std::int64_t page : {16, 32, 128}) {
     check(3, 5000, 300, Scores::normal, TopKTransform::paged, page);
@@ -146,7 +151,7 @@ TEST(TopKOnDevice, IsExactForAnySizes) {
                                    {64, 65536, 2048},
                                    {100, 30000, 2048},
                                    {64, 100000, 2048},
-                                   {100, 100000, 2048}}) {
+                                   {70, 140000, 2048}}) {
     check(rows, n, k, Scores::normal, TopKTransform::plain);
     check(rows, n, k, Scores::late, TopKTransform::paged);
   }

@@ -83,7 +83,9 @@ class Event {
 class Graph {
  public:
   /// Runs `body`, whose work on the stream of `context` is recorded instead of done. The stream must not be
-  /// the default one. If `body` throws, the recording is dropped and the exception goes on.
+  /// the default one. If `body` throws, the recording is dropped and the exception goes on. A recording that
+  /// is made by other means and instantiated twice must not run twice at the same time: launches in it own
+  /// places in device memory.
   static Graph capture(const Context& context, const std::function<void()>& body);
   void launch(const Context& context) const;
 

@@ -59,6 +59,10 @@ Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
   if (problem.n > 1 << 15 && 6 * problem.rows <= device.num_sms) plan.blocks = 4;
   if (problem.n > 1 << 16) plan.sample = 2048;
+  if (plan.blocks > 1) return plan;
+  // A list is short for a whole row: more samples pass fewer scores besides the k largest.
+  if (problem.n > 1 << 17) plan.sample = 4096;
+  if (problem.k > 2048 && problem.n > 1 << 15) plan.sample = std::min(2 * plan.sample, 4096);
   return plan;
 }
 
