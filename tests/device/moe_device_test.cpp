@@ -412,7 +412,10 @@ void check_route(const Router& r, std::int64_t steps, bool renormalize) {
   moe_route(args, test_context());
   expect_same_buffers(device_ids, ids);
   if (r.scoring == RouterScoring::sigmoid) {
-    expect_same_buffers(device_weights, weights);
+    Strided got = device_weights.download();
+    make_nans_alike(got.buffer);  // of an expert whose logit is NaN, where all are chosen
+    make_nans_alike(weights.buffer);
+    expect_same_bytes(got.buffer, weights.buffer);
   } else {
     expect_close(device_weights.download().view, weights.view, {.relative = 0x1p-20});
   }
