@@ -100,6 +100,7 @@ BenchCase dsa_attention_bench(std::string_view text, const Context& context) {
   auto p = parse_problem<DsaAttentionProblem>(text);
   const bool extend = p.mode == ForwardMode::extend;
   const std::int64_t share = p.rows / std::max<std::int64_t>(p.batch, 1);
+  bench_at_least(p.op, "page", p.page, 1);
   const std::int64_t pages = (p.max_seqlen_k + p.page - 1) / p.page;
   if (extend) p.keys = p.batch * p.max_seqlen_k;
   p.packed = false;
