@@ -104,6 +104,12 @@ jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel) {
               prefill_config(kernel).shared_bytes());
 }
 
+int sm90_gemm_shared_bytes(const Sm90GemmKernel& kernel) {
+  if (kernel.kind == Sm90GemmKind::few) return few_config(kernel).shared_bytes();
+  if (kernel.kind == Sm90GemmKind::decode) return decode_config(kernel).shared_bytes();
+  return prefill_config(kernel).shared_bytes();
+}
+
 std::vector<jit::Source> gemm_sources(const Sm90GemmShape& shape, const cuda::DeviceInfo& device) {
   std::vector<jit::Source> sources{simt_gemm_source(simt_plan(shape.fp8))};
   if (device.sm() == 90 && shape.k > 0)

@@ -62,6 +62,8 @@ int sm90_gemm_segments(bool fp8, bool decode, std::int64_t n, std::int64_t k);
 /// Pure; the fastest for the shape as measured on an H200 (docs/performance_hopper.md).
 Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& device);
 jit::Source sm90_gemm_source(const Sm90GemmKernel& kernel);
+/// Shared memory of a block.
+int sm90_gemm_shared_bytes(const Sm90GemmKernel& kernel);
 
 /// What a product of this shape may launch on the device: the kernel of cuda:simt, and the planned one on
 /// Hopper.

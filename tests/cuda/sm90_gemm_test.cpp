@@ -136,31 +136,6 @@ TEST(Sm90Gemm, SharedRoundsCoverAllTiles) {
   EXPECT_GT(shared, 50);
 }
 
-std::int64_t shared_bytes(const Sm90GemmKernel& kernel) {
-  switch (kernel.kind) {
-    case Sm90GemmKind::few:
-      return GemmFewConfig{.rows = kernel.tile_n, .tokens = kernel.tile_m, .as_wgmma = false}.shared_bytes();
-    case Sm90GemmKind::decode:
-      return GemmDecodeConfig{.fp8 = kernel.fp8 != 0,
-                              .tokens = kernel.tile_m,
-                              .groups = kernel.groups,
-                              .stage_blocks = kernel.stage_blocks,
-                              .stages = kernel.stages,
-                              .most_segments = kernel.most_segments}
-          .shared_bytes();
-    case Sm90GemmKind::prefill:
-      return GemmPrefillConfig{.fp8 = kernel.fp8 != 0,
-                               .block_m = kernel.tile_m,
-                               .block_n = kernel.tile_n,
-                               .stages = kernel.stages,
-                               .cluster_m = kernel.cluster_m,
-                               .cluster_n = kernel.cluster_n,
-                               .shares = kernel.shares != 0}
-          .shared_bytes();
-  }
-  return -1;
-}
-
 // Whatever the sizes: shared memory suffices, the class alone decides the segments, and a name says all of a
 // kernel.
 TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
@@ -177,7 +152,7 @@ TEST(Sm90Gemm, EveryPlanFitsAndIsNamed) {
             const jit::Source source = sm90_gemm_source(plan.kernel);
             const auto [place, fresh] = texts.emplace(source.name, source.text);
             EXPECT_TRUE(fresh || place->second == source.text) << source.name;
-            EXPECT_LE(shared_bytes(plan.kernel), usual_device("sm_90a").shared_bytes_per_block);
+            EXPECT_LE(sm90_gemm_shared_bytes(plan.kernel), usual_device("sm_90a").shared_bytes_per_block);
           }
         }
       }

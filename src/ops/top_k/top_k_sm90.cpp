@@ -17,7 +17,7 @@ struct Plan {
   std::int32_t threads;  // of a block
   std::int32_t blocks;   // few rows: of a cluster, which share a row; many: of a multiprocessor
   std::int32_t fours;    // a chunk of 128 * fours scores is under way in every warp
-  std::int32_t list;     // candidates of a block
+  std::int32_t list;     // many rows: candidates of a block
   std::int32_t sample;   // scores that give the bound: of a row if rows are few, else of each lane
 };
 
@@ -47,13 +47,7 @@ Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   const std::int32_t page =
       problem.transform == TopKTransform::paged ? static_cast<std::int32_t>(problem.page) : 0;
   if (problem.rows > device.num_sms) return plan_many(problem, page);
-  Plan plan{.page = page,
-            .few = 1,
-            .threads = kTopKFewThreads,
-            .blocks = 1,
-            .fours = 4,
-            .list = kTopKFewList,
-            .sample = 1024};
+  Plan plan{.page = page, .few = 1, .threads = kTopKFewThreads, .blocks = 1, .fours = 4, .sample = 1024};
   if (problem.n <= 1 << 14) return plan;
   plan.fours = 8;
   if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
