@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <utility>
@@ -21,6 +22,7 @@ namespace {
 
 constexpr std::size_t kStackBytes = 64 << 10;
 constexpr u64 kStackMark = 0x5AFE57ACC0DEull;
+constexpr const char* kTooLittleStack = "the thread needs more stack than the emulator gives it";
 constexpr std::size_t kPoisonMargin = 4096;  // bytes around shared memory that must stay as they are
 constexpr u8 kPoison = 0xFF;                 // NaN in every format
 
@@ -57,16 +59,43 @@ struct Mapping {  // memory that costs nothing until it is touched
   std::size_t bytes;
 };
 
-// Not inlined: what lies in registers around setjmp is lost with the jump.
-[[gnu::noinline]] void switch_to(Fiber& from, Fiber& to) {
-  if (_setjmp(from.jump) != 0) return;
-  if (to.started) _longjmp(to.jump, 1);
-  to.started = true;
-  setcontext(&to.context);
+// Goes on where another fiber stopped: the registers that a call preserves go to the stack, and the stack
+// changes. A switch happens at every barrier and shuffle of every lane; ucontext would ask the kernel for the
+// signal mask each time.
+extern "C" void fathom_emulator_switch(void** from, void* to);
+asm(R"(
+.hidden fathom_emulator_switch
+.type fathom_emulator_switch, @function
+fathom_emulator_switch:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+.size fathom_emulator_switch, . - fathom_emulator_switch
+)");
+
+void switch_to(Fiber& from, Fiber& to) { fathom_emulator_switch(&from.pointer, to.pointer); }
+
+bool stack_has_overflown(const Fiber& fiber) {
+  u64 mark = 0;
+  std::memcpy(&mark, fiber.stack, sizeof mark);
+  return mark != kStackMark;
 }
 
 void thread_ends() {
   Thread& thread = self();
+  if (stack_has_overflown(thread.fiber)) fail(kTooLittleStack);
   Block& block = *thread.home;
   thread.ended = true;
   --t_cluster->live;
@@ -99,14 +128,27 @@ void thread_main() {
   switch_to(t_self->fiber, t_scheduler);
 }
 
-/// A fiber that will run thread_main() on this stack.
-void prepare(Fiber& fiber, u8* stack) {
-  getcontext(&fiber.context);
+/// A fiber that will run thread_main() on this stack. Stacks begin at different lines of a page, or all of
+/// them would share a few sets of the caches.
+void prepare(Fiber& fiber, u8* stack, std::size_t number) {
   std::memcpy(stack, &kStackMark, sizeof kStackMark);
-  fiber.context.uc_stack.ss_sp = stack;
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, thread_main, 0);
+  auto* const end = reinterpret_cast<u64*>(stack + kStackBytes - number % 32 * 128);
+  // Above: nothing to return to. Then where the first switch goes, and six registers.
+  end[-1] = 0;
+  end[-2] = reinterpret_cast<u64>(&thread_main);
+  std::fill(end - 8, end - 2, u64{0});
+  fiber = {stack, end - 8};
+}
+
+/// Stacks for as many threads, kept for the next launch. A thread goes on for a few hundred instructions at a
+/// time: small pages would be looked up anew each time.
+u8* stacks_of(std::size_t threads) {
+  static std::optional<Mapping<u8>> kept;
+  if (!kept || kept->bytes < threads * kStackBytes) {
+    kept.emplace(threads * kStackBytes);
+    madvise(kept->data, kept->bytes, MADV_HUGEPAGE);
+  }
+  return kept->data;
 }
 
 /// Lands one asynchronous operation; false if there is none.
@@ -123,7 +165,7 @@ bool land_one() {
     c.operations.erase(at);
   } else {
     Thread& thread = *c.queued[choice - c.operations.size()];
-    std::deque<Operation>& queue =
+    std::list<Operation>& queue =
         thread.copies.waiting.empty() ? thread.stores.waiting : thread.copies.waiting;
     operation = std::move(queue.front());
     queue.pop_front();
@@ -155,14 +197,12 @@ std::string waiting_report() {
 
 void schedule() {
   Cluster& c = *t_cluster;
-  t_scheduler.started = true;
   while (c.live > 0 && c.failure.empty()) {
     if (!c.ready.empty()) {
       if (happens_early()) land_one();
-      std::size_t choice = 0;
-      if (t_seed.value != 0) choice = t_random() % c.ready.size();
-      Thread& next = *c.ready[choice];
-      c.ready.erase(c.ready.begin() + static_cast<std::ptrdiff_t>(choice));
+      if (t_seed.value != 0) std::swap(c.ready.front(), c.ready[t_random() % c.ready.size()]);
+      Thread& next = *c.ready.front();
+      c.ready.pop_front();
       t_self = &next;
       fathom_emulator_self = &next;
       switch_to(t_scheduler, next.fiber);
@@ -260,10 +300,10 @@ void wait(std::string (*reason)(const Thread&), u32 first, u32 second) {
   thread.reason = reason;
   thread.detail[0] = first;
   thread.detail[1] = second;
+  // The mark is far from what is in the caches, and read at the thread's end only.
+  if (static_cast<u8*>(__builtin_frame_address(0)) < thread.fiber.stack + kStackBytes / 16)
+    fail(kTooLittleStack);
   switch_to(thread.fiber, t_scheduler);
-  u64 mark = 0;
-  std::memcpy(&mark, static_cast<u8*>(thread.fiber.context.uc_stack.ss_sp), sizeof mark);
-  if (mark != kStackMark) fail("the thread needs more stack than the emulator gives it");
 }
 void wake(Thread& thread) {
   if (!thread.waits) return;
@@ -271,7 +311,8 @@ void wake(Thread& thread) {
   t_cluster->ready.push_back(&thread);
 }
 void wake_all(std::vector<Thread*>& waiting) {
-  for (Thread* thread : std::exchange(waiting, {})) wake(*thread);
+  for (Thread* thread : waiting) wake(*thread);
+  waiting.clear();
 }
 
 void pause() {
@@ -320,7 +361,8 @@ void* dynamic_shared() {
 unsigned shared_address(const void* pointer) {
   Block& block = *self().home;
   const auto* at = static_cast<const u8*>(pointer);
-  if (at < block.shared || at > block.shared + kMostShared) fail("a pointer to shared memory is none");
+  if (at < block.shared || at > block.shared + (cluster().launch->shared_end() - kSharedBase))
+    fail("a pointer to shared memory is none");
   return kSharedBase + static_cast<u32>(at - block.shared);
 }
 void* shared_bytes(unsigned address, unsigned bytes) {
@@ -376,7 +418,8 @@ void cluster_wait() {
 const unsigned long long* exchange(unsigned mask, unsigned long long value) {
   Thread& thread = self();
   if ((mask >> thread.lane & 1) == 0) fail("a lane is not in its own mask");
-  Exchange& e = thread.home->warps[static_cast<std::size_t>(thread.linear / 32)][mask];
+  Warp& warp = thread.home->warps[static_cast<std::size_t>(thread.linear / 32)];
+  Exchange& e = mask == ~0u ? warp.whole : warp.parts[mask];
   const u32 phase = e.phase;
   e.values[phase & 1][thread.lane] = value;
   e.arrived |= 1u << thread.lane;
@@ -435,8 +478,8 @@ std::string run(const Launch& launch) {
     return "static shared memory in a cluster of blocks, which the emulator does not have";
   if (launch.shared_end() - kSharedBase > kMostShared) return "more shared memory than a block can have";
   const std::size_t all = std::size_t{threads} * launch.cluster;
-  const Mapping<u8> stacks(all * kStackBytes);
-  const std::size_t slot = kMostShared + 2 * kPoisonMargin + 1024;
+  u8* const stacks = stacks_of(all);
+  const std::size_t slot = (launch.shared_end() - kSharedBase + 1023) / 1024 * 1024 + 2 * kPoisonMargin;
   const Mapping<u8> shared(slot * launch.cluster);
   t_seed = seed_of_environment();
   t_random.seed(t_seed.value);
@@ -473,7 +516,8 @@ std::string run(const Launch& launch) {
         t.cluster = launch.cluster;
         t.home = &block;
         t.linear = static_cast<int>(i);
-        prepare(t.fiber, stacks.data + (std::size_t{rank} * threads + i) * kStackBytes);
+        const std::size_t place = std::size_t{rank} * threads + i;
+        prepare(t.fiber, stacks + place * kStackBytes, place);
         c.ready.push_back(&t);
       }
     }

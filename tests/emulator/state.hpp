@@ -1,12 +1,10 @@
 // The machine's state: the threads of one cluster of blocks, what they wait for, and what is on its way.
 #pragma once
-#include <ucontext.h>
-
 #include <array>
-#include <csetjmp>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -32,15 +30,14 @@ struct Operation {
   std::function<void()> run;
   u32 group = 0;
 };
-struct OperationQueue {  // of one thread: lands in order
-  std::deque<Operation> waiting;
+struct OperationQueue {          // of one thread: lands in order
+  std::list<Operation> waiting;  // asks for no memory while it is empty, as most are
   u32 commits = 0;
 };
 
 struct Fiber {
-  ucontext_t context;
-  std::jmp_buf jump;
-  bool started = false;
+  u8* stack = nullptr;      // its lowest byte
+  void* pointer = nullptr;  // the stack pointer, while another fiber runs
 };
 
 struct Thread : Self {
@@ -62,6 +59,10 @@ struct Exchange {
   u32 phase = 0;
   u64 values[2][32];
   std::vector<Thread*> waiting;
+};
+struct Warp {
+  Exchange whole;
+  std::unordered_map<u32, Exchange> parts;  // by mask
 };
 struct NamedBarrier {
   u32 arrived = 0, expected = 0;
@@ -93,7 +94,7 @@ struct Block {
   u32 live = 0;
   NamedBarrier bars[16];
   NamedBarrier sync;
-  std::vector<std::unordered_map<u32, Exchange>> warps;  // by mask
+  std::vector<Warp> warps;
   std::vector<Warpgroup> warpgroups;
   std::unordered_map<u32, std::vector<Thread*>> mbarrier_waits;  // by address
 };
@@ -114,7 +115,7 @@ struct Cluster {
   const Launch* launch = nullptr;
   std::vector<Block> blocks;
   std::deque<Thread> threads;
-  std::vector<Thread*> ready;
+  std::deque<Thread*> ready;
   std::deque<Operation> operations;  // that belong to no thread's queue; land in any order
   std::vector<Thread*> queued;       // threads whose queues are not empty; each once
   u32 cluster_phase = 0, cluster_arrived = 0, cluster_ended = 0;
