@@ -73,18 +73,26 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
   if (shape.m <= 64 || sums_in_pairs(shape, segments) || ceil_div(shape.m, 64) * blocks <= sms)
     return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2, segments == 1 ? 5 : 3, segments);
-  return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
+  if (shape.fp8) return decode_kernel(true, 128, 2, 2, 3, segments);
+  return decode_kernel(false, 128, 2, 1, 6, segments);
 }
 
 struct Tile {
   int m, n, stages;
   double step;          // microseconds of one block of k, on an H200
   bool shares = false;  // its last round may be shared out; others wait for memory, or are seldom chosen
+  double alone = step;  // the same where no other tile has its weights, which then come from memory
 };
 // 2026-11-22, one H200, cold L2; see docs/performance_hopper.md.
-constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true}, {128, 192, 4, 0.59, true}, {128, 144, 5, 0.53},
-                              {128, 128, 5, 0.43, true}, {128, 64, 8, 0.25},        {64, 128, 8, 0.33},
-                              {64, 96, 8, 0.26},         {64, 64, 8, 0.17},         {64, 48, 14, 0.15}};
+constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true},
+                              {128, 192, 4, 0.59, true},
+                              {128, 144, 5, 0.53},
+                              {128, 128, 5, 0.43, true},
+                              {128, 64, 8, 0.25, false, 0.34},
+                              {64, 128, 8, 0.33},
+                              {64, 96, 8, 0.26},
+                              {64, 64, 8, 0.17},
+                              {64, 48, 14, 0.15}};
 // With scales for every row of b. Not measured: the steps say that the large one is the better where both
 // fill the device.
 constexpr Tile kRowScaleTiles[] = {{128, 128, 5, 0.6}, {64, 64, 8, 0.25}};
@@ -155,8 +163,9 @@ Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
                                                        : std::span<const Tile>(kBf16Tiles);
   Tile best{};
   Walk walk{1e30, {}};
-  const auto consider = [&](const Tile& tile, bool shares, double least_gain) {
+  const auto consider = [&](Tile tile, bool shares, double least_gain) {
     const Pair pair = pair_of(shape, tile);
+    if (shape.m <= tile.m * pair.m) tile.step = tile.alone;
     const std::int64_t all = ceil_div(shape.m, tile.m * pair.m) * ceil_div(shape.n, tile.n * pair.n);
     const Walk next =
         (shares ? walk_shared : walk_whole)(tile, all, blocks, std::max(1, sms / (pair.m * pair.n)));
@@ -220,7 +229,10 @@ Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& 
   // a block for every 64 columns is enough and has long to go.
   const bool long_k = shape.m <= 64 && ceil_div(shape.n, GemmDecodeConfig::rows) <= device.num_sms &&
                       ceil_div(shape.k, block_elements(shape.fp8)) >= 64;
-  if (segments > 1 || shape.m <= 16 || long_k)
+  // For 9 to 16 rows the prefill kernel is where tiles are many and short.
+  const bool short_tiles = shape.fp8 && shape.m > 8 && shape.k <= 4 * block_elements(true) &&
+                           ceil_div(shape.n, GemmDecodeConfig::rows) > 2 * device.num_sms;
+  if (segments > 1 || (shape.m <= 16 && !short_tiles) || long_k)
     return {plan_decode(shape, segments, device.num_sms), segments};
   return plan_prefill(shape, device.num_sms);
 }
