@@ -25,9 +25,9 @@ struct GemmFewArgs {
 
 /// A block multiplies `rows` weights by `tokens` tokens over a segment of k; the blocks of a cluster have a segment each.
 struct GemmFewConfig {
-  int rows;       // a multiple of 16
-  int tokens;     // a multiple of 8
-  bool as_wgmma;  // the same sums as the decode kernel's with `pairs`, for k up to most_as_wgmma
+  int rows;       // a multiple of 16, as_wgmma of 8
+  int tokens;     // a multiple of 8, as_wgmma of 16
+  bool as_wgmma;  // the same sums as the decode kernel's with `pairs`, for k up to most_as_wgmma; by way of shared memory
 
   // These fix the order of sums.
   static constexpr int segments = 8;
@@ -40,9 +40,11 @@ struct GemmFewConfig {
   /// Where two blocks fit a multiprocessor.
   constexpr int blocks() const { return rows * tokens <= 512 ? 2 : 1; }
   /// Floats between tokens of a warp's sums: fragments are written to all banks.
-  constexpr int row() const { return rows + 4; }
+  constexpr int row() const { return !as_wgmma ? rows + 4 : rows % 16 == 0 ? rows + 8 : rows; }
+  /// A warp's sums, or before them its operands.
+  constexpr int warp_bytes() const { return as_wgmma ? (rows + tokens) * 2 * pair * block : 4 * tokens * row(); }
   constexpr int received_bytes() const { return 4 * rows * tokens; }
-  constexpr int shared_bytes() const { return 4 * warps * tokens * row() + received_bytes() + 16; }
+  constexpr int shared_bytes() const { return warps * warp_bytes() + received_bytes() + 16; }
 };
 
 }  // namespace fathom

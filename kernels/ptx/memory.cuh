@@ -59,6 +59,9 @@ __device__ __forceinline__ void st_shared_4(u32 address, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                : "memory");
 }
+__device__ __forceinline__ void st_shared_2(u32 address, float2 v) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(v.x), "f"(v.y) : "memory");
+}
 /// Volatile, or the assembler joins neighbouring ones, and their values have to be in neighbouring registers.
 __device__ __forceinline__ void st_shared(u32 address, float value) {
   asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
@@ -95,18 +98,6 @@ __device__ __forceinline__ uint4 ld_global_early(const void* address, bool live)
       " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
       " @live ld.relaxed.gpu.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
       : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-      : "l"(address), "r"(live ? 1 : 0)
-      : "memory");
-  return v;
-}
-
-/// The same with 8 bytes.
-__device__ __forceinline__ uint2 ld_global_early_8(const void* address, bool live) {
-  uint2 v;
-  asm volatile(
-      "{\n .reg .pred live;\n setp.ne.u32 live, %3, 0;\n mov.b32 %0, 0;\n mov.b32 %1, 0;\n"
-      " @live ld.relaxed.gpu.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n}"
-      : "=&r"(v.x), "=&r"(v.y)
       : "l"(address), "r"(live ? 1 : 0)
       : "memory");
   return v;

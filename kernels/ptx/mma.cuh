@@ -23,8 +23,15 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Four 8 x 8 matrices of 16 bits, transposed: lane i gives the address of row i % 8 of matrix i / 8 and gets of each
-/// matrix column i / 4 of rows 2 (i % 4) and the next.
+/// Four 8 x 8 matrices of 16 bits: lane i gives the address of row i % 8 of matrix i / 8 and gets of each matrix columns
+/// 2 (i % 4) and the next of row i / 4.
+__device__ __forceinline__ void ldmatrix_x4(u32 (&v)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(address)
+               : "memory");
+}
+/// The same, transposed: of each matrix column i / 4 of rows 2 (i % 4) and the next.
 __device__ __forceinline__ void ldmatrix_x4_transposed(u32 (&v)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])

@@ -7,7 +7,8 @@
 // A value is sum over segments of k of (sum over warps of (sum over a warp's pairs of blocks of k)), each in ascending order: it
 // depends on n and k, not on m or the tile. The blocks of a cluster take a segment each; of a segment, warp w takes pair w and
 // every c.warps-th from there. With as_wgmma there are no more pairs than warps, and the values are those of the decode kernel
-// with `pairs`: the tensor cores give the same bits for 16 elements of k in either instruction.
+// with `pairs`: the tensor cores give the same bits for 16 elements of k in either instruction. Those have to be neighbours, so
+// 16 bytes of a row are for two lanes, and every warp brings its pair to shared memory and waits for no other's.
 #pragma once
 #include "layout/gemm_few.cuh"
 #include "ptx/barrier.cuh"
@@ -19,15 +20,18 @@ namespace fathom {
 
 template <GemmFewConfig c>
 struct GemmFew {
-  static constexpr int kLines = c.rows / 16;
-  static constexpr int kColumns = c.tokens / 8;
+  static constexpr int kLines = (c.as_wgmma ? c.tokens : c.rows) / 16;  // of the instruction's 16 rows
+  static constexpr int kColumns = (c.as_wgmma ? c.rows : c.tokens) / 8;
   static constexpr int kFours = c.rows / 4;                      // of a token's sums
   static constexpr int kShare = kFours * c.tokens / c.segments;  // fours that a block adds up
   static constexpr int kProducts = c.pair * c.block / 16;        // of a warp at a time
+  static constexpr int kRowBytes = 2 * c.pair * c.block;
   static_assert(kFours * c.tokens % c.segments == 0 && 4 * kShare <= c.threads());
+  static_assert(4 * c.tokens * c.row() <= c.warp_bytes());
 
   const GemmFewArgs& args;
-  u32 sums;      // shared: [warps, tokens, c.row()]
+  u32 sums;      // shared: of every warp [tokens, c.row()]; as_wgmma first its weights and tokens, rows of kRowBytes, of
+                 // which the 16 bytes i of row r are at i ^ r % 8
   u32 received;  // of every segment, for this block: fours [segments, kShare]
   u32 barrier;
   u32 warp, lane;
@@ -36,7 +40,7 @@ struct GemmFew {
 
   __device__ explicit GemmFew(const GemmFewArgs& arguments, u8* shared) : args(arguments) {
     sums = ptx::shared_address(shared);
-    received = sums + 4 * c.warps * c.tokens * c.row();
+    received = sums + c.warps * c.warp_bytes();
     barrier = received + c.received_bytes();
     warp = threadIdx.x / 32;
     lane = threadIdx.x % 32;
@@ -45,27 +49,24 @@ struct GemmFew {
     token0 = static_cast<int>(blockIdx.y * c.tokens);
   }
 
+  using Sums = float[kLines][kColumns][4];
+
+  __device__ u32 own() const { return sums + warp * c.warp_bytes(); }
+
   /// What a lane has of a pair of blocks: of each row four elements for every product of 16.
   struct Operands {
     uint2 weights[kLines][2][kProducts];  // rows lane / 4 and 8 further of every 16
     uint2 tokens[kColumns][kProducts];
   };
-  using Sums = float[kLines][kColumns][4];
 
   /// What the lane has of a row that starts at `from`; zero unless `live`, and from `end` on.
   __device__ void load_row(uint2 (&to)[kProducts], const u16* from, int first, int end, bool live) const {
-    if constexpr (c.as_wgmma) {
-      const int column = first + static_cast<int>(lane % 4 * 4);
+    const int column = first + static_cast<int>(lane % 4 * 8);
 #pragma unroll
-      for (int i = 0; i < kProducts; ++i) to[i] = ptx::ld_global_early_8(from + column + 16 * i, live && column < end - 16 * i);
-    } else {
-      const int column = first + static_cast<int>(lane % 4 * 8);
-#pragma unroll
-      for (int i = 0; i < kProducts; i += 2) {
-        const uint4 eight = ptx::ld_global_early(from + column + 16 * i, live && column < end - 16 * i);
-        to[i] = {eight.x, eight.y};
-        to[i + 1] = {eight.z, eight.w};
-      }
+    for (int i = 0; i < kProducts; i += 2) {
+      const uint4 eight = ptx::ld_global_early(from + column + 16 * i, live && column < end - 16 * i);
+      to[i] = {eight.x, eight.y};
+      to[i + 1] = {eight.z, eight.w};
     }
   }
   /// Of the pair that starts at `first`, as far as there is one before `end`.
@@ -80,7 +81,6 @@ struct GemmFew {
     for (int i = 0; i < kColumns; ++i)
       load_row(operands.tokens[i], args.tokens + (token + 8 * i) * args.token_row, first, end, token + 8 * i < args.m);
   }
-
   __device__ static void multiply(Sums& sum, const Operands& operands) {
 #pragma unroll
     for (int k = 0; k < kProducts; ++k) {
@@ -93,6 +93,56 @@ struct GemmFew {
         for (int j = 0; j < kColumns; ++j) {
           const uint2 column = operands.tokens[j][k];
           ptx::mma_bf16(sum[i][j], a, column.x, column.y);
+        }
+      }
+    }
+  }
+
+  /// The lane's part of `rows` rows, two in every copy: `from` is where it has 16 bytes of the first, zeros unless `live`.
+  __device__ void bring_rows(u32 to, const u16* from, i64 step, int rows, bool live) const {
+    const u32 odd = lane / 16;
+    const u32 piece = 16 * (lane % 16 ^ odd);
+    to += kRowBytes * odd;
+    from += odd * step;
+    rows -= static_cast<int>(odd);
+#pragma unroll 1
+    for (int row = 0; row < rows; row += 8) {
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        ptx::cp_async_16(to + kRowBytes * i + (piece ^ 16 * i), from, live && row + i < rows);
+        from += 2 * step;
+      }
+      to += 8 * kRowBytes;
+    }
+  }
+  /// To shared memory, of the pair that starts at `first`, as far as there is one before `end`. Rows that there are not stay
+  /// what they were: nothing of them gets into the others' sums.
+  __device__ void bring(int first, int end) const {
+    const int column = first + static_cast<int>(lane % 16 * 8);
+    bring_rows(own(), args.weights + row0 * args.weight_row + column, args.weight_row, min(c.rows, args.n - row0), column < end);
+    if (args.overlapped) ptx::griddepcontrol_wait();
+    bring_rows(own() + kRowBytes * c.rows, args.tokens + token0 * args.token_row + column, args.token_row,
+               min(c.tokens, args.m - token0), column < end);
+  }
+  /// Tokens are the 16 rows, so that a tile may have any eight weights.
+  __device__ void multiply_shared(Sums& sum) const {
+    const u32 bank = lane % 8;
+    const u32 weights = own() + kRowBytes * bank;
+    const u32 tokens = own() + kRowBytes * (c.rows + lane % 16);
+#pragma unroll 1
+    for (u32 k = 0; k < kRowBytes; k += 64) {  // two products
+      u32 a[2][kLines][4], b[kColumns][4];
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) ptx::ldmatrix_x4(b[j], weights + 8 * kRowBytes * j + (k ^ 16 * (lane / 8 ^ bank)));
+#pragma unroll
+      for (int s = 0; s < 2; ++s) {
+#pragma unroll
+        for (int i = 0; i < kLines; ++i)
+          ptx::ldmatrix_x4(a[s][i], tokens + 16 * kRowBytes * i + ((k + 32 * s) ^ 16 * (lane / 16 ^ bank)));
+#pragma unroll
+        for (int i = 0; i < kLines; ++i) {
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) ptx::mma_bf16(sum[i][j], a[s][i], b[j][2 * s], b[j][2 * s + 1]);
         }
       }
     }
@@ -119,27 +169,50 @@ struct GemmFew {
     const u32 last = blocks * (rank + 1) / c.segments;
     u32 block = blocks * rank / c.segments + c.pair * warp;
     const int end = min(args.k, static_cast<int>(last) * c.block);
-    bool first = true;
+    const auto start = [&] { return block < last ? static_cast<int>(block) * c.block : end; };  // also where there is none
+    if constexpr (c.as_wgmma) {
+      bring(start(), end);
+      prepare();
+      ptx::cp_async_wait_all();
+      __syncwarp();
+      multiply_shared(sum);
+      __syncwarp();
+    } else {
+      bool first = true;
 #pragma unroll 1
-    do {  // also where there is none
-      Operands operands;
-      load(operands, block < last ? static_cast<int>(block) * c.block : end, end);
-      if (first) prepare();
-      first = false;
-      multiply(sum, operands);
-      block += c.pair * c.warps;
-    } while (block < last);
+      do {
+        Operands operands;
+        load(operands, start(), end);
+        if (first) prepare();
+        first = false;
+        multiply(sum, operands);
+        block += c.pair * c.warps;
+      } while (block < last);
+    }
   }
 
-  /// Of each eight columns a lane has tokens 2 (lane % 4) and the next, of rows lane / 4 and 8 further.
+  /// Of each eight columns a lane has 2 (lane % 4) and the next, of rows lane / 4 and 8 further.
   __device__ void keep(const Sums& sum) const {
-    const u32 to = sums + 4 * ((warp * c.tokens + lane % 4 * 2) * c.row() + lane / 4);
+    if constexpr (c.as_wgmma) {
+      const u32 to = own() + 4 * (lane / 4 * c.row() + lane % 4 * 2);
 #pragma unroll
-    for (int i = 0; i < kLines; ++i) {
+      for (int i = 0; i < kLines; ++i) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
+        for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) ptx::st_shared(to + 4 * ((8 * j + e % 2) * c.row() + 16 * i + e / 2 * 8), sum[i][j][e]);
+          for (int e = 0; e < 4; e += 2)
+            ptx::st_shared_2(to + 4 * ((16 * i + 4 * e) * c.row() + 8 * j), {sum[i][j][e], sum[i][j][e + 1]});
+        }
+      }
+    } else {
+      const u32 to = own() + 4 * (lane % 4 * 2 * c.row() + lane / 4);
+#pragma unroll
+      for (int i = 0; i < kLines; ++i) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) ptx::st_shared(to + 4 * ((8 * j + e % 2) * c.row() + 16 * i + e / 2 * 8), sum[i][j][e]);
+        }
       }
     }
   }
@@ -152,7 +225,7 @@ struct GemmFew {
       float4 v = ptx::ld_shared_4(from);
 #pragma unroll
       for (int w = 1; w < c.warps; ++w) {
-        const float4 next = ptx::ld_shared_4(from + w * (4 * c.tokens * c.row()));
+        const float4 next = ptx::ld_shared_4(from + w * c.warp_bytes());
         v.x += next.x, v.y += next.y, v.z += next.z, v.w += next.w;
       }
       const u32 block = item / kShare;

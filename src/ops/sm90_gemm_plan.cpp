@@ -37,14 +37,16 @@ bool sums_in_pairs(const Sm90GemmShape& shape, int segments) {
          segments == GemmFewConfig::segments && shape.k <= GemmFewConfig::most_as_wgmma;
 }
 
-/// Small tiles fetch operands often, large ones by few multiprocessors.
+/// Small tiles fetch operands often, large ones by few multiprocessors. With 24 weights to a tile the eleven
+/// clusters of a router find a multiprocessor for every block.
 Sm90GemmKernel plan_few(const Sm90GemmShape& shape, bool pairs) {
+  const int tokens = pairs ? (shape.m <= 16 ? 16 : 32) : shape.m <= 16 ? 8 : shape.m <= 64 ? 16 : 32;
   return {.kind = Sm90GemmKind::few,
           .fp8 = 0,
-          .tile_m = shape.m <= (pairs ? 8 : 16) ? 8
-                    : shape.m <= 64             ? 16
-                                                : 32,
-          .tile_n = pairs || shape.m > 16 ? 32 : 16,
+          .tile_m = tokens,
+          .tile_n = pairs          ? 24
+                    : shape.m > 16 ? 32
+                                   : 16,
           .stages = 1,
           .groups = 0,
           .stage_blocks = GemmFewConfig::pair,
@@ -73,8 +75,8 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
   if (shape.m <= 64 || sums_in_pairs(shape, segments) || ceil_div(shape.m, 64) * blocks <= sms)
     return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2, segments == 1 ? 5 : 3, segments);
-  if (shape.fp8) return decode_kernel(true, 128, 2, 2, 3, segments);
-  return decode_kernel(false, 128, 2, 1, 6, segments);
+  if (shape.fp8 && segments == 2) return decode_kernel(true, 128, 2, 2, 3, segments);
+  return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
 }
 
 struct Tile {
@@ -220,7 +222,7 @@ Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& 
   const int segments = sm90_gemm_segments(shape.fp8, shape.decode, shape.n, shape.k);
   if (few_weights(shape.fp8, shape.decode, shape.n, shape.k)) return {plan_few(shape, false), segments};
   if (sums_in_pairs(shape, segments)) {
-    if (shape.m <= 16) return {plan_few(shape, true), segments};
+    if (shape.m <= 32) return {plan_few(shape, true), segments};
     Sm90GemmKernel kernel = plan_decode(shape, segments, device.num_sms);
     kernel.pairs = 1;
     return {kernel, segments};

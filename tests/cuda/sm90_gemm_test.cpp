@@ -203,8 +203,8 @@ TEST(Sm90Gemm, FewWeightsHaveAKernelOfTheirOwn) {
                            {3, 64, 20000, Sm90GemmKind::few, false},
                            {3, 64, 7164, Sm90GemmKind::decode, false},  // rows that end within 16 bytes
                            {16, 65, 7168, Sm90GemmKind::few, true},
-                           {16, 256, 7168, Sm90GemmKind::few, true},
-                           {17, 256, 7168, Sm90GemmKind::decode, true},
+                           {32, 256, 7168, Sm90GemmKind::few, true},
+                           {33, 256, 7168, Sm90GemmKind::decode, true},
                            {500, 256, 7168, Sm90GemmKind::decode, true},
                            {3, 256, 7232, Sm90GemmKind::decode, false},  // more pairs than warps
                            {3, 256, 1024, Sm90GemmKind::decode, false},  // fewer segments
@@ -412,7 +412,9 @@ TEST_F(Sm90OnFake, FewWeightsAreMultipliedWithoutTheCopyEngine) {
                                              {16, 33, 3u, 2u},
                                              {64, 64, 2u, 4u},
                                              {128, 64, 2u, 4u},
-                                             {5000, 8, 1u, 157u}}) {
+                                             {5000, 8, 1u, 157u},
+                                             {1, 256, 11u, 1u},
+                                             {32, 256, 11u, 1u}}) {
     SCOPED_TRACE(testing::Message() << m << " x " << n);
     launch(m, n, 7168, on_fake);
     EXPECT_EQ(fake_.launched.grid_x, 8 * grid_x);

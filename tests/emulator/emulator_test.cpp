@@ -111,18 +111,22 @@ TEST(Emulator, ProductsOfAWarp) {
       }
     }
   }
-  const std::vector<int> out =
-      run("extern __shared__ u16 words[];\n"
-          "for (u32 i = threadIdx.x; i < 256; i += 32) words[i] = static_cast<u16>(i);\n"
-          "__syncwarp();\n"
-          "u32 v[4];\n"
-          "ptx::ldmatrix_x4_transposed(v, ptx::shared_address(words) + 16 * threadIdx.x);\n"
-          "for (u32 i = 0; i < 4; ++i) out[32 * i + threadIdx.x] = static_cast<int>(v[i]);",
-          kWarp);
-  for (int i = 0; i < 128; ++i) {
-    const int first =
-        i / 32 * 64 + i % 4 * 16 + i % 32 / 4;  // rows 2 (i % 4) and the next, column i % 32 / 4
-    EXPECT_EQ(out[static_cast<std::size_t>(i)], first | (first + 8) << 16);
+  for (const bool transposed : {false, true}) {
+    std::string body =
+        "extern __shared__ u16 words[];\n"
+        "for (u32 i = threadIdx.x; i < 256; i += 32) words[i] = static_cast<u16>(i);\n"
+        "__syncwarp();\n"
+        "u32 v[4];\n"
+        "ptx::LOAD(v, ptx::shared_address(words) + 16 * threadIdx.x);\n"
+        "for (u32 i = 0; i < 4; ++i) out[32 * i + threadIdx.x] = static_cast<int>(v[i]);";
+    body.replace(body.find("LOAD"), 4, transposed ? "ldmatrix_x4_transposed" : "ldmatrix_x4");
+    const std::vector<int> out = run(body, kWarp);
+    for (int i = 0; i < 128; ++i) {
+      const int of_line = i % 4 * 2;  // columns, or transposed rows: this and the next
+      const int line = i % 32 / 4;
+      const int first = i / 32 * 64 + (transposed ? of_line * 8 + line : line * 8 + of_line);
+      EXPECT_EQ(out[static_cast<std::size_t>(i)], first | (first + (transposed ? 8 : 1)) << 16);
+    }
   }
 }
 

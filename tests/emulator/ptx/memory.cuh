@@ -26,6 +26,7 @@ inline void st_shared_4(u32 address, const u32 (&v)[4]) {
   shared_value<uint4>(address) = uint4{v[0], v[1], v[2], v[3]};
 }
 inline void st_shared_4(u32 address, float4 v) { shared_value<float4>(address) = v; }
+inline void st_shared_2(u32 address, float2 v) { shared_value<float2>(address) = v; }
 inline void st_shared(u32 address, float value) { shared_value<float>(address) = value; }
 inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
 inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
@@ -33,9 +34,6 @@ inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = 
 inline uint4 ld_global_early(const void* address) { return *static_cast<const uint4*>(address); }
 inline uint4 ld_global_early(const void* address, bool live) {
   return live ? ld_global_early(address) : uint4{};
-}
-inline uint2 ld_global_early_8(const void* address, bool live) {
-  return live ? *static_cast<const uint2*>(address) : uint2{};
 }
 inline float4 ld_relaxed_4(const float* address) { return *reinterpret_cast<const float4*>(address); }
 inline void st_relaxed_4(float* address, float4 v) { *reinterpret_cast<float4*>(address) = v; }

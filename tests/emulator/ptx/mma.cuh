@@ -40,6 +40,15 @@ inline void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   });
 }
 
+inline void ldmatrix_x4(u32 (&v)[4], u32 address) {
+  const auto lane = static_cast<u32>(fathom_emulator_self->lane);
+  const unsigned long long* rows = emulator::exchange(~0u, address);
+  for (u32 matrix = 0; matrix < 4; ++matrix) {
+    const auto row = static_cast<u32>(rows[8 * matrix + lane / 4]);
+    if (row % 16 != 0) emulator::trap("ldmatrix of a row that is not aligned to 16 bytes");
+    v[matrix] = shared_value<u32>(row + lane % 4 * 4);
+  }
+}
 inline void ldmatrix_x4_transposed(u32 (&v)[4], u32 address) {
   const auto lane = static_cast<u32>(fathom_emulator_self->lane);
   const unsigned long long* rows = emulator::exchange(~0u, address);
