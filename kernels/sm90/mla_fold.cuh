@@ -12,19 +12,20 @@ struct Sm90MlaShelves {
   u32 taken[kSm90MlaShelves];
   float4 pieces[kSm90MlaShelves][kPieces][kThreads];
 };
-/// A template, so that kernels without it have none.
-template <int kModules>
+/// Templates, and so is what takes a shelf, so that modules of kernels that do not fold have none.
+template <bool kFolds>
 __device__ Sm90MlaShelves sm90_mla_shelves;
 
+template <bool kFolds>
 struct Sm90MlaFold {
   using Block = Sm90MlaBlock<64>;
   float4* own;  // of this thread
   __device__ explicit Sm90MlaFold(int shelf)
-      : own(sm90_mla_shelves<1>.pieces[shelf][0] + ptx::pinned(threadIdx.x)) {}
+      : own(sm90_mla_shelves<kFolds>.pieces[shelf][0] + ptx::pinned(threadIdx.x)) {}
 
   /// One thread takes a free shelf; there are more than blocks at a time.
   static __device__ int take() {
-    u32* taken = sm90_mla_shelves<1>.taken;
+    u32* taken = sm90_mla_shelves<kFolds>.taken;
     int at = static_cast<int>(blockIdx.x) % kSm90MlaShelves;
     while (atomicOr(taken + at, 1u) != 0) at = at + 1 == kSm90MlaShelves ? 0 : at + 1;
     __threadfence();
@@ -33,7 +34,7 @@ struct Sm90MlaFold {
   /// One thread, after all.
   static __device__ void give_back(int shelf) {
     __threadfence();
-    *static_cast<volatile u32*>(sm90_mla_shelves<1>.taken + shelf) = 0;
+    *static_cast<volatile u32*>(sm90_mla_shelves<kFolds>.taken + shelf) = 0;
   }
 
   __device__ __forceinline__ void store(const float (&sum)[2][64], const float (&highest)[2],

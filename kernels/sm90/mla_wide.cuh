@@ -159,7 +159,7 @@ struct Sm90MlaWide : Sm90MlaWideGather {
   /// wait together. The tile is released; half of its columns, which this warpgroup has done with, is where they land.
   __device__ __forceinline__ void fold(float (&sum)[2][64], float (&highest)[2], float (&total)[2], int tile,
                                        int buffer, int half) const {
-    const Sm90MlaFold shelf(*shelf_number());  // found anew: it takes no registers in the loop
+    const Sm90MlaFold<kFolds> shelf(*shelf_number());  // found anew: it takes no registers in the loop
     if (tile >= kPartTiles) {
       const int thread = thread_now();
       shelf.add(sum, highest, total,
@@ -182,7 +182,9 @@ struct Sm90MlaWide : Sm90MlaWideGather {
     const int outer = static_cast<int>(threadIdx.x) % 128;
     const float outer_scale = args.softmax_scale * kLog2E;
     fetch_queries<128>(outer);
-    if (kFolds && threadIdx.x == 0) *shelf_number() = Sm90MlaFold::take();
+    if constexpr (kFolds) {
+      if (threadIdx.x == 0) *shelf_number() = Sm90MlaFold<kFolds>::take();
+    }
     int gathered = 0;  // tiles of earlier items
     int turn = 0;
     for (int item = first_item(); item_of(turn, item) < items(); item += stride(), ++turn) {
@@ -410,7 +412,9 @@ struct Sm90MlaWide : Sm90MlaWideGather {
     } else if (kFolds) {
       __syncthreads();
     }
-    if (kFolds && threadIdx.x == 0) Sm90MlaFold::give_back(*shelf_number());
+    if constexpr (kFolds) {
+      if (threadIdx.x == 0) Sm90MlaFold<kFolds>::give_back(*shelf_number());
+    }
   }
 };
 

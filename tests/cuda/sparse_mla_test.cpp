@@ -35,5 +35,18 @@ TEST(SparseMlaKernels, EveryFormCompilesWithoutSpills) {
   jit::expect_no_spills(sources, "sm_90a");
 }
 
+// Of the forms with more than 32 heads the decode class's keeps sums in memory of its module.
+TEST(SparseMlaKernels, OnlyTheFoldingFormHasDeviceMemory) {
+  const std::string problems[] = {"sparse_mla:heads=16", "sparse_mla:heads=32",
+                                  "sparse_mla:heads=64,decode=1"};
+  for (const jit::Source& source : kernel_sources(problems, usual_device("sm_90a"))) {
+    const jit::Cubin cubin = jit::compile(source, "sm_90a", jit::nvrtc());
+    const std::size_t at = cubin.log.find(" bytes gmem");
+    const bool has =
+        at != std::string::npos && std::stoll(cubin.log.substr(cubin.log.rfind(' ', at - 1))) > 1 << 20;
+    EXPECT_EQ(has, source.name.find("_folds") != std::string::npos) << source.name << '\n' << cubin.log;
+  }
+}
+
 }  // namespace
 }  // namespace fathom
