@@ -274,12 +274,7 @@ struct Sm90MlaBlock {
           highest = part.highest;
         }
       }
-      const int head = head0 + row;
-      if (args.lse != nullptr && column == 0) {
-        args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (highest + log2f(total));
-      }
-      if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - highest);
-      const float share = total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
+      const float share = share_of(row, total, highest, column == 0);
       store(i64{token} * args.out.row + (head0 + row) * args.out.head + column,
             {sum.x * share, sum.y * share, sum.z * share, sum.w * share});
     }
@@ -287,6 +282,15 @@ struct Sm90MlaBlock {
       ptx::cluster_arrive_relaxed();
       ptx::cluster_wait();
     }
+  }
+  /// What sums of head `row` are multiplied by in the end, when its log-sum-exp is known, which one of its threads writes.
+  __device__ __forceinline__ float share_of(int row, float total, float highest, bool writes) const {
+    const int head = head0 + row;
+    if (args.lse != nullptr && writes) {
+      args.lse[i64{token} * args.lse_row + head] = 0.693147181f * (highest + log2f(total));
+    }
+    if (args.sink != nullptr && total != 0) total += exp2f(args.sink[head] * kLog2E - highest);
+    return total == 0 ? 0.0f : 1.0f / total;  // no entry: zeros
   }
   __device__ __forceinline__ void store(i64 to, float4 v) const {
     if (kernel.aligned_out && args.out.bf16) {

@@ -327,15 +327,49 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const int head = static_cast<int>(warp.number + lane / 16 * 8);
     if (lane % 16 == 0) set_statistics(team, head, softmax.reference, softmax.total);
     ptx::bar_sync(5, kSm90MlaThreads);  // every warp is done with the tiles
-    float* to = partial(team) + lane / 4 * kSm90MlaRow + 64 * warp.number + 4 * (lane % 4);
+    const bool alone = kernel.blocks == 1;
+    const int line = static_cast<int>(lane / 4);
+    const int column = static_cast<int>(64 * warp.number + 4 * (lane % 4));
+    float4 kept[4];  // of heads 8 * team + line
 #pragma unroll
     for (int chunk = 0; chunk < 4; ++chunk) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float (&s)[2][4] = sum[chunk];
-        *reinterpret_cast<float4*>(to + 8 * h * kSm90MlaRow + 16 * chunk) = {s[0][2 * h], s[1][2 * h], s[0][2 * h + 1],
-                                                                             s[1][2 * h + 1]};
+        const float4 v = {s[0][2 * h], s[1][2 * h], s[0][2 * h + 1], s[1][2 * h + 1]};
+        if (h == team) kept[chunk] = v;
+        if (h == team && alone) continue;
+        *reinterpret_cast<float4*>(partial(team) + (line + 8 * h) * kSm90MlaRow + column + 16 * chunk) = v;
       }
+    }
+    if (alone) add_teams(kept, team, line + 8 * team, column);
+  }
+
+  /// Where a block has the whole list: a team adds up both teams' sums of eight heads, as join() does. Its own are in
+  /// registers: a thread's four columns of every 16 from `column` on.
+  __device__ __forceinline__ void add_teams(const float4 (&own)[4], int team, int row, int column) const {
+    Factors factors[2];
+    float highest = __uint_as_float(0xff800000u);
+    float total = 0;
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+      const float* part = statistics() + 2 * p * 16 + row;
+      factors[p] = factors_of(highest, part[0]);
+      highest = fmaxf(highest, part[0]);
+      total = add(total, part[16], factors[p]);
+    }
+    if (row < args.heads) total = share_of(row, total, highest, column == 0);
+    ptx::bar_sync(5, kSm90MlaThreads);
+    if (row >= args.heads) return;
+    const i64 to = i64{token} * args.out.row + row * args.out.head + column;
+#pragma unroll
+    for (int chunk = 0; chunk < 4; ++chunk) {
+      const u32 from = ptx::shared_address(partial(1 - team) + row * kSm90MlaRow + column + 16 * chunk);
+      const float4 other = ptx::ld_shared_4(from);
+      const float4 a = team == 0 ? own[chunk] : other;
+      const float4 b = team == 0 ? other : own[chunk];
+      const auto both = [&](float x, float y) { return add(add(0, x, factors[0]), y, factors[1]) * total; };
+      store(to + 16 * chunk, {both(a.x, b.x), both(a.y, b.y), both(a.z, b.z), both(a.w, b.w)});
     }
   }
 
@@ -355,7 +389,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     load_row(row, static_cast<int>(warp), lane);
     make_list<kSm90MlaThreads>(thread);
     consume(row, warp, lane);
-    join();
+    if (kernel.blocks > 1) join();
   }
 };
 
