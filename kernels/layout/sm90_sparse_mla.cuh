@@ -20,7 +20,8 @@ inline constexpr int kSm90MlaTopK = 2048;  // at most: the list lies in shared m
 inline constexpr int kSm90MlaThreads = 512;
 inline constexpr int kSm90MlaProducers = 256;
 
-/// Up to 16 heads multiply entries of a quantised cache as they are: codes.
+/// Up to 16 heads multiply entries of a quantised cache as they are: codes. Four warps more fetch them.
+inline constexpr int kSm90MlaCodesThreads = kSm90MlaThreads + 128;
 inline constexpr int kSm90MlaCodesBuffers = 4;
 inline constexpr int kSm90MlaCodesEntry = 656;
 inline constexpr int kSm90MlaCodesTile = kSm90MlaEntries * kSm90MlaCodesEntry;
@@ -57,7 +58,7 @@ inline constexpr int sm90_mla_list_at(int heads, bool codes) {
          (codes ? kSm90MlaCodesBuffers * kSm90MlaCodesTile + kSm90MlaCodesRotated : kSm90MlaBuffers * kSm90MlaTile);
 }
 inline constexpr int sm90_mla_shared(int heads, bool codes) {
-  return 1024 + sm90_mla_list_at(heads, codes) + 4 * kSm90MlaTopK + 4 * (kSm90MlaExchange + kSm90MlaStatistics) + 224;
+  return 1024 + sm90_mla_list_at(heads, codes) + 4 * kSm90MlaTopK + 4 * (kSm90MlaExchange + kSm90MlaStatistics) + 256;
 }
 static_assert(sm90_mla_shared(64, false) <= 227 * 1024 && sm90_mla_shared(16, true) <= 227 * 1024);
 static_assert(kSm90MlaTile + 4 * kSm90MlaRow * 16 <= kSm90MlaCodesBuffers * kSm90MlaCodesTile);

@@ -96,6 +96,8 @@ struct Sm90MlaBlock {
       __syncthreads();
     }
   }
+  /// What valid indices are below, as unsigned numbers.
+  __device__ u32 slots() const { return args.slots < 0x80000000ll ? static_cast<u32>(args.slots) : 0x80000000u; }
   /// So many threads, who meet at named barrier 6: the list of this block's entries. A thread has neighbouring indices.
   template <int kThreads>
   __device__ __forceinline__ void make_list(int thread) {
@@ -105,13 +107,12 @@ struct Sm90MlaBlock {
     const int warp = thread / 32;
     const int left = simt::mla_length(args, token) - thread * kEach;
     const int* indices = args.indices + i64{token} * args.indices_row + thread * kEach;
-    const u32 slots = args.slots < 0x80000000ll ? static_cast<u32>(args.slots) : 0x80000000u;
     u32 slot[kEach];
 #pragma unroll
     for (int j = 0; j < kEach; ++j) slot[j] = j < left ? static_cast<u32>(indices[j]) : ~0u;
     u32 valid = 0;
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) valid += slot[j] < slots;
+    for (int j = 0; j < kEach; ++j) valid += slot[j] < slots();
     u32 at = valid;  // valid ones up to this thread's last
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
@@ -134,7 +135,7 @@ struct Sm90MlaBlock {
     at += before - valid - first;        // from this block's first on; before it: beyond any count
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
-      if (slot[j] >= slots) continue;
+      if (slot[j] >= slots()) continue;
       if (at < static_cast<u32>(count)) list()[at] = static_cast<int>(slot[j]);
       ++at;
     }
@@ -227,7 +228,7 @@ struct Sm90MlaBlock {
     const bool alone = kernel.blocks == 1;
     const int thread = static_cast<int>(threadIdx.x);
     if (alone) {
-      __syncthreads();
+      ptx::bar_sync(0, kSm90MlaThreads);
     } else {
       ptx::cluster_arrive();
       ptx::cluster_wait();
@@ -250,7 +251,7 @@ struct Sm90MlaBlock {
       const float before = __shfl_up_sync(~0u, most, 1, kMost);
       all[thread] = {factors_of(p == 0 ? lowest : before, own), total, most};
     }
-    __syncthreads();
+    ptx::bar_sync(0, kSm90MlaThreads);
     const int items = min(kHeads, args.heads - head0) * 128;
 #pragma unroll 1
     for (int i = rank() * kSm90MlaThreads + thread; i < items; i += kernel.blocks * kSm90MlaThreads) {

@@ -1,9 +1,9 @@
 // Latent attention of up to 16 heads of a token over a quantised cache, whose codes are multiplied as they are: they
 // become f16, which holds them all, in registers. The heads are the rows of a warp's products.
 //
-// Entries come into shared memory by bulk copies, 64 of them a tile. Two teams of eight warps take every second tile
-// each, with a reference, a total and sums of their own: two parts of the result, which are joined as those of other
-// blocks are. Of a tile a warp has the scores of 32 entries from 128 columns and of eight from the rotated ones, then
+// Entries come into shared memory by bulk copies, 64 of them a tile. Four warps issue them and do nothing else, for a
+// warp waits where the copy engine has too many on their way. Two teams of eight warps take every second tile each, with
+// a reference, a total and sums of their own: two parts of the result, which are joined as those of other blocks are. Of a tile a warp has the scores of 32 entries from 128 columns and of eight from the rotated ones, then
 // two heads' weights, then 64 columns of the sums.
 //
 // A head's queries are times a power of two, so that f16 holds them. A weight is times the scale of the entry's 128
@@ -20,6 +20,7 @@ namespace fathom {
 struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   using Block = Sm90MlaBlock<16, true>;
   using Block::Block;
+  static constexpr int kProducers = kSm90MlaCodesThreads - kSm90MlaThreads;
   static constexpr u32 kEntry = kSm90MlaCodesEntry;
   static constexpr u32 kBuffers = kSm90MlaCodesBuffers;
   static constexpr u32 kHeadScores = 5 * 256;  // bytes: from every 128 columns, from the rotated ones
@@ -28,9 +29,11 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
 
   __device__ u32 tile_at(u32 tile) const { return entries() + tile % kBuffers * kSm90MlaCodesTile; }
   __device__ u32 rotated() const { return entries() + kBuffers * kSm90MlaCodesTile; }  // queries, [4][lanes] operands
-  __device__ u32 full(u32 tile) const { return queries + kBarriersAt + 128 + 8 * (tile % kBuffers); }
   /// Of the entries at places below 8, or of the others.
-  __device__ u32 empty(u32 tile, u32 half) const { return full(tile) + 8 * kBuffers * (1 + half); }
+  __device__ u32 full(u32 tile, u32 half) const {
+    return queries + kBarriersAt + 128 + 8 * (tile % kBuffers + kBuffers * half);
+  }
+  __device__ u32 empty(u32 tile, u32 half) const { return full(tile, half) + 16 * kBuffers; }
   static __device__ u32 phase(u32 tile) { return tile / kBuffers & 1; }
 
   static __device__ __forceinline__ u32 entry(u32 r, u32 i) { return 16 * r + (i ^ (r & 1)); }
@@ -64,21 +67,43 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     return queries + kSm90MlaCodesScores + 512 * step + (lane ^ step % 4 / 2 * 4) * 16;
   }
 
-  /// A warp's eight entries of a tile; beyond the end they are the first one, without weight. Few lists share entries,
-  /// so they are the first to leave the L2 cache again, before what others wrote there.
-  __device__ __forceinline__ void fetch(u32 tile, u32 warp, u32 lane) const {
-    if (tile >= static_cast<u32>(tiles())) return;
-    if (lane == 0) ptx::mbarrier_arrive_expect_tx(full(tile), 8 * kEntry);
+  /// A warp has half of a tile, a lane an entry: number `row`. Few lists share entries, so they are the first to leave
+  /// the L2 cache again, before what others wrote there.
+  __device__ __forceinline__ void fetch(u32 tile, u32 half, u32 row, u32 slot) const {
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive_expect_tx(full(tile, half), 32 * kEntry);
     __syncwarp();
-    const u32 row = 8 * warp + lane;
-    if (lane >= 8) return;
-    ptx::cp_async_bulk(tile_at(tile) + row * kEntry, entry_at(static_cast<int>(tile), static_cast<int>(row)), kEntry,
-                       full(tile), ptx::kEvictFirst);
+    const u8* entry = static_cast<const u8*>(args.cache) + slot * args.cache_row;
+    ptx::cp_async_bulk(tile_at(tile) + row * kEntry, entry, kEntry, full(tile, half), ptx::kEvictFirst);
   }
-  /// The same as soon as the team has read the entries of tile `before` in their place. It has read its weights, too.
-  __device__ __forceinline__ void refill(u32 before, u32 warp, u32 lane) const {
-    ptx::mbarrier_wait(empty(before, warp % 2), phase(before));
-    fetch(before + kBuffers, warp, lane);
+  /// Producers: a warp has a half of a team's tiles. The first ones, if all of their indices are valid and so their
+  /// numbers in the list, do not wait for the list. Beyond the end entries are the first one, without weight.
+  __device__ __forceinline__ void produce(u32 warp, u32 lane) {
+    const u32 half = warp % 2;
+    const u32 team = warp / 2 % 2;
+    const u32 row = lane / 8 * 16 + half * 8 + lane % 8;
+    u32 tile = team;
+    ptx::bar_sync(7, kProducers + 32);
+    if (rank() == 0 && simt::mla_length(args, token) >= static_cast<int>(kBuffers) * kSm90MlaEntries) {
+      const int* indices = args.indices + i64{token} * args.indices_row;
+      u32 slot[2 * kBuffers];
+      bool valid = true;
+#pragma unroll
+      for (u32 i = 0; i < 2 * kBuffers; ++i) slot[i] = indices[(i / 2 ^ team) * kSm90MlaEntries + (row ^ i % 2 * 8)];
+#pragma unroll
+      for (u32 i = 0; i < 2 * kBuffers; ++i) valid &= slot[i] < slots();
+      if (__all_sync(~0u, valid)) {
+        fetch(tile, half, row, slot[0]);
+        fetch(tile + 2, half, row, slot[4]);
+        tile += kBuffers;
+      }
+    }
+    ptx::bar_sync(8, kSm90MlaCodesThreads);
+    count = counts()[0];
+    for (; tile < static_cast<u32>(tiles()); tile += 2) {
+      if (tile >= kBuffers) ptx::mbarrier_wait(empty(tile - kBuffers, half), phase(tile - kBuffers));
+      const u32 at = tile * kSm90MlaEntries + row;
+      fetch(tile, half, row, static_cast<u32>(list()[at < static_cast<u32>(count) ? at : 0]));
+    }
   }
 
   /// A warp has one head's queries, as bf16: a lane of every 256 columns eight, at last of 64.
@@ -166,7 +191,6 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
           ptx::mma_f16(sum[r], operands[4 * x + v], b0, b1);
         }
       }
-      if (x == 0 && warp.number % 2 == 1 && number >= 2) refill(number - 2, warp.number, lane);
     }
     // From the rotated columns: entries at two places, a column of the product each.
     const u32 j = i0 + group;
@@ -301,8 +325,6 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
 
   __device__ __forceinline__ void consume(const Row& row, u32 all, u32 lane) const {
     const Warp warp = warp_of(all);
-    fetch(warp.team, warp.number, lane);
-    fetch(warp.team + 2, warp.number, lane);
     store_row(row, all, lane);
     ptx::bar_sync(5, kSm90MlaThreads);
     u32 operands[8][4];
@@ -314,12 +336,13 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     float sum[4][2][4] = {};
     for (u32 tile = warp.team; tile < static_cast<u32>(tiles()); tile += 2) {
       const u32 own = ptx::pinned(threadIdx.x) % 32;  // so that addresses are not kept in registers
-      ptx::mbarrier_wait(full(tile), phase(tile));
+      const u32 half = warp.number / 4;
+      ptx::mbarrier_wait(full(tile, half), phase(tile));
       multiply_queries(operands, warp, tile, own);
+      ptx::mbarrier_wait(full(tile, half ^ 1), phase(tile));
       const int left = count - static_cast<int>(tile) * kSm90MlaEntries;
       weigh(softmax, warp, tile, left, warp.number + own / 16 * 8, own % 16);
       add_entries(sum, warp, tile, own);
-      if (warp.number % 2 == 0) refill(tile, warp.number, own);
     }
 #pragma unroll
     for (int lanes = 1; lanes < 16; lanes *= 2) softmax.total += __shfl_xor_sync(~0u, softmax.total, lanes);
@@ -377,17 +400,28 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const int thread = static_cast<int>(threadIdx.x);
     if (thread == 0) {
       for (u32 i = 0; i < kBuffers; ++i) {
-        ptx::mbarrier_init(full(i), 8);
-        ptx::mbarrier_init(empty(i, 0), 8);
-        ptx::mbarrier_init(empty(i, 1), 8);
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+          ptx::mbarrier_init(full(i, half), 1);
+          ptx::mbarrier_init(empty(i, half), 8);
+        }
       }
       ptx::fence_mbarrier_init();
     }
     const u32 lane = threadIdx.x % 32;
     const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (warp >= kSm90MlaThreads / 32) {
+      ptx::setmaxnreg_dec<32>();
+      produce(warp, lane);
+      return;
+    }
+    if (warp == 0) ptx::bar_arrive(7, kProducers + 32);  // barriers can be used
     Row row;
     load_row(row, static_cast<int>(warp), lane);
     make_list<kSm90MlaThreads>(thread);
+    if (thread == 0) counts()[0] = count;
+    ptx::bar_arrive(8, kSm90MlaCodesThreads);  // the list is there
+    ptx::setmaxnreg_inc<112>();
     consume(row, warp, lane);
     if (kernel.blocks > 1) join();
   }

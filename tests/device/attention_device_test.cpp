@@ -834,6 +834,7 @@ TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
     check_mla({150, 64, 512, 64, 150, bf16, bf16, bf16, false, false, /*pad=*/8}, implementation);
     check_mla({150, 100, 512, 64, 70, bf16, u8, bf16, false, false, /*pad=*/8}, implementation);
     check_mla({4, 12, 512, 64, 192, bf16, u8, bf16, false, /*dense=*/true}, implementation);
+    check_mla({2, 16, 512, 64, 1100, bf16, u8, bf16, false, /*dense=*/true}, implementation);
     // The decode class, whose parts have 384 entries, or 256.
     for (const std::int64_t top_k : {200, 256, 384, 385, 2048}) {
       check_mla({3, 16, 512, 64, top_k, bf16, u8, bf16, /*decode=*/true}, implementation);

@@ -20,6 +20,7 @@ Form form_of(const SparseMlaProblem& problem) {
   const bool codes = problem.cache == DType::u8 && problem.heads <= 16;
   return {sm90_mla_heads(problem.heads, codes), 0, codes};
 }
+int threads_of(const Form& form) { return form.codes != 0 ? kSm90MlaCodesThreads : kSm90MlaThreads; }
 jit::Source source(const Form& form) {
   return simt_source(
       {.name = fmt::format("sparse_mla.sm90_h{}{}{}", form.heads, form.folds != 0 ? "_folds" : "",
@@ -28,7 +29,7 @@ jit::Source source(const Form& form) {
        .function = fmt::format("sm90_sparse_mla<{}, {}, {}>", form.heads, form.folds != 0, form.codes != 0),
        .args = "Sm90MlaKernel",
        .args_bytes = sizeof(Sm90MlaKernel),
-       .threads = kSm90MlaThreads,
+       .threads = threads_of(form),
        .blocks = 1});
 }
 
@@ -87,7 +88,7 @@ void sparse_mla_sm90(const SparseMlaProblem& problem, const SparseMlaArgs& args,
   }
   jit::launch(jit::kernel(context, source, form),
               {.grid = {static_cast<unsigned>(items) * cluster},
-               .block = {kSm90MlaThreads},
+               .block = {static_cast<unsigned>(threads_of(form))},
                .cluster = {cluster},
                .shared_bytes = sm90_mla_shared(heads, form.codes != 0)},
               context, kernel);
