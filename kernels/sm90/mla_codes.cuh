@@ -31,9 +31,9 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   __device__ u32 rotated() const { return entries() + kBuffers * kSm90MlaCodesTile; }  // queries, [4][lanes] operands
   /// Of the entries at places below 8, or of the others.
   __device__ u32 full(u32 tile, u32 half) const {
-    return queries + kBarriersAt + 128 + 8 * (tile % kBuffers + kBuffers * half);
+    return queries + kBarriersAt + 128 + 64 * half + 8 * (tile % kBuffers);
   }
-  __device__ u32 empty(u32 tile, u32 half) const { return full(tile, half) + 16 * kBuffers; }
+  __device__ u32 empty(u32 tile, u32 half) const { return full(tile, half) + 8 * kBuffers; }
   static __device__ u32 phase(u32 tile) { return tile / kBuffers & 1; }
 
   static __device__ __forceinline__ u32 entry(u32 r, u32 i) { return 16 * r + (i ^ (r & 1)); }
