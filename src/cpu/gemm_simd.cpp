@@ -1,9 +1,12 @@
-// The matrix product core for every vector target: weights become f32 in a tile in L1, lanes run along k.
+// The matrix product core for every vector target: lanes run along k. Weights become f32 in a tile in L1; on
+// AVX2, e4m3 becomes f16 there; few rows take f32 and bf16 weights from where they lie.
 // Compiled once for every vector target; see src/cpu/simd.hpp.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/gemm_simd.cpp"
 #include <hwy/foreach_target.h>
 // must follow foreach_target.h
+#include <hwy/cache_control.h>
+
 #include <cstring>
 
 #include "cpu/gemm_impl.hpp"
@@ -13,66 +16,68 @@ HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using cpu::Gemm;
-using cpu::GemmScale;
 
 // 128 elements are whole vectors of every target we ship (4, 8 and 16 lanes).
 using Tag = hn::CappedTag<float, 16>;
 using Vector = hn::Vec<Tag>;
 
-constexpr std::int64_t kColumnBlock = 16;  // columns whose totals are held at once; of staged weights, 8 KB of f32
+constexpr std::int64_t kColumnBlock = 16;  // columns whose totals are held at once
 constexpr std::int64_t kTileRows = 4;
-// 16 sums in registers where there are 32 registers, else 8.
-constexpr std::int64_t kTileColumns = HWY_TARGET == HWY_AVX3 ? 4 : 2;
-// Up to here weights go from their rows through registers into the sums.
+constexpr std::int64_t kAheadGroups = 6;  // how far ahead weights are fetched
+// Up to here weights of f32 and bf16 go from where they lie into the sums; else, as f32, through a tile in
+// L1.
 constexpr std::int64_t kDirectRows = HWY_TARGET == HWY_AVX3 ? 0 : 4;
-constexpr std::int64_t kDirectColumns = 8;  // rows of weights that are read side by side
+
+// Columns of a tile: 16 sums in registers where there are 32 registers, else 8 to 12.
+constexpr std::int64_t tile_columns(std::int64_t rows) {
+  if (HWY_TARGET == HWY_AVX3) return 4;
+  return rows == 1 ? 8 : rows == 4 ? 2 : 4;
+}
 
 // What decoded values are to be multiplied by.
 constexpr float unit_of(DType dtype) { return dtype == DType::f8e4m3 ? kF8Unit : 1.0f; }
 
-// The next 2 * Lanes elements as f32; e4m3 through kF8Unit, and a NaN may read as 480.
-HWY_INLINE void LoadPair(Tag d, const float* x, Vector& first, Vector& second) {
-  first = hn::LoadU(d, x);
-  second = hn::LoadU(d, x + hn::Lanes(d));
+template <class Weight>
+HWY_INLINE Vector LoadWeights(Tag d, const Weight* x) {
+  return LoadWhole(d, x);
 }
-HWY_INLINE void LoadPair(Tag d, const std::uint16_t* x, Vector& first, Vector& second) {
-  first = LoadWhole(d, x);
-  second = LoadWhole(d, x + hn::Lanes(d));
+#if HWY_TARGET == HWY_AVX2
+HWY_INLINE Vector LoadWeights(Tag d, const hwy::float16_t* x) {
+  return hn::PromoteTo(d, hn::Load(hn::Full128<hwy::float16_t>(), x));
 }
-HWY_INLINE void LoadPair(Tag d, const std::uint8_t* x, Vector& first, Vector& second) {
-  DecodeF8Pair<false>(d, x, first, second);
-}
+#endif
 
-// `count` elements as f32, e4m3 through kF8Unit, and zeros up to `padded`, a multiple of 128.
-HWY_NOINLINE void DecodeRow(const void* data, DType dtype, std::int64_t first, std::int64_t count,
-                            std::int64_t padded, float* out) {
+// `count` elements as f32, e4m3 through kF8Unit, and zeros up to 128.
+HWY_NOINLINE void DecodeGroup(const void* data, DType dtype, std::int64_t first, std::int64_t count,
+                              float* out) {
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (dtype == DType::f8e4m3) {
     const auto* codes = static_cast<const std::uint8_t*>(data) + first;
-    const auto decode = [&](const std::uint8_t* from, float* to) HWY_ATTR {
+    HWY_ALIGN std::uint8_t padded[kScaleGroup];
+    if (count < kScaleGroup) {
+      std::memset(padded, 0, sizeof padded);
+      std::memcpy(padded, codes, static_cast<std::size_t>(count));
+      codes = padded;
+    }
+    for (; i < kScaleGroup; i += 2 * lanes) {
       Vector low, high;
-      DecodeF8Pair<true>(d, from, low, high);
-      hn::Store(low, d, to);
-      hn::Store(high, d, to + lanes);
-    };
-    for (; i + 2 * lanes <= count; i += 2 * lanes) decode(codes + i, out + i);
-    HWY_ALIGN std::uint8_t rest[32] = {};
-    for (std::int64_t j = i; j < count; ++j) rest[j - i] = codes[j];
-    if (i < count) decode(rest, out + i);
-    i = (count + 2 * lanes - 1) / (2 * lanes) * (2 * lanes);
-  } else {
-    for (; i < count; i += lanes) hn::Store(LoadFloats(d, data, dtype, first + i, count - i), d, out + i);
+      DecodeF8Pair(d, codes + i, low, high);
+      hn::Store(low, d, out + i);
+      hn::Store(high, d, out + i + lanes);
+    }
+    return;
   }
-  for (; i < padded; i += lanes) hn::Store(hn::Zero(d), d, out + i);
+  for (; i < count; i += lanes) hn::Store(LoadFloats(d, data, dtype, first + i, count - i), d, out + i);
+  for (; i < kScaleGroup; i += lanes) hn::Store(hn::Zero(d), d, out + i);
 }
 
 // Adds one group of 128 to the totals of kRows x kColumns elements. A total is a vector of partial sums.
 template <std::int64_t kRows, std::int64_t kColumns, class Weight>
-HWY_INLINE void Tile(const float* HWY_RESTRICT a, std::int64_t a_stride, const Weight* HWY_RESTRICT b,
-                     std::int64_t b_stride, const float* HWY_RESTRICT a_scale, std::int64_t a_scale_stride,
-                     const float* HWY_RESTRICT b_scale, float* HWY_RESTRICT totals) {
+HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_scale,
+                     const Weight* HWY_RESTRICT b, std::int64_t b_stride, const float* HWY_RESTRICT b_scale,
+                     float* HWY_RESTRICT totals) {
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   Vector sums[kRows][kColumns];
@@ -81,17 +86,14 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, std::int64_t a_stride, const W
 #pragma GCC unroll 8
     for (auto& sum : row) sum = hn::Zero(d);
   }
-  for (std::int64_t k = 0; k < kScaleGroup; k += 2 * lanes) {
+#pragma GCC unroll 2
+  for (std::int64_t k = 0; k < kScaleGroup; k += lanes) {
 #pragma GCC unroll 8
     for (std::int64_t c = 0; c < kColumns; ++c) {
-      Vector low, high;
-      LoadPair(d, b + c * b_stride + k, low, high);
+      const auto weights = LoadWeights(d, b + c * b_stride + k);
 #pragma GCC unroll 8
-      for (std::int64_t r = 0; r < kRows; ++r) {
-        const float* x = a + r * a_stride + k;
-        sums[r][c] = hn::MulAdd(hn::Load(d, x), low, sums[r][c]);
-        sums[r][c] = hn::MulAdd(hn::Load(d, x + lanes), high, sums[r][c]);
-      }
+      for (std::int64_t r = 0; r < kRows; ++r)
+        sums[r][c] = hn::MulAdd(hn::Load(d, a + r * kScaleGroup + k), weights, sums[r][c]);
     }
   }
 #pragma GCC unroll 8
@@ -99,166 +101,201 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, std::int64_t a_stride, const W
 #pragma GCC unroll 8
     for (std::int64_t c = 0; c < kColumns; ++c) {
       float* total = totals + (r * kColumnBlock + c) * lanes;
-      const auto scale = hn::Set(d, a_scale[r * a_scale_stride] * b_scale[c]);
+      const auto scale = hn::Set(d, a_scale[r] * b_scale[c]);
       hn::Store(hn::MulAdd(sums[r][c], scale, hn::Load(d, total)), d, total);
     }
   }
 }
 
-// The packed block: f32 rows of whole groups, then their scales [rows][groups].
+// The packed block: f32 [groups][rows][128], then scales [groups][rows].
 void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
               std::byte* packed) {
   const std::int64_t groups = scale_groups(p.k);
-  const std::int64_t width = groups * kScaleGroup;
   auto* a = reinterpret_cast<float*>(packed);
-  float* scales = a + rows * width;
+  float* scales = a + rows * groups * kScaleGroup;
   for (std::int64_t i = begin; i < end; ++i) {
-    DecodeRow(p.a, p.a_dtype, (first + i) * p.a_stride, p.k, width, a + i * width);
-    for (std::int64_t g = 0; g < groups; ++g)
-      scales[i * groups + g] = cpu::scale_of(p.a_scale, first + i, g) * unit_of(p.a_dtype);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t k = g * kScaleGroup;
+      DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k),
+                  a + (g * rows + i) * kScaleGroup);
+      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g) * unit_of(p.a_dtype);
+    }
   }
 }
 
-// One block of rows, packed, and the totals of up to 16 columns.
-struct Work {
-  const Gemm& p;
-  std::int64_t rows;
-  std::int64_t groups;
-  const float* a;        // [rows][groups * 128]
-  const float* a_scale;  // [rows][groups]
-  float* staged;         // [16][128]
-  float* totals;         // [rows][16] vectors
-
-  std::int64_t width() const { return groups * kScaleGroup; }
-
-  // Group g of columns [j, j + columns) as f32.
-  void Stage(std::int64_t j, std::int64_t columns, std::int64_t g) const {
-    const std::int64_t k = g * kScaleGroup;
-    for (std::int64_t c = 0; c < columns; ++c) {
-      DecodeRow(p.b, p.b_dtype, (j + c) * p.b_stride + k, std::min(kScaleGroup, p.k - k), kScaleGroup,
-                staged + c * kScaleGroup);
-    }
-  }
-
-  // The scales of group g of columns [j, j + columns).
-  void BScales(std::int64_t j, std::int64_t columns, std::int64_t g, float* scales) const {
-    const float unit = unit_of(p.b_dtype);
-    const GemmScale& scale = p.b_scale;
-    if (scale.data == nullptr || (scale.rows != 1 && j / scale.rows == (j + columns - 1) / scale.rows)) {
-      std::fill(scales, scales + columns, cpu::scale_of(scale, j, g) * unit);
-      return;
-    }
-    for (std::int64_t c = 0; c < columns; ++c) scales[c] = cpu::scale_of(scale, j + c, g) * unit;
-  }
-
-  // Adds group g of `columns` columns, whose weights are at `b`, to the totals of kRows rows from i on, kWidth
-  // columns at a time.
-  template <std::int64_t kRows, std::int64_t kWidth, class Weight>
-  HWY_INLINE void Add(std::int64_t i, std::int64_t g, const Weight* b, std::int64_t b_stride,
-                      std::int64_t columns, const float* b_scale, float* to) const {
+// A block of rows times up to 16 columns.
+class Block {
+ public:
+  Block(const Gemm& p, std::int64_t rows, const std::byte* packed)
+      : p_(p),
+        rows_(rows),
+        groups_(scale_groups(p.k)),
+        size_(size_of(p.b_dtype)),
+        a_(reinterpret_cast<const float*>(packed)),
+        a_scale_(a_ + rows * groups_ * kScaleGroup) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
-    const float* rows_a = a + i * width() + g * kScaleGroup;
-    const float* rows_scale = a_scale + i * groups + g;
-    std::int64_t c = 0;
-    for (; c + kWidth <= columns; c += kWidth) {
-      Tile<kRows, kWidth>(rows_a, width(), b + c * b_stride, b_stride, rows_scale, groups, b_scale + c,
-                          to + c * lanes);
-    }
-    for (; c < columns; ++c) {
-      Tile<kRows, 1>(rows_a, width(), b + c * b_stride, b_stride, rows_scale, groups, b_scale + c,
-                     to + c * lanes);
+    staged_ = reinterpret_cast<float*>(
+        cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
+    totals_ = staged_ + kColumnBlock * kScaleGroup;
+  }
+
+  void Run(std::int64_t j, std::int64_t columns) const {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    std::memset(totals_, 0, static_cast<std::size_t>(rows_ * kColumnBlock * lanes) * sizeof(float));
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      HWY_ALIGN float scales[kColumnBlock];
+      Scales(j, columns, g, scales);
+      const std::int64_t first = j * p_.b_stride + g * kScaleGroup;
+      const bool whole = (g + 1) * kScaleGroup <= p_.k;
+#if HWY_TARGET == HWY_AVX2
+      if (whole && p_.b_dtype == DType::f8e4m3) {
+        AddCodes(g, columns, static_cast<const std::uint8_t*>(p_.b) + first, scales, AheadOf(j, g));
+        continue;
+      }
+#endif
+      if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::bf16) {
+        Add<false>(g, columns, static_cast<const std::uint16_t*>(p_.b) + first, p_.b_stride, scales);
+      } else if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::f32) {
+        Add<false>(g, columns, static_cast<const float*>(p_.b) + first, p_.b_stride, scales);
+      } else {
+        for (std::int64_t c = 0; c < columns; ++c) {
+          DecodeGroup(p_.b, p_.b_dtype, first + c * p_.b_stride,
+                      std::min(kScaleGroup, p_.k - g * kScaleGroup), staged_ + c * kScaleGroup);
+        }
+        Add<true>(g, columns, staged_, kScaleGroup, scales);
+      }
     }
   }
-};
 
-// Any number of rows: weights become f32 in a tile in the first cache.
-void StagedColumns(const Work& work, std::int64_t j, std::int64_t columns) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
-  float b_scale[kColumnBlock];
-  for (std::int64_t g = 0; g < work.groups; ++g) {
-    work.Stage(j, columns, g);
-    work.BScales(j, columns, g, b_scale);
+  // Rows from i0 on of columns [j, j + columns) of the output.
+  void Store(std::int64_t i0, std::int64_t j, std::int64_t columns) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    for (std::int64_t i = 0; i < rows_; ++i) {
+      HWY_ALIGN float sums[kColumnBlock];
+      for (std::int64_t c = 0; c < columns; ++c)
+        sums[c] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, totals_ + (i * kColumnBlock + c) * lanes)));
+      const std::int64_t index = (i0 + i) * p_.out_stride + j;
+      for (std::int64_t c = 0; c < columns; c += lanes) {
+        auto sum = hn::Load(d, sums + c);
+        if (p_.accumulate) sum = hn::Add(LoadFloats(d, p_.out, p_.out_dtype, index + c, columns - c), sum);
+        StoreFloats(d, sum, p_.out, p_.out_dtype, index + c, columns - c);
+      }
+    }
+  }
+
+ private:
+  // The 16 weight rows that follow group g of columns [j, j + 16) by some groups: along the rows, then in the
+  // next columns, then in the next weights; where there are none, what is at hand already.
+  struct Ahead {
+    const std::uint8_t* rows;
+    std::int64_t stride;  // bytes
+  };
+  HWY_INLINE Ahead AheadOf(std::int64_t j, std::int64_t g) const {
+    const auto* b = static_cast<const std::uint8_t*>(p_.b);
+    for (g += kAheadGroups; g >= groups_; g -= groups_) j += kColumnBlock;
+    if (j >= p_.n && p_.next_b != nullptr) {
+      b = static_cast<const std::uint8_t*>(p_.next_b);
+      j -= p_.n;
+    }
+    if (j + kColumnBlock > p_.n) return {reinterpret_cast<const std::uint8_t*>(staged_), 0};
+    return {b + (j * p_.b_stride + g * kScaleGroup) * size_, p_.b_stride * size_};
+  }
+
+  // The weights' scales, times what their decoded values lack.
+  void Scales(std::int64_t j, std::int64_t columns, std::int64_t g, float* scales) const {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    const float unit = unit_of(p_.b_dtype);
+    const cpu::GemmScale& scale = p_.b_scale;
+    const bool blocks = scale.rows == kScaleGroup && j / kScaleGroup == (j + columns - 1) / kScaleGroup;
+    if (scale.data == nullptr || blocks) {
+      const auto all = hn::Set(Tag(), cpu::scale_of(scale, j, g) * unit);
+      for (std::int64_t c = 0; c < kColumnBlock; c += lanes) hn::Store(all, Tag(), scales + c);
+    } else {
+      for (std::int64_t c = 0; c < columns; ++c) scales[c] = cpu::scale_of(scale, j + c, g) * unit;
+    }
+  }
+
+#if HWY_TARGET == HWY_AVX2
+  // Adds a whole group of e4m3 weights, as f16.
+  void AddCodes(std::int64_t g, std::int64_t columns, const std::uint8_t* codes, const float* scales,
+                const Ahead& ahead) const {
+    auto* staged = reinterpret_cast<hwy::float16_t*>(staged_);
+    const hn::Full256<hwy::float16_t> d;
+    const hn::Full256<std::uint8_t> du;
+    const hn::Full256<std::int8_t> di;
+    auto largest = hn::Zero(du);         // 0xff if a code is NaN
+    auto largest_signed = hn::Zero(di);  // 0x7f if a code is NaN
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const std::uint8_t* from = codes + c * p_.b_stride;
+      hwy::float16_t* to = staged + c * kScaleGroup;
+      hwy::Prefetch(ahead.rows + c * ahead.stride);
+      hwy::Prefetch(ahead.rows + c * ahead.stride + 64);
+#pragma GCC unroll 4
+      for (std::int64_t k = 0; k < kScaleGroup; k += 32) {
+        const auto x = hn::LoadU(du, from + k);
+        largest = hn::Max(largest, x);
+        largest_signed = hn::Max(largest_signed, hn::BitCast(di, x));
+        hn::Store(F8ToHalf<false>(from + k), d, to + k);
+        hn::Store(F8ToHalf<false>(from + k + 16), d, to + k + 16);
+      }
+    }
+    const auto nan = hn::RebindMask(du, hn::Eq(largest_signed, hn::Set(di, 0x7f)));
+    if (HWY_UNLIKELY(!hn::AllFalse(du, hn::Or(hn::Eq(largest, hn::Set(du, 0xff)), nan)))) {
+      for (std::int64_t c = 0; c < columns; ++c) {
+        for (std::int64_t k = 0; k < kScaleGroup; k += 16)
+          hn::Store(F8ToHalf<true>(codes + c * p_.b_stride + k), d, staged + c * kScaleGroup + k);
+      }
+    }
+    Add<true>(g, columns, staged, kScaleGroup, scales);
+  }
+#endif
+
+  // Adds group g of the columns whose weights are at `b`; kStaged: their stride is known, 128.
+  template <bool kStaged, class Weight>
+  HWY_INLINE void Add(std::int64_t g, std::int64_t columns, const Weight* b, std::int64_t b_stride,
+                      const float* scales) const {
     std::int64_t i = 0;
-    for (; i < work.rows; i += i + kTileRows <= work.rows ? kTileRows : 1) {
-      float* to = work.totals + i * kColumnBlock * lanes;
-      if (i + kTileRows <= work.rows) {
-        work.Add<kTileRows, kTileColumns>(i, g, work.staged, kScaleGroup, columns, b_scale, to);
-      } else {
-        work.Add<1, kTileColumns>(i, g, work.staged, kScaleGroup, columns, b_scale, to);
-      }
-    }
+    for (; i + kTileRows <= rows_; i += kTileRows)
+      AddRows<kTileRows, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 3) AddRows<3, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 2) AddRows<2, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 1) AddRows<1, kStaged>(i, g, columns, b, b_stride, scales);
   }
-}
 
-// Few rows: weights go from where they lie through registers into the sums.
-template <std::int64_t kRows, class Weight>
-void DirectColumns(const Work& work, std::int64_t j0, std::int64_t end) {
-  constexpr std::int64_t kWidth = kRows == 1 ? 8 : kRows == 2 ? 4 : 2;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
-  const Gemm& p = work.p;
-  float b_scale[kDirectColumns];
-  for (std::int64_t j = j0; j < end; j += kDirectColumns) {
-    const std::int64_t columns = std::min(kDirectColumns, end - j);
-    const auto* rows = static_cast<const Weight*>(p.b) + j * p.b_stride;
-    float* to = work.totals + (j - j0) * lanes;
-    for (std::int64_t g = 0; g < work.groups; ++g) {
-      const Weight* b = rows + g * kScaleGroup;
-      work.BScales(j, columns, g, b_scale);
-      bool stage = (g + 1) * kScaleGroup > p.k;
-      if constexpr (sizeof(Weight) == 1) stage = stage || AnyF8Nan(b, p.b_stride, columns);
-      if (HWY_UNLIKELY(stage)) {
-        work.Stage(j, columns, g);
-        work.Add<kRows, kWidth>(0, g, work.staged, kScaleGroup, columns, b_scale, to);
-      } else {
-        work.Add<kRows, kWidth>(0, g, b, p.b_stride, columns, b_scale, to);
-      }
-    }
+  template <std::int64_t kRows, bool kStaged, class Weight>
+  HWY_NOINLINE void AddRows(std::int64_t i, std::int64_t g, std::int64_t columns, const Weight* b,
+                            std::int64_t b_stride, const float* scales) const {
+    constexpr std::int64_t kWidth = tile_columns(kRows);
+    if (kStaged) b_stride = kScaleGroup;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    const float* a = a_ + (g * rows_ + i) * kScaleGroup;
+    const float* a_scale = a_scale_ + g * rows_ + i;
+    float* totals = totals_ + i * kColumnBlock * lanes;
+    std::int64_t c = 0;
+    for (; c + kWidth <= columns; c += kWidth)
+      Tile<kRows, kWidth>(a, a_scale, b + c * b_stride, b_stride, scales + c, totals + c * lanes);
+    for (; c < columns; ++c)
+      Tile<kRows, 1>(a, a_scale, b + c * b_stride, b_stride, scales + c, totals + c * lanes);
   }
-}
 
-template <class Weight>
-void DirectColumns(const Work& work, std::int64_t j0, std::int64_t end) {
-  if (work.rows == 1) return DirectColumns<1, Weight>(work, j0, end);
-  if (work.rows == 2) return DirectColumns<2, Weight>(work, j0, end);
-  if (work.rows == 3) return DirectColumns<3, Weight>(work, j0, end);
-  DirectColumns<4, Weight>(work, j0, end);
-}
+  const Gemm& p_;
+  std::int64_t rows_;
+  std::int64_t groups_;
+  std::int64_t size_;  // of a weight
+  const float* a_;
+  const float* a_scale_;
+  float* staged_;  // [16][128]
+  float* totals_;  // [rows][16] vectors
+};
 
 void Columns(const Gemm& p, std::int64_t i0, std::int64_t rows, const std::byte* packed, std::int64_t begin,
              std::int64_t end) {
-  const Tag d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t groups = scale_groups(p.k);
-  const auto* a = reinterpret_cast<const float*>(packed);
-  auto* staged = reinterpret_cast<float*>(
-      cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
-  const Work work{.p = p,
-                  .rows = rows,
-                  .groups = groups,
-                  .a = a,
-                  .a_scale = a + rows * groups * kScaleGroup,
-                  .staged = staged,
-                  .totals = staged + kColumnBlock * kScaleGroup};
-  for (std::int64_t j0 = begin; j0 < end; j0 += kColumnBlock) {
-    const std::int64_t columns = std::min(kColumnBlock, end - j0);
-    std::memset(work.totals, 0, static_cast<std::size_t>(rows * kColumnBlock * lanes) * sizeof(float));
-    if (rows > kDirectRows) {
-      StagedColumns(work, j0, columns);
-    } else if (p.b_dtype == DType::f8e4m3) {
-      DirectColumns<std::uint8_t>(work, j0, j0 + columns);
-    } else if (p.b_dtype == DType::bf16) {
-      DirectColumns<std::uint16_t>(work, j0, j0 + columns);
-    } else {
-      DirectColumns<float>(work, j0, j0 + columns);
-    }
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t j = 0; j < columns; ++j) {
-        const auto sum = hn::SumOfLanes(d, hn::Load(d, work.totals + (i * kColumnBlock + j) * lanes));
-        const std::int64_t index = (i0 + i) * p.out_stride + j0 + j;
-        const float base = p.accumulate ? load_element(p.out, p.out_dtype, index) : 0.0f;
-        store_element(p.out, p.out_dtype, index, base + hn::GetLane(sum));
-      }
-    }
+  const Block block(p, rows, packed);
+  for (std::int64_t j = begin; j < end; j += kColumnBlock) {
+    const std::int64_t columns = std::min(kColumnBlock, end - j);
+    block.Run(j, columns);
+    block.Store(i0, j, columns);
   }
 }
 

@@ -49,57 +49,41 @@ HWY_INLINE hn::Vec<D> DecodeF8(D d, const std::uint8_t* codes) {
 }
 
 #if HWY_TARGET == HWY_AVX2
-/// What DecodeF8Pair leaves to its caller to multiply by.
+/// Moved to the places of an f16's exponent and mantissa, the bits of an e4m3 code are its value times 2^-8,
+/// subnormal ones included; conversion from f16 to f32 takes them as they are, whatever the processor is told
+/// about subnormals.
 constexpr float kF8Unit = 256;
 
-/// The values of 2 * Lanes e4m3 codes through kF8Unit, exact. Moved to the places of an f16's exponent and
-/// mantissa, the bits of a code are its value times 2^-8, subnormal ones included: the conversion from f16
-/// takes them as they are, whatever the processor is told about subnormals. NaN needs `kNan`; without it, a
-/// NaN reads as 480.
-template <bool kNan, class D>
-HWY_INLINE void DecodeF8Pair(D d, const std::uint8_t* codes, hn::Vec<D>& first, hn::Vec<D>& second) {
-  const hn::Full256<std::int16_t> d16;
-  const hn::Full256<hwy::float16_t> df16;
-  const auto* signed_codes = reinterpret_cast<const std::int8_t*>(codes);
-  const auto words = hn::PromoteTo(d16, hn::LoadU(hn::Full128<std::int8_t>(), signed_codes));
-  auto bits = hn::And(hn::ShiftLeft<7>(words), hn::Set(d16, static_cast<std::int16_t>(0xbfff)));
+/// 16 codes as f16 through kF8Unit, exact. NaN needs `kNan`; without it, NaN reads as 480.
+template <bool kNan>
+HWY_INLINE hn::Vec<hn::Full256<hwy::float16_t>> F8ToHalf(const std::uint8_t* codes) {
+  const hn::Full256<std::int16_t> d;
+  const auto* x = reinterpret_cast<const std::int8_t*>(codes);
+  const auto words = hn::PromoteTo(d, hn::LoadU(hn::Full128<std::int8_t>(), x));
+  auto bits = hn::And(hn::ShiftLeft<7>(words), hn::Set(d, static_cast<std::int16_t>(0xbfff)));
   if constexpr (kNan) {
-    const auto magnitude = hn::And(bits, hn::Set(d16, 0x7fff));
-    const auto nan = hn::VecFromMask(d16, hn::Eq(magnitude, hn::Set(d16, 0x7f << 7)));
-    bits = hn::Or(bits, hn::And(nan, hn::Set(d16, 0x7e00)));
+    const auto magnitude = hn::And(bits, hn::Set(d, 0x7fff));
+    const auto nan = hn::VecFromMask(d, hn::Eq(magnitude, hn::Set(d, 0x7f << 7)));
+    bits = hn::Or(bits, hn::And(nan, hn::Set(d, 0x7e00)));
   }
-  const auto half = hn::BitCast(df16, bits);
-  first = hn::PromoteTo(d, hn::LowerHalf(half));
-  second = hn::PromoteTo(d, hn::UpperHalf(hn::Half<decltype(df16)>(), half));
-}
-
-/// Whether one of 128 codes of one of the rows is NaN.
-HWY_INLINE bool AnyF8Nan(const std::uint8_t* codes, std::int64_t stride, std::int64_t rows) {
-  const hn::Full256<std::uint8_t> du;
-  const hn::Full256<std::int8_t> di;
-  auto largest = hn::Zero(du);         // 0xff if there is one
-  auto largest_signed = hn::Zero(di);  // 0x7f if there is one
-  for (std::int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-    for (std::int64_t i = 0; i < 128; i += 32) {
-      const auto x = hn::LoadU(du, codes + r * stride + i);
-      largest = hn::Max(largest, x);
-      largest_signed = hn::Max(largest_signed, hn::BitCast(di, x));
-    }
-  }
-  const auto nan = hn::RebindMask(du, hn::Eq(largest_signed, hn::Set(di, 0x7f)));
-  return !hn::AllFalse(du, hn::Or(hn::Eq(largest, hn::Set(du, 0xff)), nan));
+  return hn::BitCast(hn::Full256<hwy::float16_t>(), bits);
 }
 #else
 constexpr float kF8Unit = 1;
-HWY_INLINE bool AnyF8Nan(const std::uint8_t*, std::int64_t, std::int64_t) { return false; }  // none is misread
+#endif
 
-template <bool kNan, class D>
+/// The values of 2 * Lanes codes through kF8Unit.
+template <class D>
 HWY_INLINE void DecodeF8Pair(D d, const std::uint8_t* codes, hn::Vec<D>& first, hn::Vec<D>& second) {
+#if HWY_TARGET == HWY_AVX2
+  const auto half = F8ToHalf<true>(codes);
+  first = hn::PromoteTo(d, hn::LowerHalf(half));
+  second = hn::PromoteTo(d, hn::UpperHalf(hn::Full128<hwy::float16_t>(), half));
+#else
   first = DecodeF8(d, codes);
   second = DecodeF8(d, codes + hn::Lanes(d));
-}
 #endif
+}
 
 /// Elements [index, index + Lanes) of `data` as f32; elements at and beyond `remaining` read as zero and are
 /// not touched.
