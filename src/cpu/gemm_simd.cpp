@@ -107,6 +107,35 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_sc
   }
 }
 
+// The sums of 16 totals, all in one order.
+HWY_INLINE void SumTotals(const float* totals, float* sums) {
+  const Tag d;
+#if HWY_TARGET == HWY_AVX2
+  for (std::int64_t c = 0; c < kColumnBlock; c += 8) {
+    Vector quad[2];
+#pragma GCC unroll 2
+    for (std::int64_t q = 0; q < 2; ++q) {
+      const float* x = totals + (c + 4 * q) * 8;
+      const auto x0 = hn::Load(d, x), x1 = hn::Load(d, x + 8), x2 = hn::Load(d, x + 16),
+                 x3 = hn::Load(d, x + 24);
+      const auto sum01 = hn::Add(hn::InterleaveLower(d, x0, x1), hn::InterleaveUpper(d, x0, x1));
+      const auto sum23 = hn::Add(hn::InterleaveLower(d, x2, x3), hn::InterleaveUpper(d, x2, x3));
+      const hn::Repartition<double, Tag> dd;
+      const auto low = hn::BitCast(dd, sum01), high = hn::BitCast(dd, sum23);
+      quad[q] = hn::Add(hn::BitCast(d, hn::InterleaveLower(dd, low, high)),
+                        hn::BitCast(d, hn::InterleaveUpper(dd, low, high)));
+    }
+    const auto sum =
+        hn::Add(hn::ConcatLowerLower(d, quad[1], quad[0]), hn::ConcatUpperUpper(d, quad[1], quad[0]));
+    hn::Store(sum, d, sums + c);
+  }
+#else
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t c = 0; c < kColumnBlock; ++c)
+    sums[c] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, totals + c * lanes)));
+#endif
+}
+
 // The packed block: f32 [groups][rows][128], then scales [groups][rows].
 void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
               std::byte* packed) {
@@ -173,8 +202,7 @@ class Block {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t i = 0; i < rows_; ++i) {
       HWY_ALIGN float sums[kColumnBlock];
-      for (std::int64_t c = 0; c < columns; ++c)
-        sums[c] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, totals_ + (i * kColumnBlock + c) * lanes)));
+      SumTotals(totals_ + i * kColumnBlock * lanes, sums);
       const std::int64_t index = (i0 + i) * p_.out_stride + j;
       for (std::int64_t c = 0; c < columns; c += lanes) {
         auto sum = hn::Load(d, sums + c);
@@ -326,7 +354,7 @@ constexpr std::int64_t kMostRows = 32;
 }  // namespace
 
 extern const GemmKernel gemm_kernel_simd;
-const GemmKernel gemm_kernel_simd = {kMostRows, packed_bytes, pack, columns};
+const GemmKernel gemm_kernel_simd = {kMostRows, 12, 50, packed_bytes, pack, columns};
 }  // namespace cpu
 }  // namespace fathom
 #endif
