@@ -102,7 +102,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_sc
 #pragma GCC unroll 8
     for (std::int64_t c = 0; c < kColumns; ++c) {
       float* total = totals + (r * kColumnBlock + c) * lanes;
-      const auto scale = hn::Set(d, a_scale[r] * b_scale[c]);
+      const auto scale = hn::Mul(hn::Set(d, a_scale[r]), hn::Set(d, b_scale[c]));
       hn::Store(hn::MulAdd(sums[r][c], scale, hn::Load(d, total)), d, total);
     }
   }
@@ -248,18 +248,20 @@ class Block {
 #if HWY_TARGET == HWY_AVX2
   // Adds a whole group of e4m3 weights, as f16.
   void AddCodes(std::int64_t g, std::int64_t columns, const std::uint8_t* codes, const float* scales,
-                const Ahead& ahead) const {
+                Ahead ahead) const {
     auto* staged = reinterpret_cast<hwy::float16_t*>(staged_);
     const hn::Full256<hwy::float16_t> d;
     const hn::Full256<std::uint8_t> du;
     const hn::Full256<std::int8_t> di;
     auto largest = hn::Zero(du);         // 0xff if a code is NaN
     auto largest_signed = hn::Zero(di);  // 0x7f if a code is NaN
-    for (std::int64_t c = 0; c < columns; ++c) {
-      const std::uint8_t* from = codes + c * p_.b_stride;
+    const std::int64_t stride = p_.b_stride;
+    const std::uint8_t* from = codes;
+    const std::uint8_t* line = ahead.rows;
+    for (std::int64_t c = 0; c < columns; ++c, from += stride, line += ahead.stride) {
       hwy::float16_t* to = staged + c * kScaleGroup;
-      hwy::Prefetch(ahead.rows + c * ahead.stride);
-      hwy::Prefetch(ahead.rows + c * ahead.stride + 64);
+      hwy::Prefetch(line);
+      hwy::Prefetch(line + 64);
 #pragma GCC unroll 4
       for (std::int64_t k = 0; k < kScaleGroup; k += 32) {
         const auto x = hn::LoadU(du, from + k);
