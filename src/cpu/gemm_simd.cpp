@@ -24,7 +24,7 @@ using Vector = hn::Vec<Tag>;
 constexpr std::int64_t kColumnBlock =
     HWY_TARGET == HWY_AVX2 ? 8 : 16;  // columns whose totals are held at once
 constexpr std::int64_t kTileRows = 4;
-constexpr std::int64_t kAheadGroups = 6;  // how far ahead weights are fetched
+constexpr std::int64_t kAheadGroups = 12;  // how far ahead weights are fetched
 // Up to here weights of f32 and bf16 go from where they lie into the sums; else, as f32, through a tile in
 // L1.
 constexpr std::int64_t kDirectRows = HWY_TARGET == HWY_AVX3 ? 0 : 4;
