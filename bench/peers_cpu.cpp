@@ -282,8 +282,8 @@ int main(int argc, char** argv) {
                            {"rows", nlohmann::json::array()}};
   std::printf("%s, %s, %d threads, read bandwidth of one thread %.1f GB/s\n", cpu_name().c_str(),
               std::string(fathom::cpu_target()).c_str(), context.threads(), median(single));
-  std::printf("oneDNN: %s%s%s\n", peer.size == 0 ? "absent" : peer.name.c_str(),
-              peer.note.empty() ? "" : ", ", peer.note.c_str());
+  std::printf("oneDNN: %s (%s)\n", peer.size == 0 ? "absent" : peer.name.c_str(),
+              peer.note.empty() ? "weights packed ahead" : peer.note.c_str());
   std::printf("cold weights, GFLOP/s\n%6s %6s %6s %9s %9s %9s %8s %8s %9s %9s\n", "n", "k", "m", "fp8",
               "bf16", "oneDNN", "fp8/1DNN", "bf16/1D", "fp8 GB/s", "read GB/s");
   for (const Shape shape : kShapes) {
