@@ -21,12 +21,11 @@ using cpu::Gemm;
 using Tag = hn::CappedTag<float, 16>;
 using Vector = hn::Vec<Tag>;
 
-constexpr std::int64_t kColumnBlock =
-    HWY_TARGET == HWY_AVX2 ? 8 : 16;  // columns whose totals are held at once
+// Columns whose totals, and weights of one group, are held at once.
+constexpr std::int64_t kColumnBlock = HWY_TARGET == HWY_AVX2 ? 8 : 16;
 constexpr std::int64_t kTileRows = 4;
-constexpr std::int64_t kAheadGroups = 12;  // how far ahead weights are fetched
-// Up to here weights of f32 and bf16 go from where they lie into the sums; else, as f32, through a tile in
-// L1.
+constexpr std::int64_t kAheadGroups = 12;  // how far ahead e4m3 weights are fetched
+// Up to here weights of f32 and bf16 go into the sums from where they lie.
 constexpr std::int64_t kDirectRows = HWY_TARGET == HWY_AVX3 ? 0 : 4;
 
 // Columns of a tile: 16 sums in registers where there are 32 registers, else 8 to 12.
@@ -108,7 +107,7 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_sc
   }
 }
 
-// The sums of 16 totals, all in one order.
+// The sums of a row's totals, all in one order.
 HWY_INLINE void SumTotals(const float* totals, float* sums) {
   const Tag d;
 #if HWY_TARGET == HWY_AVX2
@@ -153,14 +152,13 @@ void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t
   }
 }
 
-// A block of rows times up to 16 columns.
+// A block of rows times up to kColumnBlock columns.
 class Block {
  public:
   Block(const Gemm& p, std::int64_t rows, const std::byte* packed)
       : p_(p),
         rows_(rows),
         groups_(scale_groups(p.k)),
-        size_(size_of(p.b_dtype)),
         a_(reinterpret_cast<const float*>(packed)),
         a_scale_(a_ + rows * groups_ * kScaleGroup) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
@@ -214,23 +212,6 @@ class Block {
   }
 
  private:
-  // The 16 weight rows that follow group g of columns [j, j + 16) by some groups: along the rows, then in the
-  // next columns, then in the next weights; where there are none, what is at hand already.
-  struct Ahead {
-    const std::uint8_t* rows;
-    std::int64_t stride;  // bytes
-  };
-  HWY_INLINE Ahead AheadOf(std::int64_t j, std::int64_t g) const {
-    const auto* b = static_cast<const std::uint8_t*>(p_.b);
-    for (g += kAheadGroups; g >= groups_; g -= groups_) j += kColumnBlock;
-    if (j >= p_.n && p_.next_b != nullptr) {
-      b = static_cast<const std::uint8_t*>(p_.next_b);
-      j -= p_.n;
-    }
-    if (j + kColumnBlock > p_.n) return {reinterpret_cast<const std::uint8_t*>(staged_), 0};
-    return {b + (j * p_.b_stride + g * kScaleGroup) * size_, p_.b_stride * size_};
-  }
-
   // The weights' scales, times what their decoded values lack.
   void Scales(std::int64_t j, std::int64_t columns, std::int64_t g, float* scales) const {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
@@ -246,6 +227,23 @@ class Block {
   }
 
 #if HWY_TARGET == HWY_AVX2
+  // The e4m3 rows that follow group g of the columns from j on by some groups: along the rows, then in the
+  // next columns, then in the next weights; where there are none, what is at hand already.
+  struct Ahead {
+    const std::uint8_t* rows;
+    std::int64_t stride;
+  };
+  HWY_INLINE Ahead AheadOf(std::int64_t j, std::int64_t g) const {
+    const auto* b = static_cast<const std::uint8_t*>(p_.b);
+    for (g += kAheadGroups; g >= groups_; g -= groups_) j += kColumnBlock;
+    if (j >= p_.n && p_.next_b != nullptr) {
+      b = static_cast<const std::uint8_t*>(p_.next_b);
+      j -= p_.n;
+    }
+    if (j + kColumnBlock > p_.n) return {reinterpret_cast<const std::uint8_t*>(staged_), 0};
+    return {b + j * p_.b_stride + g * kScaleGroup, p_.b_stride};
+  }
+
   // Adds a whole group of e4m3 weights, as f16.
   void AddCodes(std::int64_t g, std::int64_t columns, const std::uint8_t* codes, const float* scales,
                 Ahead ahead) const {
@@ -313,11 +311,10 @@ class Block {
   const Gemm& p_;
   std::int64_t rows_;
   std::int64_t groups_;
-  std::int64_t size_;  // of a weight
   const float* a_;
   const float* a_scale_;
-  float* staged_;  // [16][128]
-  float* totals_;  // [rows][16] vectors
+  float* staged_;  // [kColumnBlock][128], f32 or f16
+  float* totals_;  // [rows][kColumnBlock] vectors
 };
 
 void Columns(const Gemm& p, std::int64_t i0, std::int64_t rows, const std::byte* packed, std::int64_t begin,
