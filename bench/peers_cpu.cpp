@@ -1,5 +1,5 @@
-// Measures fp8_gemm_nt and bf16_gemm_nt against oneDNN's bf16 product and against the machine's read
-// bandwidth.
+// Measures fp8_gemm_nt and bf16_gemm_nt against oneDNN's bf16 product (its f32 product where it has none in
+// bf16 for the CPU) and against the machine's read bandwidth.
 //
 // Weights are cold: copies are rotated, so that they come from memory. Fathom, oneDNN and the bandwidth are
 // measured in turns (A B C A B C ...) because clock and memory drift; figures are medians, ratios are ratios
@@ -100,24 +100,57 @@ class Bandwidth {
   std::atomic<std::uint64_t> sink_ = 0;
 };
 
+// What oneDNN can multiply on this CPU; no type: nothing, and why.
+struct PeerType {
+  std::string name;
+  std::int64_t size = 0;
+  std::string note;
+};
+
 #ifdef FATHOM_HAVE_DNNL
-// bf16 x bf16 -> f32 with weights packed beforehand in the layout oneDNN asks for.
-std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::int64_t copies) {
+dnnl::memory::data_type dnnl_type(const PeerType& type) {
+  return type.size == 2 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+// type x type -> f32, weights in the layout oneDNN asks for.
+dnnl::matmul::primitive_desc describe(const PeerType& type, std::int64_t m, Shape shape,
+                                      const dnnl::engine& cpu) {
+  using dnnl::memory;
+  const memory::desc a({m, shape.k}, dnnl_type(type), memory::format_tag::ab);
+  const memory::desc b({shape.k, shape.n}, dnnl_type(type), memory::format_tag::any);
+  const memory::desc out({m, shape.n}, memory::data_type::f32, memory::format_tag::ab);
+  return {dnnl::matmul::desc(a, b, out), cpu};
+}
+
+PeerType peer_type() {
+  std::string note;
+  for (PeerType type : {PeerType{"bf16", 2, ""}, PeerType{"f32", 4, ""}}) {
+    try {
+      describe(type, 16, {256, 256}, dnnl::engine(dnnl::engine::kind::cpu, 0));
+      type.note = note;
+      return type;
+    } catch (const dnnl::error& error) {
+      note += (note.empty() ? "" : "; ") + type.name + ": " + error.what();
+    }
+  }
+  return {"", 0, note};
+}
+
+// With weights packed beforehand.
+std::function<void(std::int64_t)> peer_product(const PeerType& type, std::int64_t m, Shape shape) {
   using namespace dnnl;
+  const std::int64_t copies = fathom::cold_copies(type.size * shape.n * shape.k);
   const engine cpu(engine::kind::cpu, 0);
   stream queue(cpu);
-  const memory::desc a_desc({m, shape.k}, memory::data_type::bf16, memory::format_tag::ab);
-  const memory::desc any({shape.k, shape.n}, memory::data_type::bf16, memory::format_tag::any);
-  const memory::desc plain({shape.k, shape.n}, memory::data_type::bf16, memory::format_tag::ba);
-  const memory::desc out_desc({m, shape.n}, memory::data_type::f32, memory::format_tag::ab);
-  const matmul::primitive_desc description(matmul::desc(a_desc, any, out_desc), cpu);
+  const memory::desc plain({shape.k, shape.n}, dnnl_type(type), memory::format_tag::ba);
+  const matmul::primitive_desc description = describe(type, m, shape, cpu);
   // Its kernels read beyond the end of the left operand: a block of rows more.
-  auto a_buffer = std::make_shared<Buffer>((m + 64) * shape.k * 2);
-  auto plain_buffer = std::make_shared<Buffer>(shape.n * shape.k * 2);
-  fill(*a_buffer, true);
+  auto a_buffer = std::make_shared<Buffer>((m + 64) * shape.k * type.size);
+  auto plain_buffer = std::make_shared<Buffer>(shape.n * shape.k * type.size);
+  fill(*a_buffer, true);  // pairs of bf16 are moderate as f32, too
   fill(*plain_buffer, true);
   memory source(plain, cpu, plain_buffer->data());
-  const memory out(out_desc, cpu);
+  const memory out(description.dst_desc(), cpu);
   std::vector<memory> weights;
   for (std::int64_t i = 0; i < copies; ++i) {
     weights.emplace_back(description.weights_desc(), cpu);
@@ -125,13 +158,16 @@ std::function<void(std::int64_t)> peer_bf16(std::int64_t m, Shape shape, std::in
   }
   const matmul product(description);
   return [=](std::int64_t run) mutable {
-    const memory a(a_desc, cpu, a_buffer->data());
+    const memory a(description.src_desc(), cpu, a_buffer->data());
     product.execute(queue, {{DNNL_ARG_SRC, a},
                             {DNNL_ARG_WEIGHTS, weights[static_cast<std::size_t>(run) % weights.size()]},
                             {DNNL_ARG_DST, out}});
     queue.wait();
   };
 }
+#else
+PeerType peer_type() { return {"", 0, "built without oneDNN"}; }
+std::function<void(std::int64_t)> peer_product(const PeerType&, std::int64_t, Shape) { return nullptr; }
 #endif
 
 std::shared_ptr<Buffer> filled(std::int64_t bytes, bool bf16) {
@@ -231,6 +267,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < 5; ++i) single.push_back(bandwidth_one.gigabytes_per_second());
 
   if (commit.empty()) commit = fathom::built_from_commit();
+  const PeerType peer = peer_type();
   nlohmann::json report = {{"cpu", cpu_name()},
                            {"cores", std::thread::hardware_concurrency()},
                            {"memory_gb", sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) >> 30},
@@ -240,9 +277,13 @@ int main(int argc, char** argv) {
                            {"date", today()},
                            {"commit", commit},
                            {"read_gb_per_s_1_thread", median(single)},
+                           {"onednn_type", peer.name},
+                           {"onednn_note", peer.note},
                            {"rows", nlohmann::json::array()}};
   std::printf("%s, %s, %d threads, read bandwidth of one thread %.1f GB/s\n", cpu_name().c_str(),
               std::string(fathom::cpu_target()).c_str(), context.threads(), median(single));
+  std::printf("oneDNN: %s (%s)\n", peer.size == 0 ? "absent" : peer.name.c_str(),
+              peer.note.empty() ? "weights packed ahead" : peer.note.c_str());
   std::printf("cold weights, GFLOP/s\n%6s %6s %6s %9s %9s %9s %8s %8s %9s %9s\n", "n", "k", "m", "fp8",
               "bf16", "oneDNN", "fp8/1DNN", "bf16/1D", "fp8 GB/s", "read GB/s");
   for (const Shape shape : kShapes) {
@@ -262,19 +303,16 @@ int main(int argc, char** argv) {
       std::vector<double> bf16_times;
       std::vector<double> peer_times;
       std::vector<double> reads;
-#ifdef FATHOM_HAVE_DNNL
-      const auto peer = peer_bf16(m, shape, bf16_copies);
-#endif
+      const auto product = peer.size == 0 ? nullptr : peer_product(peer, m, shape);
       for (int round = 0; round < rounds; ++round) {
         measure(fp8, budget, counts[0], fp8_times);
         if (m <= 4) {
           for (int i = 0; i < 3; ++i) reads.push_back(bandwidth.gigabytes_per_second());
         }
         measure(bf16, budget, counts[1], bf16_times);
-#ifdef FATHOM_HAVE_DNNL
-        measure(peer, budget, counts[2], peer_times);
+        if (product == nullptr) continue;
+        measure(product, budget, counts[2], peer_times);
         std::this_thread::sleep_for(std::chrono::milliseconds(10));  // its threads spin for a while
-#endif
       }
       const double fp8_rate = flops / median(fp8_times) / 1e9;
       const double bf16_rate = flops / median(bf16_times) / 1e9;
@@ -291,9 +329,9 @@ int main(int argc, char** argv) {
                                 {"m", m},
                                 {"fp8_gflops", fp8_rate},
                                 {"bf16_gflops", bf16_rate},
-                                {"onednn_bf16_gflops", peer_rate},
                                 {"fp8_weight_gb_per_s", fp8_bytes},
                                 {"read_gb_per_s", read}});
+      if (peer_rate > 0) report["rows"].back()["onednn_" + peer.name + "_gflops"] = peer_rate;
     }
   }
   if (!json_path.empty()) std::ofstream(json_path) << report.dump(1) << "\n";

@@ -78,10 +78,10 @@ struct Block {
 };
 
 // Rough nanoseconds of one piece on one core: the weights' way from memory, and the arithmetic.
-double piece_cost(const Block& block) {
+double piece_cost(const Block& block, const GemmKernel& kernel) {
   const auto elements = static_cast<double>(block.columns * block.gemm->k);
-  return elements *
-         (static_cast<double>(size_of(block.gemm->b_dtype)) / 20 + static_cast<double>(block.rows) / 150);
+  return elements * (static_cast<double>(size_of(block.gemm->b_dtype)) / kernel.weight_rate +
+                     static_cast<double>(block.rows) / kernel.product_rate);
 }
 
 std::int64_t grain(double cost, std::int64_t count) {
@@ -131,7 +131,7 @@ void run_round(std::vector<Block>& blocks, const GemmKernel& kernel, std::int64_
   double cost = 0;
   for (const Block& block : blocks) {
     pack_cost += static_cast<double>(block.rows * block.gemm->k) / 15;
-    cost += static_cast<double>(block.pieces()) * piece_cost(block);
+    cost += static_cast<double>(block.pieces()) * piece_cost(block, kernel);
   }
   std::int64_t columns = 0;
   for (const Block& block : blocks) columns += block.gemm->n;

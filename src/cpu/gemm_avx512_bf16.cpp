@@ -724,7 +724,7 @@ void columns(const Gemm& gemm, std::int64_t first, std::int64_t rows, const std:
 }  // namespace
 
 extern const GemmKernel gemm_kernel_avx512_bf16;
-const GemmKernel gemm_kernel_avx512_bf16 = {kRowBlock, packed_bytes, pack, columns};
+const GemmKernel gemm_kernel_avx512_bf16 = {kRowBlock, 20, 150, packed_bytes, pack, columns};
 
 }  // namespace fathom::cpu
 FATHOM_AVX512_BF16_END

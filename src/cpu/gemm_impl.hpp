@@ -9,6 +9,9 @@ namespace fathom::cpu {
 /// want; then any range of columns can be computed from that, on any thread.
 struct GemmKernel {
   std::int64_t most_rows;  // of a block
+  // Rough rates of one core, for deciding how to split: bytes of weights and products a nanosecond.
+  double weight_rate;
+  double product_rate;
   std::int64_t (*packed_bytes)(const Gemm& gemm, std::int64_t rows);
   /// Rows [begin, end) of the block of `rows` rows that starts at row `first`. `packed` is 64-byte aligned.
   void (*pack)(const Gemm& gemm, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,

@@ -1,9 +1,12 @@
-// The matrix product core for every vector target: weights become f32 in a tile in L1, lanes run along k.
+// The matrix product core for every vector target: lanes run along k. Weights become f32 in a tile in L1; on
+// AVX2, e4m3 becomes f16 there; few rows take f32 and bf16 weights from where they lie.
 // Compiled once for every vector target; see src/cpu/simd.hpp.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/gemm_simd.cpp"
 #include <hwy/foreach_target.h>
 // must follow foreach_target.h
+#include <hwy/cache_control.h>
+
 #include <cstring>
 
 #include "cpu/gemm_impl.hpp"
@@ -18,116 +21,309 @@ using cpu::Gemm;
 using Tag = hn::CappedTag<float, 16>;
 using Vector = hn::Vec<Tag>;
 
-constexpr std::int64_t kColumnBlock = 16;  // columns of a decoded weight tile: 8 KB of f32
+// Columns whose totals, and weights of one group, are held at once.
+constexpr std::int64_t kColumnBlock = HWY_TARGET == HWY_AVX2 ? 8 : 16;
 constexpr std::int64_t kTileRows = 4;
-// 16 sums in registers where there are 32 registers, else 8.
-constexpr std::int64_t kTileColumns = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+constexpr std::int64_t kAheadGroups = 12;  // how far ahead e4m3 weights are fetched
+// Up to here weights of f32 and bf16 go into the sums from where they lie.
+constexpr std::int64_t kDirectRows = HWY_TARGET == HWY_AVX3 ? 0 : 4;
 
-// `count` elements as f32, and zeros up to `padded`, a multiple of 128.
-HWY_NOINLINE void DecodeRow(const void* data, DType dtype, std::int64_t first, std::int64_t count,
-                            std::int64_t padded, float* out) {
+// Columns of a tile: 16 sums in registers where there are 32 registers, else 8 to 12.
+constexpr std::int64_t tile_columns(std::int64_t rows) {
+  if (HWY_TARGET == HWY_AVX3) return 4;
+  return rows == 1 ? 8 : rows == 4 ? 2 : 4;
+}
+
+// What decoded values are to be multiplied by.
+constexpr float unit_of(DType dtype) { return dtype == DType::f8e4m3 ? kF8Unit : 1.0f; }
+
+template <class Weight>
+HWY_INLINE Vector LoadWeights(Tag d, const Weight* x) {
+  return LoadWhole(d, x);
+}
+#if HWY_TARGET == HWY_AVX2
+HWY_INLINE Vector LoadWeights(Tag d, const hwy::float16_t* x) {
+  return hn::PromoteTo(d, hn::Load(hn::Full128<hwy::float16_t>(), x));
+}
+#endif
+
+// `count` elements as f32, e4m3 through kF8Unit, and zeros up to 128.
+HWY_NOINLINE void DecodeGroup(const void* data, DType dtype, std::int64_t first, std::int64_t count,
+                              float* out) {
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (dtype == DType::f8e4m3) {
     const auto* codes = static_cast<const std::uint8_t*>(data) + first;
-    for (; i + lanes <= count; i += lanes) hn::Store(DecodeF8(d, codes + i), d, out + i);
-    HWY_ALIGN std::uint8_t rest[16] = {};
-    for (std::int64_t j = i; j < count; ++j) rest[j - i] = codes[j];
-    if (i < count) hn::Store(DecodeF8(d, rest), d, out + i);
-  } else {
-    for (; i < count; i += lanes) hn::Store(LoadFloats(d, data, dtype, first + i, count - i), d, out + i);
+    HWY_ALIGN std::uint8_t padded[kScaleGroup];
+    if (count < kScaleGroup) {
+      std::memset(padded, 0, sizeof padded);
+      std::memcpy(padded, codes, static_cast<std::size_t>(count));
+      codes = padded;
+    }
+    for (; i < kScaleGroup; i += 2 * lanes) {
+      Vector low, high;
+      DecodeF8Pair(d, codes + i, low, high);
+      hn::Store(low, d, out + i);
+      hn::Store(high, d, out + i + lanes);
+    }
+    return;
   }
-  for (i = (count + lanes - 1) / lanes * lanes; i < padded; i += lanes) hn::Store(hn::Zero(d), d, out + i);
+  for (; i < count; i += lanes) hn::Store(LoadFloats(d, data, dtype, first + i, count - i), d, out + i);
+  for (; i < kScaleGroup; i += lanes) hn::Store(hn::Zero(d), d, out + i);
 }
 
 // Adds one group of 128 to the totals of kRows x kColumns elements. A total is a vector of partial sums.
-template <std::int64_t kRows, std::int64_t kColumns>
-HWY_INLINE void Tile(const float* HWY_RESTRICT a, std::int64_t a_stride, const float* HWY_RESTRICT b,
-                     const float* HWY_RESTRICT a_scale, std::int64_t a_scale_stride,
-                     const float* HWY_RESTRICT b_scale, float* HWY_RESTRICT totals) {
+template <std::int64_t kRows, std::int64_t kColumns, class Weight>
+HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_scale,
+                     const Weight* HWY_RESTRICT b, std::int64_t b_stride, const float* HWY_RESTRICT b_scale,
+                     float* HWY_RESTRICT totals) {
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   Vector sums[kRows][kColumns];
+#pragma GCC unroll 8
   for (auto& row : sums) {
+#pragma GCC unroll 8
     for (auto& sum : row) sum = hn::Zero(d);
   }
+#pragma GCC unroll 2
   for (std::int64_t k = 0; k < kScaleGroup; k += lanes) {
-    Vector columns[kColumns];
-    for (std::int64_t c = 0; c < kColumns; ++c) columns[c] = hn::Load(d, b + c * kScaleGroup + k);
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      const auto x = hn::Load(d, a + r * a_stride + k);
-      for (std::int64_t c = 0; c < kColumns; ++c) sums[r][c] = hn::MulAdd(x, columns[c], sums[r][c]);
+#pragma GCC unroll 8
+    for (std::int64_t c = 0; c < kColumns; ++c) {
+      const auto weights = LoadWeights(d, b + c * b_stride + k);
+#pragma GCC unroll 8
+      for (std::int64_t r = 0; r < kRows; ++r)
+        sums[r][c] = hn::MulAdd(hn::Load(d, a + r * kScaleGroup + k), weights, sums[r][c]);
     }
   }
+#pragma GCC unroll 8
   for (std::int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (std::int64_t c = 0; c < kColumns; ++c) {
       float* total = totals + (r * kColumnBlock + c) * lanes;
-      const auto scale = hn::Set(d, a_scale[r * a_scale_stride] * b_scale[c]);
+      const auto scale = hn::Mul(hn::Set(d, a_scale[r]), hn::Set(d, b_scale[c]));
       hn::Store(hn::MulAdd(sums[r][c], scale, hn::Load(d, total)), d, total);
     }
   }
 }
 
-// The packed block: f32 rows of whole groups, then their scales [rows][groups].
+// The sums of a row's totals, all in one order.
+HWY_INLINE void SumTotals(const float* totals, float* sums) {
+  const Tag d;
+#if HWY_TARGET == HWY_AVX2
+  for (std::int64_t c = 0; c < kColumnBlock; c += 8) {
+    Vector quad[2];
+#pragma GCC unroll 2
+    for (std::int64_t q = 0; q < 2; ++q) {
+      const float* x = totals + (c + 4 * q) * 8;
+      const auto x0 = hn::Load(d, x), x1 = hn::Load(d, x + 8), x2 = hn::Load(d, x + 16),
+                 x3 = hn::Load(d, x + 24);
+      const auto sum01 = hn::Add(hn::InterleaveLower(d, x0, x1), hn::InterleaveUpper(d, x0, x1));
+      const auto sum23 = hn::Add(hn::InterleaveLower(d, x2, x3), hn::InterleaveUpper(d, x2, x3));
+      const hn::Repartition<double, Tag> dd;
+      const auto low = hn::BitCast(dd, sum01), high = hn::BitCast(dd, sum23);
+      quad[q] = hn::Add(hn::BitCast(d, hn::InterleaveLower(dd, low, high)),
+                        hn::BitCast(d, hn::InterleaveUpper(dd, low, high)));
+    }
+    const auto sum =
+        hn::Add(hn::ConcatLowerLower(d, quad[1], quad[0]), hn::ConcatUpperUpper(d, quad[1], quad[0]));
+    hn::Store(sum, d, sums + c);
+  }
+#else
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t c = 0; c < kColumnBlock; ++c)
+    sums[c] = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, totals + c * lanes)));
+#endif
+}
+
+// The packed block: f32 [groups][rows][128], then scales [groups][rows].
 void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t end,
               std::byte* packed) {
   const std::int64_t groups = scale_groups(p.k);
-  const std::int64_t width = groups * kScaleGroup;
   auto* a = reinterpret_cast<float*>(packed);
-  float* scales = a + rows * width;
+  float* scales = a + rows * groups * kScaleGroup;
   for (std::int64_t i = begin; i < end; ++i) {
-    DecodeRow(p.a, p.a_dtype, (first + i) * p.a_stride, p.k, width, a + i * width);
-    for (std::int64_t g = 0; g < groups; ++g) scales[i * groups + g] = cpu::scale_of(p.a_scale, first + i, g);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t k = g * kScaleGroup;
+      DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k),
+                  a + (g * rows + i) * kScaleGroup);
+      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g) * unit_of(p.a_dtype);
+    }
   }
 }
 
+// A block of rows times up to kColumnBlock columns.
+class Block {
+ public:
+  Block(const Gemm& p, std::int64_t rows, const std::byte* packed)
+      : p_(p),
+        rows_(rows),
+        groups_(scale_groups(p.k)),
+        a_(reinterpret_cast<const float*>(packed)),
+        a_scale_(a_ + rows * groups_ * kScaleGroup) {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    staged_ = reinterpret_cast<float*>(
+        cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
+    totals_ = staged_ + kColumnBlock * kScaleGroup;
+  }
+
+  void Run(std::int64_t j, std::int64_t columns) const {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    std::memset(totals_, 0, static_cast<std::size_t>(rows_ * kColumnBlock * lanes) * sizeof(float));
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      HWY_ALIGN float scales[kColumnBlock];
+      Scales(j, columns, g, scales);
+      const std::int64_t first = j * p_.b_stride + g * kScaleGroup;
+      const bool whole = (g + 1) * kScaleGroup <= p_.k;
+#if HWY_TARGET == HWY_AVX2
+      if (whole && p_.b_dtype == DType::f8e4m3) {
+        AddCodes(g, columns, static_cast<const std::uint8_t*>(p_.b) + first, scales, AheadOf(j, g));
+        continue;
+      }
+#endif
+      if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::bf16) {
+        Add<false>(g, columns, static_cast<const std::uint16_t*>(p_.b) + first, p_.b_stride, scales);
+      } else if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::f32) {
+        Add<false>(g, columns, static_cast<const float*>(p_.b) + first, p_.b_stride, scales);
+      } else {
+        for (std::int64_t c = 0; c < columns; ++c) {
+          DecodeGroup(p_.b, p_.b_dtype, first + c * p_.b_stride,
+                      std::min(kScaleGroup, p_.k - g * kScaleGroup), staged_ + c * kScaleGroup);
+        }
+        Add<true>(g, columns, staged_, kScaleGroup, scales);
+      }
+    }
+  }
+
+  // Rows from i0 on of columns [j, j + columns) of the output.
+  void Store(std::int64_t i0, std::int64_t j, std::int64_t columns) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    for (std::int64_t i = 0; i < rows_; ++i) {
+      HWY_ALIGN float sums[kColumnBlock];
+      SumTotals(totals_ + i * kColumnBlock * lanes, sums);
+      const std::int64_t index = (i0 + i) * p_.out_stride + j;
+      for (std::int64_t c = 0; c < columns; c += lanes) {
+        auto sum = hn::Load(d, sums + c);
+        if (p_.accumulate) sum = hn::Add(LoadFloats(d, p_.out, p_.out_dtype, index + c, columns - c), sum);
+        StoreFloats(d, sum, p_.out, p_.out_dtype, index + c, columns - c);
+      }
+    }
+  }
+
+ private:
+  // The weights' scales, times what their decoded values lack.
+  void Scales(std::int64_t j, std::int64_t columns, std::int64_t g, float* scales) const {
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    const float unit = unit_of(p_.b_dtype);
+    const cpu::GemmScale& scale = p_.b_scale;
+    const bool blocks = scale.rows == kScaleGroup && j / kScaleGroup == (j + columns - 1) / kScaleGroup;
+    if (scale.data == nullptr || blocks) {
+      const auto all = hn::Set(Tag(), cpu::scale_of(scale, j, g) * unit);
+      for (std::int64_t c = 0; c < kColumnBlock; c += lanes) hn::Store(all, Tag(), scales + c);
+    } else {
+      for (std::int64_t c = 0; c < columns; ++c) scales[c] = cpu::scale_of(scale, j + c, g) * unit;
+    }
+  }
+
+#if HWY_TARGET == HWY_AVX2
+  // The e4m3 rows that follow group g of the columns from j on by some groups: along the rows, then in the
+  // next columns, then in the next weights; where there are none, what is at hand already.
+  struct Ahead {
+    const std::uint8_t* rows;
+    std::int64_t stride;
+  };
+  HWY_INLINE Ahead AheadOf(std::int64_t j, std::int64_t g) const {
+    const auto* b = static_cast<const std::uint8_t*>(p_.b);
+    for (g += kAheadGroups; g >= groups_; g -= groups_) j += kColumnBlock;
+    if (j >= p_.n && p_.next_b != nullptr) {
+      b = static_cast<const std::uint8_t*>(p_.next_b);
+      j -= p_.n;
+    }
+    if (j + kColumnBlock > p_.n) return {reinterpret_cast<const std::uint8_t*>(staged_), 0};
+    return {b + j * p_.b_stride + g * kScaleGroup, p_.b_stride};
+  }
+
+  // Adds a whole group of e4m3 weights, as f16.
+  void AddCodes(std::int64_t g, std::int64_t columns, const std::uint8_t* codes, const float* scales,
+                Ahead ahead) const {
+    auto* staged = reinterpret_cast<hwy::float16_t*>(staged_);
+    const hn::Full256<hwy::float16_t> d;
+    const hn::Full256<std::uint8_t> du;
+    const hn::Full256<std::int8_t> di;
+    auto largest = hn::Zero(du);         // 0xff if a code is NaN
+    auto largest_signed = hn::Zero(di);  // 0x7f if a code is NaN
+    const std::int64_t stride = p_.b_stride;
+    const std::uint8_t* from = codes;
+    const std::uint8_t* line = ahead.rows;
+    for (std::int64_t c = 0; c < columns; ++c, from += stride, line += ahead.stride) {
+      hwy::float16_t* to = staged + c * kScaleGroup;
+      hwy::Prefetch(line);
+      hwy::Prefetch(line + 64);
+#pragma GCC unroll 4
+      for (std::int64_t k = 0; k < kScaleGroup; k += 32) {
+        const auto x = hn::LoadU(du, from + k);
+        largest = hn::Max(largest, x);
+        largest_signed = hn::Max(largest_signed, hn::BitCast(di, x));
+        hn::Store(F8ToHalf<false>(from + k), d, to + k);
+        hn::Store(F8ToHalf<false>(from + k + 16), d, to + k + 16);
+      }
+    }
+    const auto nan = hn::RebindMask(du, hn::Eq(largest_signed, hn::Set(di, 0x7f)));
+    if (HWY_UNLIKELY(!hn::AllFalse(du, hn::Or(hn::Eq(largest, hn::Set(du, 0xff)), nan)))) {
+      for (std::int64_t c = 0; c < columns; ++c) {
+        for (std::int64_t k = 0; k < kScaleGroup; k += 16)
+          hn::Store(F8ToHalf<true>(codes + c * p_.b_stride + k), d, staged + c * kScaleGroup + k);
+      }
+    }
+    Add<true>(g, columns, staged, kScaleGroup, scales);
+  }
+#endif
+
+  // Adds group g of the columns whose weights are at `b`; kStaged: their stride is known, 128.
+  template <bool kStaged, class Weight>
+  HWY_INLINE void Add(std::int64_t g, std::int64_t columns, const Weight* b, std::int64_t b_stride,
+                      const float* scales) const {
+    std::int64_t i = 0;
+    for (; i + kTileRows <= rows_; i += kTileRows)
+      AddRows<kTileRows, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 3) AddRows<3, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 2) AddRows<2, kStaged>(i, g, columns, b, b_stride, scales);
+    if (rows_ - i == 1) AddRows<1, kStaged>(i, g, columns, b, b_stride, scales);
+  }
+
+  template <std::int64_t kRows, bool kStaged, class Weight>
+  HWY_NOINLINE void AddRows(std::int64_t i, std::int64_t g, std::int64_t columns, const Weight* b,
+                            std::int64_t b_stride, const float* scales) const {
+    constexpr std::int64_t kWidth = tile_columns(kRows);
+    if (kStaged) b_stride = kScaleGroup;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    const float* a = a_ + (g * rows_ + i) * kScaleGroup;
+    const float* a_scale = a_scale_ + g * rows_ + i;
+    float* totals = totals_ + i * kColumnBlock * lanes;
+    std::int64_t c = 0;
+    for (; c + kWidth <= columns; c += kWidth)
+      Tile<kRows, kWidth>(a, a_scale, b + c * b_stride, b_stride, scales + c, totals + c * lanes);
+    for (; c < columns; ++c)
+      Tile<kRows, 1>(a, a_scale, b + c * b_stride, b_stride, scales + c, totals + c * lanes);
+  }
+
+  const Gemm& p_;
+  std::int64_t rows_;
+  std::int64_t groups_;
+  const float* a_;
+  const float* a_scale_;
+  float* staged_;  // [kColumnBlock][128], f32 or f16
+  float* totals_;  // [rows][kColumnBlock] vectors
+};
+
 void Columns(const Gemm& p, std::int64_t i0, std::int64_t rows, const std::byte* packed, std::int64_t begin,
              std::int64_t end) {
-  const Tag d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t groups = scale_groups(p.k);
-  const std::int64_t width = groups * kScaleGroup;
-  const auto* a = reinterpret_cast<const float*>(packed);
-  const float* a_scale = a + rows * width;
-  float* tile = reinterpret_cast<float*>(
-      cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
-  float* totals = tile + kColumnBlock * kScaleGroup;
-  float b_scale[kColumnBlock];
-  for (std::int64_t j0 = begin; j0 < end; j0 += kColumnBlock) {
-    const std::int64_t columns = std::min(kColumnBlock, end - j0);
-    std::memset(totals, 0, static_cast<std::size_t>(rows * kColumnBlock * lanes) * sizeof(float));
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const std::int64_t k0 = g * kScaleGroup;
-      for (std::int64_t j = 0; j < columns; ++j) {
-        DecodeRow(p.b, p.b_dtype, (j0 + j) * p.b_stride + k0, std::min(kScaleGroup, p.k - k0), kScaleGroup,
-                  tile + j * kScaleGroup);
-        b_scale[j] = cpu::scale_of(p.b_scale, j0 + j, g);
-      }
-      const auto run = [&]<std::int64_t kRows>(std::int64_t i, std::integral_constant<std::int64_t, kRows>) {
-        std::int64_t j = 0;
-        for (; j + kTileColumns <= columns; j += kTileColumns) {
-          Tile<kRows, kTileColumns>(a + i * width + k0, width, tile + j * kScaleGroup,
-                                    a_scale + i * groups + g, groups, b_scale + j,
-                                    totals + (i * kColumnBlock + j) * lanes);
-        }
-        for (; j < columns; ++j) {
-          Tile<kRows, 1>(a + i * width + k0, width, tile + j * kScaleGroup, a_scale + i * groups + g, groups,
-                         b_scale + j, totals + (i * kColumnBlock + j) * lanes);
-        }
-      };
-      std::int64_t i = 0;
-      for (; i + kTileRows <= rows; i += kTileRows) run(i, std::integral_constant<std::int64_t, kTileRows>{});
-      for (; i < rows; ++i) run(i, std::integral_constant<std::int64_t, 1>{});
-    }
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t j = 0; j < columns; ++j) {
-        const auto sum = hn::SumOfLanes(d, hn::Load(d, totals + (i * kColumnBlock + j) * lanes));
-        const std::int64_t index = (i0 + i) * p.out_stride + j0 + j;
-        const float base = p.accumulate ? load_element(p.out, p.out_dtype, index) : 0.0f;
-        store_element(p.out, p.out_dtype, index, base + hn::GetLane(sum));
-      }
-    }
+  const Block block(p, rows, packed);
+  for (std::int64_t j = begin; j < end; j += kColumnBlock) {
+    const std::int64_t columns = std::min(kColumnBlock, end - j);
+    block.Run(j, columns);
+    block.Store(i0, j, columns);
   }
 }
 
@@ -158,7 +354,7 @@ constexpr std::int64_t kMostRows = 32;
 }  // namespace
 
 extern const GemmKernel gemm_kernel_simd;
-const GemmKernel gemm_kernel_simd = {kMostRows, packed_bytes, pack, columns};
+const GemmKernel gemm_kernel_simd = {kMostRows, 12, 50, packed_bytes, pack, columns};
 }  // namespace cpu
 }  // namespace fathom
 #endif

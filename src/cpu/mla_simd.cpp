@@ -3,6 +3,7 @@
 #define HWY_TARGET_INCLUDE "cpu/mla_simd.cpp"
 #include <hwy/foreach_target.h>
 // must follow foreach_target.h
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 
 #include <cmath>
@@ -13,6 +14,7 @@
 #include "cpu/scratch.hpp"
 #include "cpu/simd.hpp"
 #include "ops/cache_layout.hpp"
+#include "ops/gemm_scales.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
@@ -22,6 +24,9 @@ using cpu::kMlaBlock;
 using Tag = hn::CappedTag<float, 16>;
 constexpr std::int64_t kPad = 16;  // rows are padded with zeros to a multiple of this
 constexpr std::int64_t kTileHeads = 4;
+constexpr std::int64_t kTileEntries = HWY_TARGET == HWY_AVX2 ? 3 : 2;  // 12 sums in 16 registers, else 8
+constexpr std::int64_t kTileVectors = kTileEntries;
+constexpr std::int64_t kRowWeights = kMlaBlock + kPad;  // a tile may write beyond the last entry
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class MlaSimd {
@@ -34,11 +39,11 @@ class MlaSimd {
         direct_(task.cache_dtype == DType::f32 && dim_ == task.lora + task.rope_dim) {
     const std::int64_t stage = direct_ ? 0 : kMlaBlock * dim_;
     auto* memory = reinterpret_cast<float*>(
-        cpu::thread_scratch<MlaSimd>(4 * (heads_ * (dim_ + lora_ + kMlaBlock + kPad) + stage)));
+        cpu::thread_scratch<MlaSimd>(4 * (heads_ * (dim_ + lora_ + kRowWeights + kPad) + stage)));
     q_ = memory;
     sums_ = q_ + heads_ * dim_;
     weights_ = sums_ + heads_ * lora_;
-    stage_ = weights_ + heads_ * kMlaBlock;
+    stage_ = weights_ + heads_ * kRowWeights;
     factor_ = stage_ + stage;  // [heads], at most 16 a head with the two below
     highest_ = factor_ + heads_;
     total_ = highest_ + heads_;
@@ -52,8 +57,7 @@ class MlaSimd {
     std::fill(highest_, highest_ + heads_, -kInfinity);
     for (std::int64_t j = 0; j < t_.count; j += kMlaBlock) {
       const std::int64_t n = std::min(kMlaBlock, t_.count - j);
-      Stage(t_.slots + j, n);
-      Scores(n);
+      Scores(t_.slots + j, n);
       for (std::int64_t h = 0; h < t_.heads; ++h) Softmax(h, n);
       AddValues(n);
     }
@@ -76,16 +80,14 @@ class MlaSimd {
     }
   }
 
-  // rows_[j]: the entries of a block as f32.
-  void Stage(const std::int32_t* slots, std::int64_t n) {
-    for (std::int64_t j = 0; j < n; ++j) {
-      const std::uint8_t* entry = t_.cache + slots[j] * t_.entry_bytes;
-      if (direct_) {
-        rows_[j] = reinterpret_cast<const float*>(entry);
-      } else {
-        rows_[j] = stage_ + j * dim_;
-        StageEntry(entry, stage_ + j * dim_);
-      }
+  // rows_[j]: entry j of a block as f32.
+  void Stage(const std::int32_t* slots, std::int64_t j) {
+    const std::uint8_t* entry = t_.cache + slots[j] * t_.entry_bytes;
+    if (direct_) {
+      rows_[j] = reinterpret_cast<const float*>(entry);
+    } else {
+      rows_[j] = stage_ + j * dim_;
+      StageEntry(entry, stage_ + j * dim_);
     }
   }
 
@@ -96,10 +98,16 @@ class MlaSimd {
     std::int64_t begin = 0;
     DType dtype = t_.cache_dtype;
     if (dtype == DType::u8) {
-      const std::uint8_t* scales = entry + t_.lora;
-      for (; begin < t_.lora; begin += lanes) {
-        const auto scale = hn::Set(d, load_f32(scales + begin / 128 * 4));
-        hn::Store(hn::Mul(DecodeF8(d, entry + begin), scale), d, to + begin);
+      const std::int64_t lora = t_.lora;
+      const std::uint8_t* scales = entry + lora;
+      for (; begin < lora; begin += kScaleGroup) {
+        const auto scale = hn::Set(d, load_f32(scales + begin / kScaleGroup * 4) * kF8Unit);
+        for (std::int64_t i = begin; i < begin + kScaleGroup; i += 2 * lanes) {
+          hn::Vec<Tag> low, high;
+          DecodeF8Pair(d, entry + i, low, high);
+          hn::Store(hn::Mul(low, scale), d, to + i);
+          hn::Store(hn::Mul(high, scale), d, to + i + lanes);
+        }
       }
       entry = scales + t_.lora / 128 * 4 - 2 * t_.lora;  // where the rope's bf16 index lora would be
       dtype = DType::bf16;
@@ -110,37 +118,49 @@ class MlaSimd {
   }
 
   // weights_[h][j] = dot(q[h], rows_[j])
-  void Scores(std::int64_t n) const {
-    for (std::int64_t j = 0; j < n; j += 2) {
-      const float* first = rows_[j];
-      const float* second = rows_[std::min(j + 1, n - 1)];
-      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ScoreTile(h, j, first, second);
+  void Scores(const std::int32_t* slots, std::int64_t n) {
+    for (std::int64_t j = 0; j < n; j += kTileEntries) {
+      const float* rows[kTileEntries];
+      for (std::int64_t e = 0; e < kTileEntries; ++e) {
+        if (j + kTileEntries + e < t_.slots + t_.count - slots) Fetch(slots[j + kTileEntries + e]);
+        if (j + e < n) Stage(slots, j + e);
+        rows[e] = rows_[std::min(j + e, n - 1)];
+      }
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ScoreTile(h, j, rows);
     }
   }
 
-  HWY_INLINE void ScoreTile(std::int64_t h0, std::int64_t j, const float* HWY_RESTRICT first,
-                            const float* HWY_RESTRICT second) const {
+  void Fetch(std::int32_t slot) const {
+    const std::uint8_t* entry = t_.cache + slot * t_.entry_bytes;
+    for (std::int64_t i = 0; i < t_.entry_bytes; i += 64) hwy::Prefetch(entry + i);
+  }
+
+  HWY_INLINE void ScoreTile(std::int64_t h0, std::int64_t j, const float* const (&rows)[kTileEntries]) const {
     const Tag d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    hn::Vec<Tag> a[kTileHeads], b[kTileHeads];
+    hn::Vec<Tag> dots[kTileHeads][kTileEntries];
 #pragma GCC unroll 4
-    for (std::int64_t h = 0; h < kTileHeads; ++h) a[h] = b[h] = hn::Zero(d);
+    for (auto& head : dots) {
+#pragma GCC unroll 4
+      for (auto& dot : head) dot = hn::Zero(d);
+    }
     const float* HWY_RESTRICT q = q_ + h0 * dim_;
     for (std::int64_t i = 0; i < dim_; i += lanes) {
-      const auto x = hn::LoadU(d, first + i);
-      const auto y = hn::LoadU(d, second + i);
+      hn::Vec<Tag> entry[kTileEntries];
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e) entry[e] = hn::LoadU(d, rows[e] + i);
 #pragma GCC unroll 4
       for (std::int64_t h = 0; h < kTileHeads; ++h) {
         const auto query = hn::Load(d, q + h * dim_ + i);
-        a[h] = hn::MulAdd(query, x, a[h]);
-        b[h] = hn::MulAdd(query, y, b[h]);
+#pragma GCC unroll 4
+        for (std::int64_t e = 0; e < kTileEntries; ++e) dots[h][e] = hn::MulAdd(query, entry[e], dots[h][e]);
       }
     }
 #pragma GCC unroll 4
     for (std::int64_t h = 0; h < kTileHeads; ++h) {
-      float* to = weights_ + (h0 + h) * kMlaBlock + j;
-      to[0] = hn::GetLane(hn::SumOfLanes(d, a[h]));
-      to[1] = hn::GetLane(hn::SumOfLanes(d, b[h]));
+      float* to = weights_ + (h0 + h) * kRowWeights + j;
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e) to[e] = hn::GetLane(hn::SumOfLanes(d, dots[h][e]));
     }
   }
 
@@ -148,7 +168,7 @@ class MlaSimd {
   void Softmax(std::int64_t h, std::int64_t n) const {
     const Tag d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    float* weights = weights_ + h * kMlaBlock;
+    float* weights = weights_ + h * kRowWeights;
     const auto scale = hn::Set(d, t_.softmax_scale);
     const auto end = hn::Set(d, static_cast<float>(n));
     const auto nothing = hn::Set(d, -kInfinity);
@@ -174,15 +194,13 @@ class MlaSimd {
   }
 
   void AddValues(std::int64_t n) const {
-    const auto step = 2 * static_cast<std::int64_t>(hn::Lanes(Tag()));
-    for (std::int64_t i = 0; i < lora_; i += step) {
-      for (std::int64_t h = 0; h < heads_; h += kTileHeads) {
-        if (i + step <= lora_) {
-          ValueTile<2>(h, i, n);
-        } else {
-          ValueTile<1>(h, i, n);
-        }
-      }
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
+    std::int64_t i = 0;
+    for (; i + kTileVectors * lanes <= lora_; i += kTileVectors * lanes) {
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ValueTile<kTileVectors>(h, i, n);
+    }
+    for (; i < lora_; i += lanes) {
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ValueTile<1>(h, i, n);
     }
   }
 
@@ -194,25 +212,25 @@ class MlaSimd {
     float* to = sums_ + h0 * lora_ + i;
 #pragma GCC unroll 4
     for (std::int64_t h = 0; h < kTileHeads; ++h) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (std::int64_t v = 0; v < kVectors; ++v)
         sums[h][v] = hn::Mul(hn::Load(d, to + h * lora_ + v * lanes), hn::Set(d, factor_[h0 + h]));
     }
-    const float* HWY_RESTRICT weights = weights_ + h0 * kMlaBlock;
+    const float* HWY_RESTRICT weights = weights_ + h0 * kRowWeights;
     for (std::int64_t j = 0; j < n; ++j) {
       hn::Vec<Tag> value[kVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (std::int64_t v = 0; v < kVectors; ++v) value[v] = hn::LoadU(d, rows_[j] + i + v * lanes);
 #pragma GCC unroll 4
       for (std::int64_t h = 0; h < kTileHeads; ++h) {
-        const auto weight = hn::Set(d, weights[h * kMlaBlock + j]);
-#pragma GCC unroll 2
+        const auto weight = hn::Set(d, weights[h * kRowWeights + j]);
+#pragma GCC unroll 4
         for (std::int64_t v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, value[v], sums[h][v]);
       }
     }
 #pragma GCC unroll 4
     for (std::int64_t h = 0; h < kTileHeads; ++h) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (std::int64_t v = 0; v < kVectors; ++v) hn::Store(sums[h][v], d, to + h * lora_ + v * lanes);
     }
   }

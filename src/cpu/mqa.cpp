@@ -53,7 +53,7 @@ void MqaScorer::score(std::int64_t index, std::int64_t begin, std::int64_t end, 
                          reinterpret_cast<const std::uint32_t*>(tile_), heads_, dim_, sums);
   } else {
     mqa_sums_simd(reinterpret_cast<const float*>(query), weights, reinterpret_cast<const float*>(tile_),
-                  heads_, dim_, sums);
+                  dtype_, heads_, dim_, sums);
   }
   for (std::int64_t j = 0; j < kMqaTileKeys; ++j) sums[j] *= scales_[j];
   std::copy(sums + begin, sums + end, logits + begin);

@@ -48,6 +48,43 @@ HWY_INLINE hn::Vec<D> DecodeF8(D d, const std::uint8_t* codes) {
   return hn::Or(value, hn::BitCast(d, sign));
 }
 
+#if HWY_TARGET == HWY_AVX2
+/// Moved to the places of an f16's exponent and mantissa, the bits of an e4m3 code are its value times 2^-8,
+/// subnormal ones included; conversion from f16 to f32 takes them as they are, whatever the processor is told
+/// about subnormals.
+constexpr float kF8Unit = 256;
+
+/// 16 codes as f16 through kF8Unit, exact. NaN needs `kNan`; without it, NaN reads as 480.
+template <bool kNan>
+HWY_INLINE hn::Vec<hn::Full256<hwy::float16_t>> F8ToHalf(const std::uint8_t* codes) {
+  const hn::Full256<std::int16_t> d;
+  const auto* x = reinterpret_cast<const std::int8_t*>(codes);
+  const auto words = hn::PromoteTo(d, hn::LoadU(hn::Full128<std::int8_t>(), x));
+  auto bits = hn::And(hn::ShiftLeft<7>(words), hn::Set(d, static_cast<std::int16_t>(0xbfff)));
+  if constexpr (kNan) {
+    const auto magnitude = hn::And(bits, hn::Set(d, 0x7fff));
+    const auto nan = hn::VecFromMask(d, hn::Eq(magnitude, hn::Set(d, 0x7f << 7)));
+    bits = hn::Or(bits, hn::And(nan, hn::Set(d, 0x7e00)));
+  }
+  return hn::BitCast(hn::Full256<hwy::float16_t>(), bits);
+}
+#else
+constexpr float kF8Unit = 1;
+#endif
+
+/// The values of 2 * Lanes codes through kF8Unit.
+template <class D>
+HWY_INLINE void DecodeF8Pair(D d, const std::uint8_t* codes, hn::Vec<D>& first, hn::Vec<D>& second) {
+#if HWY_TARGET == HWY_AVX2
+  const auto half = F8ToHalf<true>(codes);
+  first = hn::PromoteTo(d, hn::LowerHalf(half));
+  second = hn::PromoteTo(d, hn::UpperHalf(hn::Full128<hwy::float16_t>(), half));
+#else
+  first = DecodeF8(d, codes);
+  second = DecodeF8(d, codes + hn::Lanes(d));
+#endif
+}
+
 /// Elements [index, index + Lanes) of `data` as f32; elements at and beyond `remaining` read as zero and are
 /// not touched.
 template <class D>

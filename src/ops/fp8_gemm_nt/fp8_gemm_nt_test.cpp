@@ -153,6 +153,35 @@ TEST(Fp8GemmNt, EveryCodeIsExact) {
   }
 }
 
+// The same inside of whole groups, where each code of b is the only one of its row that is not 0: NaN spoils
+// its column and no other, wherever it is.
+TEST(Fp8GemmNt, EveryCodeIsExactInWholeGroups) {
+  const std::int64_t k = 256;
+  Tensor b(DType::f8e4m3, {256, k});
+  for (std::int64_t j = 0; j < 256; ++j) {
+    for (std::int64_t i = 0; i < k; ++i) b.as<std::uint8_t>()[j * k + i] = 0;
+    b.as<std::uint8_t>()[j * k + j * 37 % k] = static_cast<std::uint8_t>(j);
+  }
+  Tensor ones(DType::f32, {48, 2});
+  for (std::int64_t i = 0; i < ones.count(); ++i) ones.set(i, 1);
+  Tensor a(DType::f8e4m3, {48, k});
+  for (std::int64_t i = 0; i < a.count(); ++i) a.set(i, 1);
+  for (const std::int64_t m : {1, 2, 3, 4, 7, 48}) {
+    Tensor out = poisoned(DType::f32, {m, 256});
+    fp8_gemm_nt({.a = a.view().rows(0, m),
+                 .a_scale = ones.view().rows(0, m),
+                 .b = b,
+                 .b_scale = ones.view().rows(0, 2),
+                 .out = out},
+                test_context());
+    for (std::int64_t i = 0; i < m * 256; ++i) {
+      const double expected = b[i % 256 * k + i % 256 * 37 % k];
+      ASSERT_TRUE(out[i] == expected || (std::isnan(out[i]) && std::isnan(expected)))
+          << m << " rows, code " << i % 256 << ": " << out[i] << ", expected " << expected;
+    }
+  }
+}
+
 TEST(Fp8GemmNt, ScaleLayoutsGiveTheSameBytes) {
   const Problem p{.m = 13, .n = 150, .k = 700};
   Operands operands(p);

@@ -18,6 +18,25 @@
 #include "ops/cache_layout.hpp"
 #include "ops/top_k/top_k_impl.hpp"
 
+#ifndef FATHOM_TOP_K_PACKED_LANES
+#define FATHOM_TOP_K_PACKED_LANES
+namespace fathom {
+/// For a mask of up to eight lanes: the numbers of those that are set, ascending, then zeros.
+struct PackedLanes {
+  std::uint8_t lanes[256][8]{};
+  constexpr PackedLanes() {
+    for (unsigned mask = 0; mask < 256; ++mask) {
+      unsigned count = 0;
+      for (std::uint8_t lane = 0; lane < 8; ++lane) {
+        if ((mask >> lane & 1) != 0) lanes[mask][count++] = lane;
+      }
+    }
+  }
+};
+inline constexpr PackedLanes kPackedLanes;
+}  // namespace fathom
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace fathom::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -41,6 +60,23 @@ HWY_INLINE hn::Vec<DI> Ordered(D du, hn::Vec<D> key) {
   return hn::BitCast(DI(), hn::Xor(key, hn::Set(du, 0x80000000u)));
 }
 
+// The lanes of `v` that `mask` has, moved to the front; what is behind them is undefined.
+template <class D, class M>
+HWY_INLINE hn::Vec<D> Packed(D d, hn::Vec<D> v, M mask) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
+  // GCC copies the table of Highway's own to the stack in every call.
+  std::uint8_t bits[8];
+  hn::StoreMaskBits(d, mask, bits);
+  const hn::Rebind<std::uint8_t, D> d8;
+  const hn::RebindToSigned<D> di;
+  const auto lanes = hn::PromoteTo(di, hn::LoadU(d8, kPackedLanes.lanes[bits[0]]));
+  return hn::TableLookupLanes(v, hn::IndicesFromVec(d, lanes));
+#else
+  (void)d;
+  return hn::Compress(v, mask);
+#endif
+}
+
 // Appends the keys of `from` that lie in [low, high] to `to` and returns their number; `above` gets the
 // number of keys > high. `to` has room for a vector more; it may be `from`.
 template <class Load>
@@ -61,7 +97,7 @@ std::int64_t Between(std::int64_t n, const Load& load, std::uint32_t low, std::u
     const auto in = hn::AndNot(over, hn::Not(hn::Lt(ordered, low_v)));
     above += static_cast<std::int64_t>(hn::CountTrue(di, over));
     // Not CompressStore: compressing to memory is many times slower on some CPUs.
-    hn::StoreU(hn::Compress(key, hn::RebindMask(du, in)), du, to + kept);
+    hn::StoreU(Packed(du, key, hn::RebindMask(du, in)), du, to + kept);
     kept += static_cast<std::int64_t>(hn::CountTrue(di, in));
   }
   for (; i < n; ++i) {
@@ -215,7 +251,7 @@ void Emit(const float* scores, std::int64_t n, std::uint32_t threshold, std::int
       take = hn::Or(take, equal);
     }
     const auto position = hn::Iota(di, static_cast<std::int32_t>(i));
-    hn::StoreU(hn::Compress(position, take), di, out + written);
+    hn::StoreU(Packed(di, position, take), di, out + written);
     written += static_cast<std::int64_t>(hn::CountTrue(di, take));
   }
   for (; i < n && written < k; ++i) {
