@@ -142,12 +142,18 @@ void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t
   const std::int64_t groups = scale_groups(p.k);
   auto* a = reinterpret_cast<float*>(packed);
   float* scales = a + rows * groups * kScaleGroup;
+  // The units of both operands: powers of two, and unlike the scales, values have room for them.
+  const Tag d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto unit = hn::Set(d, unit_of(p.a_dtype) * unit_of(p.b_dtype));
   for (std::int64_t i = begin; i < end; ++i) {
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t k = g * kScaleGroup;
-      DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k),
-                  a + (g * rows + i) * kScaleGroup);
-      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g) * unit_of(p.a_dtype);
+      float* values = a + (g * rows + i) * kScaleGroup;
+      DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k), values);
+      for (std::int64_t j = 0; j < kScaleGroup; j += lanes)
+        hn::Store(hn::Mul(hn::Load(d, values + j), unit), d, values + j);
+      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g);
     }
   }
 }
@@ -212,17 +218,16 @@ class Block {
   }
 
  private:
-  // The weights' scales, times what their decoded values lack.
+  // The weights' scales.
   void Scales(std::int64_t j, std::int64_t columns, std::int64_t g, float* scales) const {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
-    const float unit = unit_of(p_.b_dtype);
     const cpu::GemmScale& scale = p_.b_scale;
     const bool blocks = scale.rows == kScaleGroup && j / kScaleGroup == (j + columns - 1) / kScaleGroup;
     if (scale.data == nullptr || blocks) {
-      const auto all = hn::Set(Tag(), cpu::scale_of(scale, j, g) * unit);
+      const auto all = hn::Set(Tag(), cpu::scale_of(scale, j, g));
       for (std::int64_t c = 0; c < kColumnBlock; c += lanes) hn::Store(all, Tag(), scales + c);
     } else {
-      for (std::int64_t c = 0; c < columns; ++c) scales[c] = cpu::scale_of(scale, j + c, g) * unit;
+      for (std::int64_t c = 0; c < columns; ++c) scales[c] = cpu::scale_of(scale, j + c, g);
     }
   }
 
