@@ -77,21 +77,43 @@ struct GroupedWalk {
 
   /// One warp walks, ahead of all others, and tells them.
   static __device__ void run(const Args& args, const GemmRing<c>& ring, int rank) {
-    GroupedWalk walk(args, ring, rank);
     GemmTile t;
+    const bool early = c.swapped && first_of_few(args, t);
+    if (early) tell(ring, 0, t, true);
+    GroupedWalk walk(args, ring, rank);
+    walk.used = early;
     bool more = true;
-    for (int count = 0; more; ++count) {
+    for (int count = early; more; ++count) {
       const int place = count % c.tiles_ahead;
       if (count >= c.tiles_ahead) ptx::mbarrier_wait(ring.tile_empty(place), (count / c.tiles_ahead - 1) & 1);
       more = walk.next(t);  // as late as may be, so that no cluster keeps others waiting for its last tile
-      if (walk.lane == 0) {
-        const u32 to = ring.told(place);
-        ptx::st_shared_int4(to, {more ? t.token0 : -1, t.row0, t.end, t.group});
-        ptx::st_shared_int4(to + 16, {t.plane, t.by_id, t.idle, 0});
-        ptx::mbarrier_arrive(ring.tile_full(place));
-      }
+      tell(ring, place, t, more);
     }
     walk.leave_queue();
+  }
+  static __device__ void tell(const GemmRing<c>& ring, int place, const GemmTile& t, bool more) {
+    if (threadIdx.x % 32 != 0) return;
+    const u32 to = ring.told(place);
+    ptx::st_shared_int4(to, {more ? t.token0 : -1, t.row0, t.end, t.group});
+    ptx::st_shared_int4(to + 16, {t.plane, t.by_id, t.idle, 0});
+    ptx::mbarrier_arrive(ring.tile_full(place));
+  }
+  /// The block's first tile where every group has rows for one tile of them: found in a few instructions, for the code of
+  /// a walk comes from memory.
+  static __device__ bool first_of_few(const Args& args, GemmTile& tile) {
+    if (args.layout == Args::contiguous || args.groups > 32) return false;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int begin, rows;
+    find(args, lane, begin, rows);
+    if (__any_sync(kAll, lane < args.groups && (rows == 0 || rows > kTokens))) return false;
+    const int tiles_n = (args.gemm.n + kWeights - 1) / kWeights;
+    const int group = static_cast<int>(blockIdx.x / static_cast<u32>(tiles_n));
+    if (group >= args.groups) return false;
+    const int column = static_cast<int>(blockIdx.x) - group * tiles_n;
+    begin = __shfl_sync(kAll, begin, group);
+    const int end = begin + __shfl_sync(kAll, rows, group);
+    tile = {column * kWeights, begin, end, args.layout == Args::masked ? group : 0, group, 0, 0};  // swapped
+    return true;
   }
   /// Threads that hear of tiles, and so free their places: the warpgroups, the loader and the warp of scales.
   static constexpr int kHearers = 128 * c.groups() + 1 + (c.fp8 ? 32 : 0);
@@ -182,7 +204,7 @@ struct GroupedWalk {
   }
 
   /// Rows [begin, begin + rows) of a group; none if there is no such group.
-  __device__ void find(int g, int& begin, int& rows) const {
+  static __device__ void find(const Args& all, int g, int& begin, int& rows) {
     begin = rows = 0;
     if (g >= all.groups) return;
     const int most = all.gemm.m;
@@ -208,7 +230,7 @@ struct GroupedWalk {
     int sum = 0;
 #pragma unroll 4
     for (int i = 0; i < per_chunk; ++i) {
-      find(lane * per_chunk + i, begin, rows);
+      find(all, lane * per_chunk + i, begin, rows);
       sum += tiles_of(rows) * tiles_n;
     }
     chunks_through = sum_through(sum);
@@ -225,7 +247,7 @@ struct GroupedWalk {
       const int left = __shfl_sync(kAll, chunks_through, max(chunk - 1, 0));
       before = chunk > 0 ? left : 0;
       base = per_chunk * chunk;
-      find(lane < per_chunk ? base + lane : all.groups, begin, rows);
+      find(all, lane < per_chunk ? base + lane : all.groups, begin, rows);
       through = sum_through(tiles_of(rows) * tiles_n);
     }
     const int at = index - before;

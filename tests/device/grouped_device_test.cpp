@@ -487,6 +487,46 @@ TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
   }
 }
 
+// Tiles of few rows: where every group has rows for one of them, a block knows its first before it has
+// walked.
+TEST(GroupedTiles, OfFewRowsGiveTheBytesOfTheDenseProduct) {
+  constexpr std::int64_t kN = 3000,
+                         kK = 384;  // 47 tiles of 64 weights a group: three have more than there are blocks
+  const Context& context = device_context("sm90:wgmma");
+  for (const std::vector<int>& ends : {std::vector{0, 7, 12, 20}, {0, 7, 7, 20}, {0, 16, 49, 55}}) {
+    const std::int64_t rows = ends.back(), groups = std::ssize(ends) - 1;
+    const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, kK, ends}, groups, DType::bf16,
+                             fresh_seed());
+    const Operands in = problem.operands();
+    const OnDevice dense(problem.poisoned_out());
+    for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
+      if (ends[g] == ends[g + 1]) continue;
+      fp8_gemm_nt({.a = in.a.rows(ends[g], ends[g + 1]),
+                   .a_scale = in.a_scale.rows(ends[g], ends[g + 1]),
+                   .b = in.b[g],
+                   .b_scale = in.b_scale[g],
+                   .out = dense.view().rows(ends[g], ends[g + 1])},
+                  context);
+    }
+    const Strided expected = dense.download();
+    for (const auto& [tokens, weights] : {std::pair{16, 64}, {32, 128}}) {
+      SCOPED_TRACE(testing::Message() << tokens << " x " << weights << ", second group ends at " << ends[2]);
+      const Sm90GroupedKernel kernel{
+          .swapped = 1, .fp8 = 1, .tile_m = tokens, .tile_n = weights, .stages = 6, .cluster_n = 1};
+      const OnDevice out(problem.poisoned_out());
+      launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = kK}, GroupLayout::offsets,
+                          {.a = in.a,
+                           .a_scale = in.a_scale,
+                           .b = in.b,
+                           .b_scale = in.b_scale,
+                           .rows = problem.rows(),
+                           .out = out.view()},
+                          context);
+      expect_same_bytes(out.download().view, expected.view);
+    }
+  }
+}
+
 // At the model's k, against sums in double of the dequantised operands.
 TEST_P(GroupedOnDevice, IsAccurateForTheModelsRows) {
   const bool fp8 = GetParam().element == DType::f8e4m3;
