@@ -49,9 +49,9 @@ struct alignas(16) TopKManyScratch : TopKScratch {
 struct alignas(16) TopKFewScratch : TopKScratch {
   unsigned top;  // the largest key of the sample
   int before;    // chosen in the blocks before this one
+  int own_in_digit;
   // What the other blocks of the cluster say, and mbarriers: all of it is there.
   int listed_by[4];
-  unsigned long long close_of[4][32];
   unsigned long long told[2];
 };
 

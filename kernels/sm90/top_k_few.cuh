@@ -24,20 +24,14 @@ struct Sm90TopKFew {
   static constexpr int kChunk = 128 * kFours;
   static constexpr int kSlots = kTopKFewSlots;  // chunks of a warp under way
   static constexpr int kList = kTopKFewList;
-  static constexpr int kClose = 32;  // candidates that one warp can rank
+  static constexpr int kClose = 32;  // candidates that are ranked one by one
   static constexpr int kSampled = kSample / kThreads;
   static constexpr int kRun = 16;  // samples next to one another
   static constexpr unsigned kShort = 4096;
-  static_assert(kThreads == 1 << kDigit && kWarps * kSlots <= 32 && kSample % kThreads == 0 && kSample <= kList && kShort <= kList);
+  static_assert(kThreads == 1 << kDigit && kWarps * kSlots <= 32 && kSample % (2 * kThreads) == 0 && kSample <= kList && kShort <= kList);
   static_assert(kWarps * kSlots * kChunk * 4 + 8 * kList >= top_k_shared_bytes(kTopKLongestRow), "the general search has no room");
 
-  /// This block's part of a row: [begin, begin + edge) and the last (count - edge) % 4 scores one by one, the rest, which
-  /// lies on 16 bytes, in chunks.
-  struct Part {
-    const float* scores;  // of the row
-    unsigned length;      // of the row; 0 if it is none for this search
-    unsigned begin, first, units, end;
-  };
+  using Part = sm90::TopKPart;
 
   const TopKKernel& args;
   int rank;   // of the block in its cluster
@@ -56,19 +50,6 @@ struct Sm90TopKFew {
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
 
-  __device__ Part part_of(unsigned row, sm90::TopKRange range) const {
-    const unsigned length = sm90::top_k_length(args, range);
-    Part part;
-    part.length = length;
-    part.scores = args.scores + row * args.scores_row + static_cast<unsigned>(range.start);
-    const unsigned each = (length + kBlocks - 1) / kBlocks;
-    part.begin = min(static_cast<unsigned>(rank) * each, length);
-    part.end = min(part.begin + each, length);
-    const unsigned edge = -(static_cast<unsigned>(reinterpret_cast<unsigned long long>(part.scores)) / 4 + part.begin) % 4;
-    part.first = min(part.begin + edge, part.end);
-    part.units = (part.end - part.first) / 4;
-    return part;
-  }
   /// Chunks of this warp.
   static __device__ int chunks_of(const Part& part) {
     return static_cast<int>(((part.units + kChunk / 4 - 1) / (kChunk / 4) + kWarps - 1 - static_cast<unsigned>(warp())) / kWarps);
@@ -86,10 +67,15 @@ struct Sm90TopKFew {
   static __device__ bool is_long(const Part& part) { return part.length > kBlocks * kShort; }
   /// Runs all over the row: scores one by one are rows of the memory opened for little, and come behind all chunks.
   static __device__ void load_sample(const Part& part, float (&sample)[kSampled]) {
+    const unsigned edge = -static_cast<unsigned>(reinterpret_cast<unsigned long long>(part.scores) / 4) % 4;
+    const float2* pairs = reinterpret_cast<const float2*>(part.scores + edge);
 #pragma unroll
-    for (int i = 0; i < kSampled; ++i) {
-      const unsigned number = static_cast<unsigned>(thread() + i * kThreads);
-      if (is_long(part)) sample[i] = __ldg(part.scores + number / kRun * part.length / (kSample / kRun) + number % kRun);
+    for (int i = 0; i < kSampled; i += 2) {
+      const unsigned number = static_cast<unsigned>(thread() + i / 2 * kThreads);
+      if (!is_long(part)) continue;
+      const float2 pair = __ldg(pairs + number / (kRun / 2) * ((part.length - edge) / 2) / (kSample / kRun) + number % (kRun / 2));
+      sample[i] = pair.x;
+      sample[i + 1] = pair.y;
     }
   }
 
@@ -103,6 +89,7 @@ struct Sm90TopKFew {
     int shift;            // of the next digit
     int wanted;           // of those in there
     int before;           // above it in the blocks before this one
+    int own, own_before;  // in it, of this block and of those before
   };
 
   static __device__ Composite raw(float score, unsigned position) {
@@ -174,7 +161,7 @@ struct Sm90TopKFew {
 
   // Blocks send one another what they know instead of meeting: a barrier of the cluster that makes writes visible takes a fence.
   __device__ u32 told() const { return ptx::shared_address(&scratch().told[round % 2]); }
-  __device__ void expect(int words) const { ptx::mbarrier_arrive_expect_tx(told(), 4 * (kBlocks - 1) * words); }
+  __device__ void expect(int words) const { ptx::mbarrier_arrive_expect_tx(told(), 4 * words); }
   __device__ void tell(const void* here, int value, int block) const {
     ptx::st_async(ptx::mapa(ptx::shared_address(here), static_cast<u32>(block)), __int_as_float(value),
                   ptx::mapa(told(), static_cast<u32>(block)));
@@ -189,16 +176,17 @@ struct Sm90TopKFew {
   __device__ int narrow(Search& search, bool shared) {
     // Thread t has the bin from the top: the first ones hold the largest keys.
     const int bin = kThreads - 1 - thread();
-    int mine = bins()[bin];
+    const int own = bins()[bin];
+    int mine = own;
     bins()[bin] = 0;
     if (kBlocks > 1 && shared) {
-      if (thread() == 0) expect(kThreads + 1);
+      if (thread() == 0) expect((kBlocks - 1) * (kThreads + 1));
 #pragma unroll
       for (int i = 1; i < kBlocks; ++i) {
         tell(bins_of(rank) + bin, mine, other(i));
         if (thread() == 0) tell(&scratch().listed_by[rank], scratch().listed, other(i));
       }
-      ptx::mbarrier_wait(told(), round / 2 % 2);
+      ptx::mbarrier_wait_cluster(told(), round / 2 % 2);
 #pragma unroll
       for (int i = 1; i < kBlocks; ++i) {
         const int count = bins_of(other(i))[bin];
@@ -212,6 +200,7 @@ struct Sm90TopKFew {
       scratch().digit = kThreads - 1 - thread();
       scratch().above_digit = above;
       scratch().in_digit = mine;
+      scratch().own_in_digit = own;
     }
     __syncthreads();
     const int digit = scratch().digit;
@@ -219,8 +208,10 @@ struct Sm90TopKFew {
     if (digit != kThreads - 1) search.end = search.base + ((1ull << search.shift) - 1);
     search.wanted -= whole(scratch().above_digit);
     search.before += before(scratch().above_digit);
+    search.own = scratch().own_in_digit;
+    search.own_before = before(scratch().in_digit);
     const int found = whole(scratch().in_digit);
-    if (found == search.wanted) search.before += before(scratch().in_digit);
+    if (found == search.wanted) search.before += search.own_before;
     return found;
   }
   /// Narrows the search until all `found` in its interval are wanted, there are at most `most`, or its digits are small enough.
@@ -257,7 +248,7 @@ struct Sm90TopKFew {
     top = __reduce_max_sync(~0u, top);
     if (simt::lane_id() == 0) atomicMax(&scratch().top, top);
     __syncthreads();
-    Search search{0, ~0ull, 64 - kDigit, wanted, 0};
+    Search search{0, ~0ull, 64 - kDigit, wanted};
     const int found = narrow(search, false);
     descend(search, found, kSample, 4, 32, false);
     const unsigned key = static_cast<unsigned>(search.base >> 32);
@@ -276,72 +267,68 @@ struct Sm90TopKFew {
     }
     return fit ? total : -1;
   }
-  /// One warp: marks the wanted ones of the cluster's close candidates, and finds where this block writes.
-  __device__ void look_closer(const Part& part, const Search& search) {
+  /// A candidate that needs a closer look goes to all blocks.
+  __device__ void tell_close(Composite entry, const Search& search) const {
+    Composite* to = &scratch().close[search.own_before + atomicAdd(&scratch().few, 1)];
+    *to = entry;
+#pragma unroll
+    for (int i = 1; i < kBlocks; ++i) {
+      tell(to, static_cast<int>(entry), other(i));
+      tell(reinterpret_cast<int*>(to) + 1, static_cast<int>(entry >> 32), other(i));
+    }
+  }
+  /// Marks the wanted ones of the close candidates, some in every warp, and counts those before this block.
+  __device__ void look_closer(const Part& part, const Search& search, int found) const {
     const int lane = simt::lane_id();
-    const Composite own = scratch().close[lane];
-    if constexpr (kBlocks > 1) {
-      if (lane == 0) expect(2 * kClose);
-#pragma unroll
-      for (int i = 1; i < kBlocks; ++i) {
-        unsigned long long* to = &scratch().close_of[rank][lane];
-        tell(to, static_cast<int>(own), other(i));
-        tell(reinterpret_cast<int*>(to) + 1, static_cast<int>(own >> 32), other(i));
+    if (kBlocks > 1) ptx::mbarrier_wait_cluster(told(), round / 2 % 2);
+    const Composite mine = lane < found ? scratch().close[lane] : 0;
+#pragma unroll 1
+    for (int i = warp(); i < found; i += kWarps) {
+      const Composite entry = scratch().close[i];
+      const int larger = __popc(__ballot_sync(~0u, mine > entry));
+      const unsigned position = ~static_cast<unsigned>(entry);
+      if (lane != 0 || larger >= search.wanted || position >= part.end) continue;
+      if (position < part.begin) {
+        atomicAdd(&scratch().before, 1);
+      } else {
+        atomicOr(&bits()[(position - part.begin) / 32], 1u << (position - part.begin) % 32);
       }
-      ptx::mbarrier_wait(told(), round / 2 % 2);
     }
-    Composite mine = 0;
-    int all = 0;
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const Composite entry = block == rank ? own : scratch().close_of[block][lane];
-      const Composite moved = __shfl_sync(~0u, entry, lane - all & 31);
-      if (lane >= all && mine == 0) mine = moved;
-      all += __popc(__ballot_sync(~0u, entry != 0));
-    }
-    int larger = 0;
-#pragma unroll 4
-    for (int i = 0; i < all; ++i) larger += __shfl_sync(~0u, mine, i) > mine;
-    const unsigned position = ~static_cast<unsigned>(mine);
-    const bool chosen = lane < all && larger < search.wanted;
-    if (chosen && position >= part.begin && position < part.end) {
-      atomicOr(&bits()[(position - part.begin) / 32], 1u << (position - part.begin) % 32);
-    }
-    const int before = __popc(__ballot_sync(~0u, chosen && position < part.begin));
-    if (lane == 0) scratch().before = search.before + before;
   }
 
-  /// The candidates of a thread, some at a time: a load does not wait for what is done with the one before.
-  template <class Use>
-  static __device__ void each_listed(int listed, Use use) {
-    constexpr int kAtOnce = 4;
-#pragma unroll 1
-    for (int first = thread(); first < listed; first += kAtOnce * kThreads) {
-      Composite entries[kAtOnce];
+  static constexpr int kAtOnce = 4;  // candidates of a thread: a load does not wait for what is done with the one before
+  static __device__ void load_some(int first, int listed, Composite (&entries)[kAtOnce]) {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) entries[i] = first + i * kThreads < listed ? list()[first + i * kThreads] : 0;
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (entries[i] != 0) use(entries[i]);
-      }
-    }
+    for (int i = 0; i < kAtOnce; ++i) entries[i] = first + i * kThreads < listed ? list()[first + i * kThreads] : 0;
   }
   /// Writes the chosen positions of this block: each behind those that are marked before it.
   __device__ void choose(const Part& part, int listed, const Search& search, int found, unsigned row) {
     const bool all = found == search.wanted;
-    each_listed(listed, [&](Composite entry) {
-      if (entry < search.base) return;
-      if (all || entry > search.end) {
-        const unsigned position = ~static_cast<unsigned>(entry) - part.begin;
-        atomicOr(&bits()[position / 32], 1u << position % 32);
-      } else {
-        scratch().close[atomicAdd(&scratch().few, 1)] = entry;
+    if (thread() == 0) {
+      scratch().before = search.before;
+      if (kBlocks > 1 && !all) expect(2 * (found - search.own));
+    }
+    const Composite least = max(search.base, 1ull);  // 0 is none
+    Composite entries[kAtOnce];
+#pragma unroll 1
+    for (int first = thread(); first < listed; first += kAtOnce * kThreads) {
+      load_some(first, listed, entries);
+      unsigned close = 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const unsigned position = ~static_cast<unsigned>(entries[i]) - part.begin;
+        const bool sure = all ? entries[i] >= least : entries[i] > search.end;
+        if (sure) atomicOr(&bits()[position / 32], 1u << position % 32);
+        if (entries[i] >= least && !sure) close |= 1u << i;
       }
-    });
-    if (thread() == 0) scratch().before = search.before;
+#pragma unroll 1
+      for (; close != 0; close &= close - 1) tell_close(list()[first + (__ffs(static_cast<int>(close)) - 1) * kThreads], search);
+    }
     __syncthreads();
-    if (!all && warp() == 0) look_closer(part, search);
-    __syncthreads();
+    if (!all) {
+      look_closer(part, search, found);
+      __syncthreads();
+    }
     const unsigned words = (part.end - part.begin + 31) / 32;
     const unsigned each = (words + kThreads - 1) / kThreads;
     const unsigned begin = min(static_cast<unsigned>(thread()) * each, words);
@@ -359,13 +346,24 @@ struct Sm90TopKFew {
     }
     __syncthreads();
     const Writer write{args, static_cast<long long>(row)};
-    each_listed(listed, [&](Composite entry) {
-      const unsigned position = ~static_cast<unsigned>(entry);
-      const unsigned at = position - part.begin;
-      const unsigned word = bits()[at / 32];
-      const unsigned bit = 1u << at % 32;
-      if ((word & bit) != 0) write(indices[at / 32] + __popc(word & (bit - 1)), static_cast<int>(position));
-    });
+#pragma unroll 1
+    for (int first = thread(); first < listed; first += kAtOnce * kThreads) {
+      load_some(first, listed, entries);
+      unsigned at[kAtOnce], word[kAtOnce], before[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        at[i] = entries[i] != 0 ? ~static_cast<unsigned>(entries[i]) - part.begin : 0;
+        word[i] = bits()[at[i] / 32];
+        before[i] = static_cast<unsigned>(indices[at[i] / 32]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const unsigned bit = 1u << at[i] % 32;
+        if (entries[i] != 0 && (word[i] & bit) != 0) {
+          write(static_cast<int>(before[i]) + __popc(word[i] & (bit - 1)), static_cast<int>(part.begin + at[i]));
+        }
+      }
+    }
   }
 
   __device__ void clear() {
@@ -373,7 +371,6 @@ struct Sm90TopKFew {
     const int words = static_cast<int>((min(static_cast<unsigned>(args.n), static_cast<unsigned>(kTopKLongestRow)) / kBlocks + 32) / 32);
 #pragma unroll 1
     for (int i = thread(); i < words; i += kThreads) bits()[i] = 0;
-    if (thread() < kClose) scratch().close[thread()] = 0;
     if (thread() == 0) scratch().listed = scratch().top = scratch().few = 0;
   }
 
@@ -381,7 +378,7 @@ struct Sm90TopKFew {
   __device__ void run(unsigned row) {
     const sm90::TopKRange range = sm90::top_k_range(args, row);  // on its way meanwhile
     clear();
-    const Part part = part_of(row, range);
+    const Part part = sm90::top_k_part<kBlocks>(args, row, range, rank);
     float sample[kSampled];
     load_sample(part, sample);
     const int mine = chunks_of(part);
@@ -404,7 +401,7 @@ struct Sm90TopKFew {
     __syncthreads();
     if (kBlocks > 1) ptx::cluster_wait();  // the others have begun
     const int listed = scratch().listed;
-    Search search{static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, k, 0};
+    Search search{static_cast<Composite>(bound.key) << 32, ~0ull, bound.shift, k};
     int found = narrow(search, true);
     if (candidates() >= k) {
       found = descend(search, found, listed, kClose, 0, true);

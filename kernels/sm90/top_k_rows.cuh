@@ -1,4 +1,4 @@
-// What both of Hopper's top-k kernels ask: where a row's range lies, and sums over the threads of a block.
+// What Hopper's top-k kernels ask: where a row's range and a block's part of it lie, and sums over the threads of a block.
 #pragma once
 #include "simt/top_k.cuh"
 
@@ -23,6 +23,27 @@ __device__ __forceinline__ unsigned top_k_length(const TopKKernel& args, TopKRan
   unsigned length = static_cast<unsigned>(max(range.length, 0));
   length = start > n ? 0 : min(length, n - start);
   return length <= static_cast<unsigned>(args.k) || length > kTopKLongestRow ? 0 : length;
+}
+
+/// A block's part of a row: [begin, first) and what is left behind `units` of 16 bytes from there on one by one.
+struct TopKPart {
+  const float* scores;  // of the row
+  unsigned length;      // of the row; 0 if it is none for this search
+  unsigned begin, first, units, end;
+};
+/// That of block `rank` of those that share the row.
+template <int kBlocks>
+__device__ __forceinline__ TopKPart top_k_part(const TopKKernel& args, unsigned row, TopKRange range, int rank) {
+  TopKPart part;
+  part.length = top_k_length(args, range);
+  part.scores = args.scores + row * args.scores_row + static_cast<unsigned>(range.start);
+  const unsigned each = (part.length + kBlocks - 1) / kBlocks;
+  part.begin = min(static_cast<unsigned>(rank) * each, part.length);
+  part.end = min(part.begin + each, part.length);
+  const unsigned edge = -(static_cast<unsigned>(reinterpret_cast<unsigned long long>(part.scores)) / 4 + part.begin) % 4;
+  part.first = min(part.begin + edge, part.end);
+  part.units = (part.end - part.first) / 4;
+  return part;
 }
 
 /// The sum of the values of the threads before this one. A barrier lies between two calls.

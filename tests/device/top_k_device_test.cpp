@@ -85,12 +85,9 @@ void check(std::int64_t rows, std::int64_t n, std::int64_t k, Scores kind, TopKT
   const Twin offsets(integers(random, rows, 0, 1 << 20));
   const auto run = [&](bool device, const TensorView& out, const Context& context) {
     const auto view = [device](const Twin& twin) { return device ? twin.device() : twin.host(); };
-    TopKArgs args{.scores = view(scores),
-                  .lengths = view(lengths),
-                  .starts = view(starts),
-                  .transform = transform,
-                  .out = out,
-                  .page = page};
+    TopKArgs args{
+        .scores = view(scores), .lengths = view(lengths), .transform = transform, .out = out, .page = page};
+    if (transform != TopKTransform::plain) args.starts = view(starts);
     if (transform == TopKTransform::paged) {
       args.block_table = view(table);
       args.requests = view(owners);

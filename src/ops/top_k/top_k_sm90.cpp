@@ -50,9 +50,9 @@ Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   Plan plan{.page = page, .few = 1, .threads = kTopKFewThreads, .blocks = 1, .fours = 4, .sample = 1024};
   if (problem.n <= 1 << 14) return plan;
   plan.fours = 8;
+  plan.sample = 2048;
   if (2 * problem.rows <= device.num_sms) plan.blocks = 2;
   if (problem.n > 1 << 15 && 6 * problem.rows <= device.num_sms) plan.blocks = 4;
-  if (problem.n > 1 << 16) plan.sample = 2048;
   if (plan.blocks > 1) return plan;
   // A list is short for a whole row: more samples pass fewer scores besides the k largest.
   if (problem.n > 1 << 17) plan.sample = 4096;

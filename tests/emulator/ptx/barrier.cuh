@@ -18,6 +18,7 @@ inline void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
   emulator::mbarrier_arrive(barrier);
 }
 inline void mbarrier_wait(u32 barrier, u32 parity) { emulator::mbarrier_wait(barrier, parity); }
+inline void mbarrier_wait_cluster(u32 barrier, u32 parity) { emulator::mbarrier_wait(barrier, parity); }
 inline void bar_sync(int name, int threads) { emulator::bar(name, static_cast<u32>(threads), true); }
 inline void bar_arrive(int name, int threads) { emulator::bar(name, static_cast<u32>(threads), false); }
 
