@@ -149,7 +149,7 @@ struct GemmPrefillConfig {
   }
   /// Whether a tile's whole result has room beside the ring. Otherwise each warp stores by itself, 16 rows of 128 bytes
   /// at a time.
-  constexpr bool stores_whole() const { return !grouped || stages * stage_bytes() + block_m * block_n * 2 <= 208 * 1024; }
+  constexpr bool stores_whole() const { return stages * stage_bytes() + block_m * block_n * 2 <= 208 * 1024; }
   static constexpr int warp_bytes = 16 * 128;
   /// A whole one leaves in boxes of 64 x subs() rows by so many columns, with the swizzle of their width.
   constexpr int store_columns() const { return block_n % 64 == 0 ? 64 : block_n % 32 == 0 ? 32 : 16; }

@@ -295,7 +295,7 @@ struct GemmPrefill {
           to.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
         }
       } else {
-        GemmStore<c>{args, ring.store_tile}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
+        GemmStore<c>{args, ring.store_tile, {.end = args.m}}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
       }
     });
   }
@@ -315,7 +315,7 @@ struct GemmPrefill {
     };
     const auto store = [&](const GemmPart& part) {
       const GemmTile t = tile(part.tile);
-      GemmStore<c>{args, ring.store_tile}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
+      GemmStore<c>{args, ring.store_tile, {.end = args.m}}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
     };
     int step = 0;
     for (; step <= args.share.round; ++step) {

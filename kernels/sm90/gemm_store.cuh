@@ -27,13 +27,16 @@ template <GemmPrefillConfig c>
 struct GemmStore {
   const GemmArgs& args;
   u32 tile;
-  GemmPlace place_in = {};  // of a grouped product
+  GemmPlace place_in;
 
   using Sums = const float (&)[c.subs()][c.block_n / 2];
 
   /// Rows from token0 of the warpgroup, columns from row0.
   __device__ void store(Sums sum, int token0, int row0, u32 group) const {
-    if (args.out_mapped) {
+    if constexpr (!c.stores_whole()) {
+#pragma unroll
+      for (int s = 0; s < c.subs(); ++s) store_part(sum[s], token0 + 64 * s, row0, c.block_n);
+    } else if (args.out_mapped) {
       store_mapped(sum, token0, row0, group);
     } else {
 #pragma unroll
@@ -70,7 +73,7 @@ struct GemmStore {
     ptx::bar_sync(2 + group, 128);
     if (c.grouped && (token0 + c.store_rows() > place_in.end || place_in.ids != nullptr)) {
       copy_units(base, token0, row0);
-    } else if (thread % 128 == 0 && token0 < (c.grouped ? place_in.end : args.m)) {
+    } else if (thread % 128 == 0 && token0 < place_in.end) {
       for (int column = 0; column < c.block_n && row0 + column < args.n; column += c.store_columns()) {
         const u32 from = base + column * (c.store_rows() * 2);
         if constexpr (c.grouped) {

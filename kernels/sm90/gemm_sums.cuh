@@ -12,6 +12,9 @@ template <GemmPrefillConfig c>
 struct GemmSums {
   using Reader = typename GemmRing<c>::Reader;
 
+  /// Whether registers hold two products beside their sums.
+  static constexpr bool kAhead = c.subs() == 1 && c.block_n <= (c.groups() == 1 ? 144 : 128);
+
   const GemmRing<c>& ring;
   int blocks;  // of k
 
@@ -24,7 +27,7 @@ struct GemmSums {
       add_swapped(sum[0], at, scale);
     } else if constexpr (c.row_scales) {
       add_scaled_by_column(sum[0], at, scale);
-    } else if constexpr (c.subs() == 1 && c.block_n <= 128) {
+    } else if constexpr (kAhead) {
       add_ahead(sum[0], 128 - row0 % 128, at, scale);
     } else {
       if (c.grouped && c.subs() == 2 && live <= 64) {

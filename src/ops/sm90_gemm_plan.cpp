@@ -79,21 +79,23 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
 }
 
+// What a tile costs beside its products, in microseconds: the first loads, and of the stores what the next
+// tile does not hide.
+constexpr double kTileCost = 0.6;
+
 struct Tile {
   int m, n, stages;
   double step;          // microseconds of one block of k, on an H200
   bool shares = false;  // its last round may be shared out; others wait for memory, or are seldom chosen
   double alone = step;  // the same where no other tile has its weights, which then come from memory
+  double cost = kTileCost;
 };
-// 2026-11-22, one H200, cold L2; see docs/performance_hopper.md.
-constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true},
-                              {128, 192, 4, 0.59, true},
-                              {128, 144, 5, 0.53},
-                              {128, 128, 5, 0.43, true},
-                              {128, 64, 8, 0.25, false, 0.34},
-                              {64, 128, 8, 0.33},
-                              {64, 96, 8, 0.26},
-                              {64, 64, 8, 0.17},
+// 2026-11-22 and 23, H200s, cold L2; see docs/performance_hopper.md.
+constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true}, {128, 192, 4, 0.59, true},
+                              {128, 144, 5, 0.53},       {128, 256, 4, 0.765, false, 0.765, 1.1},
+                              {128, 128, 6, 0.43, true}, {128, 64, 8, 0.25, false, 0.34},
+                              {64, 144, 7, 0.38},        {64, 128, 8, 0.33},
+                              {64, 96, 8, 0.26},         {64, 64, 8, 0.17},
                               {64, 48, 14, 0.15}};
 // With scales for every row of b. Not measured: the steps say that the large one is the better where both
 // fill the device.
@@ -114,16 +116,14 @@ Pair pair_of(const Sm90GemmShape& shape, const Tile& tile) {
   const bool pairs_n = ceil_div(shape.n, tile.n) % 2 == 0;
   if (tile.m == 256) {
     if (pairs_n && shape.m >= 1024 && ceil_div(shape.k, block_elements(shape.fp8)) >= 8) return {1, 2};
-  } else if (!shape.fp8 && tile.m == 128 && tile.n > 128) {
+  } else if (tile.n == 256 || (!shape.fp8 && tile.m == 128 && tile.n > 128)) {
     if (pairs_m) return {2, 1};
     if (pairs_n) return {1, 2};
   }
   return {};
 }
 
-// What a tile costs beside its products, in microseconds: the first loads, and of the stores what the next
-// tile does not hide. Where sums change hands, leaving 128 x 128 of them behind and going on from them.
-constexpr double kTileCost = 0.6;
+// Where sums change hands, leaving 128 x 128 of them behind and going on from them, in microseconds.
 constexpr double kLeaveCost = 0.5;
 constexpr double kTakeCost = 2.5;
 
@@ -135,7 +135,7 @@ struct Walk {
 // All tiles, each whole.
 Walk walk_whole(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int clusters) {
   const std::int64_t rounds = ceil_div(tiles, clusters);
-  return {static_cast<double>(rounds) * (static_cast<double>(blocks) * tile.step + kTileCost), {}};
+  return {static_cast<double>(rounds) * (static_cast<double>(blocks) * tile.step + tile.cost), {}};
 }
 
 // The same with the last round shared out, by the cut that is over first; dear if there is nothing to share.
@@ -146,7 +146,7 @@ Walk walk_shared(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int 
   const std::int64_t takers = clusters - givers;
   if (rounds < 2 || takers == 0) return best;
   const double sums = tile.m * tile.n / (128.0 * 128.0);
-  const double whole = static_cast<double>(blocks) * tile.step + kTileCost;
+  const double whole = static_cast<double>(blocks) * tile.step + tile.cost;
   const auto taken = static_cast<double>(ceil_div(givers, takers));
   for (std::int64_t cut = 4; cut < blocks; cut += 4) {
     const double giver = static_cast<double>(cut) * tile.step + kLeaveCost * sums;
@@ -167,6 +167,7 @@ Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
   Walk walk{1e30, {}};
   const auto consider = [&](Tile tile, bool shares, double least_gain) {
     const Pair pair = pair_of(shape, tile);
+    if (shape.fp8 && tile.n == 256 && pair.m == 1) return;  // alone it fetches too much
     if (shape.m <= tile.m * pair.m) tile.step = tile.alone;
     const std::int64_t all = ceil_div(shape.m, tile.m * pair.m) * ceil_div(shape.n, tile.n * pair.n);
     const Walk next =

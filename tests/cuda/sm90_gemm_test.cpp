@@ -62,7 +62,12 @@ TEST(Sm90Gemm, Plans) {
       {false, 1, 2112, 7168, true, 8, 64, 1, 1, 1},
       {false, 512, 2112, 7168, false, 128, 64, 1, 1, 1},
       {false, 4096, 2112, 7168, false, 128, 192, 1, 1, 1},
-      {false, 4096, 7168, 16384, false, 256, 128, 1, 2, 1},
+      {false, 512, 4096, 7168, false, 128, 128, 1, 1, 1},
+      {false, 512, 7168, 16384, false, 128, 256, 2, 1, 1},
+      {false, 2048, 576, 7168, false, 64, 144, 1, 1, 1},
+      {false, 4096, 4096, 7168, false, 128, 256, 2, 1, 1},
+      {false, 4096, 7168, 16384, false, 128, 256, 2, 1, 1},
+      {false, 4096, 7168, 2048, false, 256, 128, 1, 2, 1},
       {false, 512, 24576, 1536, false, 256, 128, 1, 1, 1},
       {false, 4096, 576, 7168, false, 128, 144, 1, 1, 1},
   };
@@ -84,7 +89,7 @@ TEST(Sm90Gemm, LastRoundsAreSharedWhereThatIsFaster) {
     int tile_m, tile_n, cluster_n, cut, round, givers;
   };
   const Row rows[] = {
-      {2048, 7168, 16384, 128, 192, 1, 88, 3, 80}, {4096, 7168, 16384, 256, 128, 2, 108, 5, 52},
+      {2048, 7168, 16384, 128, 192, 1, 88, 3, 80}, {2688, 7168, 16384, 256, 128, 2, 88, 3, 44},
       {2048, 2112, 7168, 128, 192, 1, 32, 0, 44},  {4096, 2112, 7168, 128, 192, 1, 40, 1, 88},
       {1216, 5056, 3072, 256, 128, 2, 20, 0, 34},  {576, 5696, 4096, 128, 128, 1, 28, 0, 93},
       {830, 5370, 1520, 128, 192, 1, 8, 0, 64},
@@ -275,8 +280,8 @@ TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
   EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
   fp8_gemm_nt(args(4096, 7168, 16384), on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2);
-  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "the result leaves through the copy engine";
-  EXPECT_EQ(fake_.launched.grid_x, 132u);
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "of operands and result";
+  EXPECT_EQ(fake_.launched.grid_x, 128u);
   EXPECT_EQ(fake_.launched.block_x, 384u);
   ASSERT_EQ(fake_.launch_attributes.size(), 1u);
   EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);

@@ -255,6 +255,18 @@ TEST(Fp8GemmOnDevice, ShapesOfTheModel) {
   }
 }
 
+// Tiles that products of random sizes seldom meet: 64 x 144, and 128 x 128 whose warps store by themselves.
+TEST(Fp8GemmOnDevice, TilesOfSomeSizes) {
+  for (const DType out : {DType::bf16, DType::f32}) {
+    for (const std::int64_t n : {576, 569}) {
+      EXPECT_TRUE(check_fp8({.m = 2000, .n = n, .k = 256, .out = out}, "sm90:wgmma", n));
+    }
+    for (const std::int64_t n : {4096, 4091}) {
+      EXPECT_TRUE(check_fp8({.m = 500, .n = n, .k = 128, .out = out}, "sm90:wgmma", n));
+    }
+  }
+}
+
 // Any code but NaN: drawn eight at a time, for matrices that are too large for a normal distribution.
 Tensor random_codes(Random& random, std::int64_t rows, std::int64_t columns) {
   Tensor codes(DType::f8e4m3, {rows, columns});
@@ -276,12 +288,13 @@ TEST(Fp8GemmOnDevice, EveryKindOfPlanAgreesWithTheGeneralKernel) {
     bool row_scales = false;
   };
   constexpr Row kRows[] = {
-      {4096, 7168, 2048, false},       {4096, 576, 7168, false},    {2048, 2112, 7168, false},
-      {300, 24576, 1536, false},       {1000, 4096, 7168, false},   {2100, 2048, 7168, false},
-      {16, 7168, 16384, false},        {16, 7168, 16384, true},     {150, 576, 7168, true},
-      {1000, 1030, 512, false},        {200, 590, 1024, false},     {500, 4096, 256, false},
-      {1000, 1100, 1152, false, true}, {64, 200, 2048, true, true}, {100, 4096, 7168, true},
-      {129, 2112, 7168, true},         {128, 32768, 512, true}};
+      {4096, 7168, 2048, false},   {4096, 576, 7168, false},  {2048, 2112, 7168, false},
+      {300, 24576, 1536, false},   {1000, 4096, 7168, false}, {2100, 2048, 7168, false},
+      {16, 7168, 16384, false},    {16, 7168, 16384, true},   {150, 576, 7168, true},
+      {2000, 576, 7168, false},    {500, 4000, 7168, false},  {1000, 1030, 512, false},
+      {200, 590, 1024, false},     {500, 4096, 256, false},   {1000, 1100, 1152, false, true},
+      {64, 200, 2048, true, true}, {100, 4096, 7168, true},   {129, 2112, 7168, true},
+      {128, 32768, 512, true}};
   for (const Row& row : kRows) {
     SCOPED_TRACE(testing::Message() << row.m << " " << row.n << " " << row.k << " " << row.decode);
     Random random(row.m + row.n);
