@@ -255,18 +255,6 @@ TEST(Fp8GemmOnDevice, ShapesOfTheModel) {
   }
 }
 
-// Tiles that products of random sizes seldom meet: 64 x 144, and 128 x 128 whose warps store by themselves.
-TEST(Fp8GemmOnDevice, TilesOfSomeSizes) {
-  for (const DType out : {DType::bf16, DType::f32}) {
-    for (const std::int64_t n : {576, 569}) {
-      EXPECT_TRUE(check_fp8({.m = 2000, .n = n, .k = 256, .out = out}, "sm90:wgmma", n));
-    }
-    for (const std::int64_t n : {4096, 4091}) {
-      EXPECT_TRUE(check_fp8({.m = 500, .n = n, .k = 128, .out = out}, "sm90:wgmma", n));
-    }
-  }
-}
-
 // Any code but NaN: drawn eight at a time, for matrices that are too large for a normal distribution.
 Tensor random_codes(Random& random, std::int64_t rows, std::int64_t columns) {
   Tensor codes(DType::f8e4m3, {rows, columns});

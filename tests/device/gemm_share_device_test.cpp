@@ -1,5 +1,5 @@
-// Dense products of the prefill class whose last round of tiles is shared out: the bytes are those of tiles
-// that one block each sums whole.
+// Dense products of the prefill class whose last round of tiles is shared out, or whose tiles are large: the
+// bytes are those of small tiles that one block each sums whole.
 #include <thread>
 
 #include "fathom/ops/fp8_gemm_nt.hpp"
@@ -20,7 +20,7 @@ struct Sizes {
 // Operands of one product, and what it gives.
 class SharedProduct {
  public:
-  explicit SharedProduct(const Sizes& sizes)
+  explicit SharedProduct(const Sizes& sizes, bool shared = true)
       : sizes_(sizes),
         random_(sizes.m + sizes.n + sizes.k),
         a_(codes(sizes.m)),
@@ -31,7 +31,8 @@ class SharedProduct {
     // Another device may have other rounds.
     const cuda::DeviceInfo& device = cuda::device_context(hopper()).info();
     if (device.num_sms == 132) {
-      EXPECT_TRUE(plan_sm90_gemm({.m = sizes.m, .n = sizes.n, .k = sizes.k}, device).kernel.shares);
+      EXPECT_EQ(plan_sm90_gemm({.m = sizes.m, .n = sizes.n, .k = sizes.k}, device).kernel.shares != 0,
+                shared);
     }
   }
 
@@ -87,9 +88,9 @@ struct Result {
   bool accumulate = false;
   std::int64_t padding = 0;  // columns between rows
 };
-void expect_whole(const Sizes& sizes, std::initializer_list<Result> results) {
+void expect_whole(const Sizes& sizes, std::initializer_list<Result> results, bool shared = true) {
   SCOPED_TRACE(testing::Message() << sizes.m << " " << sizes.n << " " << sizes.k);
-  const SharedProduct product(sizes);
+  const SharedProduct product(sizes, shared);
   for (const auto& [dtype, accumulate, padding] : results) {
     const OnDevice out(product.before(dtype, accumulate, padding));
     product.run(out, accumulate, 0, sizes.m, hopper());
@@ -118,6 +119,27 @@ TEST(SharedFp8Gemm, BytesAreThoseOfWholeTilesAtTheSizesOfTheModel) {
                          {.dtype = DType::bf16, .padding = 1},
                          {.dtype = DType::f32},
                          {.dtype = DType::f32, .accumulate = true}});
+  }
+}
+
+// 64 x 144, and 128 x 128 whose warps store by themselves.
+TEST(LargeFp8Tiles, BytesAreThoseOfFewRows) {
+  for (const Sizes& sizes : {Sizes{2000, 569, 256}, Sizes{500, 4091, 128}}) {
+    expect_whole(sizes, {{.dtype = DType::bf16, .padding = 1}, {.dtype = DType::f32}}, false);
+  }
+  for (const Sizes& sizes : {Sizes{2000, 576, 256}, Sizes{500, 4096, 128}}) {
+    expect_whole(sizes, {{.dtype = DType::bf16}, {.dtype = DType::f32, .accumulate = true}}, false);
+  }
+}
+
+// And 128 x 256.
+TEST(LargeFp8Tiles, BytesAreThoseOfFewRowsAtTheSizesOfTheModel) {
+  for (const Sizes& sizes : {Sizes{2048, 576, 7168}, Sizes{512, 4096, 7168}, Sizes{1000, 4091, 7168}}) {
+    expect_whole(sizes,
+                 {{.dtype = DType::bf16},
+                  {.dtype = DType::bf16, .padding = 5},
+                  {.dtype = DType::f32, .accumulate = true}},
+                 false);
   }
 }
 
