@@ -24,7 +24,7 @@ struct GemmShare {
 struct GemmArgs {
   TensorMap tokens;   // [m, k], boxes of 128 bytes x the tile's tokens, 128-byte swizzle
   TensorMap weights;  // [n, k], likewise
-  TensorMap out;      // [m, n] bf16, for the prefill kernel's stores; counts if out_mapped
+  TensorMap out;      // [m, n] bf16, for stores of whole tiles; counts if out_mapped
   const void* token_scale;
   long long token_scale_row;    // elements between scales of neighbouring tokens
   long long token_scale_block;  // elements between scales (packed: words) of neighbouring k blocks

@@ -36,6 +36,8 @@ inline constexpr int sm90_mla_heads(long long heads, bool codes) {
 /// Entries of a part in the decode class: clusters of up to six blocks, of which 16 find room at a time on an H200, or
 /// of eight, of which 15 do, for 64 heads a block, whose tiles take longer.
 inline constexpr int sm90_mla_part(int heads) { return heads == 64 ? 256 : 384; }
+// What is copied before the list is made belongs to the first block of a cluster, whatever its part.
+static_assert(kSm90MlaCodesBuffers * kSm90MlaEntries <= sm90_mla_part(16));
 /// Where the device keeps the sums of parts that a block has behind it: more than a Hopper device has multiprocessors,
 /// of which each has room for one block.
 inline constexpr int kSm90MlaShelves = 144;

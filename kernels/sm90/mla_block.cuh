@@ -3,7 +3,8 @@
 //
 // The valid entries of a token are numbered in list order. Block r of the cluster has the entries from r * span on, at
 // most `span`, and takes them 64 at a time: a tile. Two of its four warpgroups gather tiles into two buffers while the
-// others multiply, who meet at named barrier 5; who makes the list meets at 6. All sums are fixed by the list of valid
+// others multiply, who meet at named barrier 5 (of codes, four more warps copy tiles and all others multiply); who makes
+// the list meets at 6. All sums are fixed by the list of valid
 // entries and by the length of a part, the class of the call: parts are added to those before them one by one, by the
 // blocks of a cluster in the end or by a block that takes all parts itself.
 #pragma once
@@ -218,7 +219,7 @@ struct Sm90MlaBlock {
     float total;
     float highest;  // of the parts up to it
   };
-  /// All threads of the cluster: the parts, in order, give the output. The blocks share out its items, four columns of
+  /// The first kSm90MlaThreads of every block of the cluster: the parts, in order, give the output. The blocks share out its items, four columns of
   /// a head each. Short code: it runs once, from a cold cache of instructions.
   __device__ __forceinline__ void join() const {
     constexpr int kMost = 8 * kParts;  // parts of a head, for each of which there is a lane

@@ -3,8 +3,9 @@
 //
 // Entries come into shared memory by bulk copies, 64 of them a tile. Four warps issue them and do nothing else, for a
 // warp waits where the copy engine has too many on their way. Two teams of eight warps take every second tile each, with
-// a reference, a total and sums of their own: two parts of the result, which are joined as those of other blocks are. Of a tile a warp has the scores of 32 entries from 128 columns and of eight from the rotated ones, then
-// two heads' weights, then 64 columns of the sums.
+// a reference, a total and sums of their own: two parts of the result, which are joined as those of other blocks are. Of a
+// tile a warp has the scores of 32 entries from 128 columns and of eight from the rotated ones, then two heads' weights,
+// then 64 columns of the sums.
 //
 // A head's queries are times a power of two, so that f16 holds them. A weight is times the scale of the entry's 128
 // columns, and relative to a reference: the head's highest of exp(score) times the entry's largest scale, or what that
@@ -20,7 +21,7 @@ namespace fathom {
 struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   using Block = Sm90MlaBlock<16, true>;
   using Block::Block;
-  static constexpr int kProducers = kSm90MlaCodesThreads - kSm90MlaThreads;
+  static constexpr int kCopyThreads = kSm90MlaCodesThreads - kSm90MlaThreads;
   static constexpr u32 kEntry = kSm90MlaCodesEntry;
   static constexpr u32 kBuffers = kSm90MlaCodesBuffers;
   static constexpr u32 kHeadScores = 5 * 256;  // bytes: from every 128 columns, from the rotated ones
@@ -82,7 +83,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
     const u32 team = warp / 2 % 2;
     const u32 row = lane / 8 * 16 + half * 8 + lane % 8;
     u32 tile = team;
-    ptx::bar_sync(7, kProducers + 32);
+    ptx::bar_sync(7, kCopyThreads + 32);
     if (rank() == 0 && simt::mla_length(args, token) >= static_cast<int>(kBuffers) * kSm90MlaEntries) {
       const int* indices = args.indices + i64{token} * args.indices_row;
       u32 slot[2 * kBuffers];
@@ -415,7 +416,7 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
       produce(warp, lane);
       return;
     }
-    if (warp == 0) ptx::bar_arrive(7, kProducers + 32);  // barriers can be used
+    if (warp == 0) ptx::bar_arrive(7, kCopyThreads + 32);  // barriers can be used
     Row row;
     load_row(row, static_cast<int>(warp), lane);
     make_list<kSm90MlaThreads>(thread);

@@ -29,6 +29,7 @@ struct Sm90TopKFew {
   static constexpr int kRun = 16;  // samples next to one another
   static constexpr unsigned kShort = 4096;
   static_assert(kThreads == 1 << kDigit && kWarps * kSlots <= 32 && kSample % (2 * kThreads) == 0 && kSample <= kList && kShort <= kList);
+  static_assert(kSample <= kShort, "a run of the sample may leave the row");
   static_assert(kWarps * kSlots * kChunk * 4 + 8 * kList >= top_k_shared_bytes(kTopKLongestRow), "the general search has no room");
 
   using Part = sm90::TopKPart;

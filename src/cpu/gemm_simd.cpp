@@ -142,7 +142,8 @@ void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t
   const std::int64_t groups = scale_groups(p.k);
   auto* a = reinterpret_cast<float*>(packed);
   float* scales = a + rows * groups * kScaleGroup;
-  // The units of both operands: powers of two, and unlike the scales, values have room for them.
+  // The units of both operands. Codes have room for them, unlike scales; rows of f32 and bf16 have up to
+  // 2^120.
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto unit = hn::Set(d, unit_of(p.a_dtype) * unit_of(p.b_dtype));

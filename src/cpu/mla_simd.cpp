@@ -99,14 +99,15 @@ class MlaSimd {
     DType dtype = t_.cache_dtype;
     if (dtype == DType::u8) {
       const std::int64_t lora = t_.lora;
+      const auto unit = hn::Set(d, kF8Unit);
       const std::uint8_t* scales = entry + lora;
       for (; begin < lora; begin += kScaleGroup) {
-        const auto scale = hn::Set(d, load_f32(scales + begin / kScaleGroup * 4) * kF8Unit);
+        const auto scale = hn::Set(d, load_f32(scales + begin / kScaleGroup * 4));
         for (std::int64_t i = begin; i < begin + kScaleGroup; i += 2 * lanes) {
           hn::Vec<Tag> low, high;
           DecodeF8Pair(d, entry + i, low, high);
-          hn::Store(hn::Mul(low, scale), d, to + i);
-          hn::Store(hn::Mul(high, scale), d, to + i + lanes);
+          hn::Store(hn::Mul(hn::Mul(low, unit), scale), d, to + i);
+          hn::Store(hn::Mul(hn::Mul(high, unit), scale), d, to + i + lanes);
         }
       }
       entry = scales + t_.lora / 128 * 4 - 2 * t_.lora;  // where the rope's bf16 index lora would be

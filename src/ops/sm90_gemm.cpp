@@ -155,7 +155,7 @@ void map_result(GemmArgs& args, cuda::TensorMapSpec spec, const GemmPrefillConfi
   spec.promotion = cuda::TensorMapL2Promotion::none;
   spec.stored = true;
   if (cuda::tensor_map_refusal(spec)) return;
-  args.out = encode_map(spec, context);
+  if (config.stores_whole()) args.out = encode_map(spec, context);
   args.out_mapped = 1;
 }
 

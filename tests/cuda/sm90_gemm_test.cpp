@@ -280,13 +280,14 @@ TEST_F(Sm90OnFake, LaunchesWhatThePlanSays) {
   EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
   fp8_gemm_nt(args(4096, 7168, 16384), on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 2);
-  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "of operands and result";
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 4) << "of operands: warps store 128 x 256 tiles";
   EXPECT_EQ(fake_.launched.grid_x, 128u);
   EXPECT_EQ(fake_.launched.block_x, 384u);
   ASSERT_EQ(fake_.launch_attributes.size(), 1u);
   EXPECT_EQ(fake_.launch_attributes[0].value.cluster.x, 2u);
   fp8_gemm_nt(args(4096, 24576, 1536), on_fake);
   EXPECT_EQ(fake_.launched.grid_x, 128u) << "no more than 24 rounds need";
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 7) << "of operands and result";
   fp8_gemm_nt(args(3, 2112, 7168), on_fake);
   EXPECT_EQ(fake_.launched.grid_x, 33u);
   EXPECT_EQ(fake_.launch_attributes.size(), 0u) << "one segment is no cluster";

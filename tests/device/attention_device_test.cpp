@@ -839,6 +839,11 @@ TEST(SparseMlaOnDevice, AgreesWithTheReferenceAndRowsAreIndependent) {
     for (const std::int64_t top_k : {200, 256, 384, 385, 2048}) {
       check_mla({3, 16, 512, 64, top_k, bf16, u8, bf16, /*decode=*/true}, implementation);
     }
+    // The first 256 of a list without gaps are copied before it is made, by one block of a cluster.
+    for (const std::int64_t top_k : {256, 257, 385, 1100}) {
+      check_mla({3, 16, 512, 64, top_k, bf16, u8, bf16, /*decode=*/true, /*dense=*/true}, implementation);
+    }
+    check_mla({2, 16, 512, 64, 256, bf16, u8, bf16, false, /*dense=*/true}, implementation);
     check_mla({3, 5, 512, 64, 600, bf16, bf16, f32, /*decode=*/true}, implementation);
     check_mla({3, 32, 512, 64, 1100, bf16, u8, bf16, /*decode=*/true, /*dense=*/true}, implementation);
     check_mla({3, 70, 512, 64, 530, bf16, u8, bf16, /*decode=*/true}, implementation);

@@ -80,6 +80,8 @@ TEST_F(FewWeightsOnDevice, ValuesThatAreNotFiniteStayInTheirRow) {
   for (const double odd : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
     check({.m = 5, .n = 64, .k = 136, .out = DType::f32, .decode = true}, 8, odd);
     check({.m = 70, .n = 33, .k = 1000, .out = DType::f32, .decode = true}, 0, odd);
+    check({.m = 5, .n = 200, .k = 1544, .out = DType::f32, .decode = true}, 8, odd);
+    check({.m = 29, .n = 71, .k = 7168, .out = DType::f32, .decode = true}, 0, odd);
   }
 }
 

@@ -64,6 +64,8 @@ struct Mapping {  // memory that costs nothing until it is touched
 // signal mask each time.
 extern "C" void fathom_emulator_switch(void** from, void* to);
 asm(R"(
+.pushsection .text
+.p2align 4
 .hidden fathom_emulator_switch
 .type fathom_emulator_switch, @function
 fathom_emulator_switch:
@@ -83,6 +85,7 @@ fathom_emulator_switch:
   pop %rbp
   ret
 .size fathom_emulator_switch, . - fathom_emulator_switch
+.popsection
 )");
 
 void switch_to(Fiber& from, Fiber& to) { fathom_emulator_switch(&from.pointer, to.pointer); }
@@ -140,8 +143,8 @@ void prepare(Fiber& fiber, u8* stack, std::size_t number) {
   fiber = {stack, end - 8};
 }
 
-/// Stacks for as many threads, kept for the next launch. A thread goes on for a few hundred instructions at a
-/// time: small pages would be looked up anew each time.
+/// Stacks for as many threads, kept for the next launch; the driver's lock is held. A thread goes on for a
+/// few hundred instructions at a time: small pages would be looked up anew each time.
 u8* stacks_of(std::size_t threads) {
   static std::optional<Mapping<u8>> kept;
   if (!kept || kept->bytes < threads * kStackBytes) {

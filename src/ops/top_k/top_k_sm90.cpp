@@ -55,8 +55,7 @@ Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   if (problem.n > 1 << 15 && 6 * problem.rows <= device.num_sms) plan.blocks = 4;
   if (plan.blocks > 1) return plan;
   // A list is short for a whole row: more samples pass fewer scores besides the k largest.
-  if (problem.n > 1 << 17) plan.sample = 4096;
-  if (problem.k > 2048 && problem.n > 1 << 15) plan.sample = std::min(2 * plan.sample, 4096);
+  if (problem.n > 1 << 17 || (problem.k > 2048 && problem.n > 1 << 15)) plan.sample = 4096;
   return plan;
 }
 
