@@ -146,14 +146,14 @@ void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t
   // 2^120.
   const Tag d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto unit = hn::Set(d, unit_of(p.a_dtype) * unit_of(p.b_dtype));
+  const float unit = unit_of(p.a_dtype) * unit_of(p.b_dtype);
   for (std::int64_t i = begin; i < end; ++i) {
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t k = g * kScaleGroup;
       float* values = a + (g * rows + i) * kScaleGroup;
       DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k), values);
-      for (std::int64_t j = 0; j < kScaleGroup; j += lanes)
-        hn::Store(hn::Mul(hn::Load(d, values + j), unit), d, values + j);
+      for (std::int64_t j = 0; unit != 1 && j < kScaleGroup; j += lanes)
+        hn::Store(hn::Mul(hn::Load(d, values + j), hn::Set(d, unit)), d, values + j);
       scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g);
     }
   }
