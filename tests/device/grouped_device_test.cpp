@@ -434,6 +434,22 @@ TEST_P(GroupedOnDevice, BytesAreThoseOfTheDenseProduct) {
   }
 }
 
+// The FP8 products of every group's rows by themselves.
+Strided dense_products(const DeviceCase& problem, const Operands& in, const std::vector<int>& ends,
+                       const Context& context) {
+  const OnDevice dense(problem.poisoned_out());
+  for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
+    if (ends[g] == ends[g + 1]) continue;
+    fp8_gemm_nt({.a = in.a.rows(ends[g], ends[g + 1]),
+                 .a_scale = in.a_scale.rows(ends[g], ends[g + 1]),
+                 .b = in.b[g],
+                 .b_scale = in.b_scale[g],
+                 .out = dense.view().rows(ends[g], ends[g + 1])},
+                context);
+  }
+  return dense.download();
+}
+
 // The same for every tile of many rows, whatever part of it a group has: none of four slabs of 64 rows to
 // all.
 TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
@@ -449,16 +465,7 @@ TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
     const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, k, ends}, groups, out_type,
                              fresh_seed());
     const Operands in = problem.operands();
-    const OnDevice dense(problem.poisoned_out());
-    for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
-      fp8_gemm_nt({.a = in.a.rows(ends[g], ends[g + 1]),
-                   .a_scale = in.a_scale.rows(ends[g], ends[g + 1]),
-                   .b = in.b[g],
-                   .b_scale = in.b_scale[g],
-                   .out = dense.view().rows(ends[g], ends[g + 1])},
-                  context);
-    }
-    const Strided expected = dense.download();
+    const Strided expected = dense_products(problem, in, ends, context);
     for (const auto& [tile_m, tile_n, stages, cluster] : {std::array{256, 128, 4, 2},
                                                           {256, 128, 4, 1},
                                                           {128, 256, 4, 1},
@@ -498,17 +505,7 @@ TEST(GroupedTiles, OfFewRowsGiveTheBytesOfTheDenseProduct) {
     const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, kK, ends}, groups, DType::bf16,
                              fresh_seed());
     const Operands in = problem.operands();
-    const OnDevice dense(problem.poisoned_out());
-    for (std::size_t g = 0; g + 1 < ends.size(); ++g) {
-      if (ends[g] == ends[g + 1]) continue;
-      fp8_gemm_nt({.a = in.a.rows(ends[g], ends[g + 1]),
-                   .a_scale = in.a_scale.rows(ends[g], ends[g + 1]),
-                   .b = in.b[g],
-                   .b_scale = in.b_scale[g],
-                   .out = dense.view().rows(ends[g], ends[g + 1])},
-                  context);
-    }
-    const Strided expected = dense.download();
+    const Strided expected = dense_products(problem, in, ends, context);
     for (const auto& [tokens, weights] : {std::pair{16, 64}, {32, 128}}) {
       SCOPED_TRACE(testing::Message() << tokens << " x " << weights << ", second group ends at " << ends[2]);
       const Sm90GroupedKernel kernel{
