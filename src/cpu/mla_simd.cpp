@@ -1,4 +1,5 @@
-// Latent attention in f32 for every vector target. Compiled once for every one; see src/cpu/simd.hpp.
+// Latent attention in f32 for every vector target. Compiled once for every one; see src/cpu/simd.hpp. On AVX2
+// e4m3 entries stay f16 without their scales, which is less than half of the memory that f32 takes.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/mla_simd.cpp"
 #include <hwy/foreach_target.h>
@@ -27,6 +28,7 @@ constexpr std::int64_t kTileHeads = 4;
 constexpr std::int64_t kTileEntries = HWY_TARGET == HWY_AVX2 ? 3 : 2;  // 12 sums in 16 registers, else 8
 constexpr std::int64_t kTileVectors = kTileEntries;
 constexpr std::int64_t kRowWeights = kMlaBlock + kPad;  // a tile may write beyond the last entry
+constexpr std::int64_t kHalfPad = 32;  // a line: rows of f16 should not fall into the same sets of the cache
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class MlaSimd {
@@ -36,7 +38,8 @@ class MlaSimd {
         dim_(cpu::align_to(task.lora + task.rope_dim, kPad)),
         lora_(cpu::align_to(task.lora, kPad)),
         heads_(cpu::align_to(task.heads, kTileHeads)),
-        direct_(task.cache_dtype == DType::f32 && dim_ == task.lora + task.rope_dim) {
+        direct_(task.cache_dtype == DType::f32 && dim_ == task.lora + task.rope_dim),
+        halves_(HWY_TARGET == HWY_AVX2 && task.cache_dtype == DType::u8) {
     const std::int64_t stage = direct_ ? 0 : kMlaBlock * dim_;
     auto* memory = reinterpret_cast<float*>(
         cpu::thread_scratch<MlaSimd>(4 * (heads_ * (dim_ + lora_ + kRowWeights + kPad) + stage)));
@@ -47,6 +50,7 @@ class MlaSimd {
     factor_ = stage_ + stage;  // [heads], at most 16 a head with the two below
     highest_ = factor_ + heads_;
     total_ = highest_ + heads_;
+    scales_ = stage_ + kMlaBlock * (task.lora + kHalfPad) / 2;  // f16 takes less than f32
   }
 
   void Run() {
@@ -59,6 +63,12 @@ class MlaSimd {
       const std::int64_t n = std::min(kMlaBlock, t_.count - j);
       Scores(t_.slots + j, n);
       for (std::int64_t h = 0; h < t_.heads; ++h) Softmax(h, n);
+#if HWY_TARGET == HWY_AVX2
+      if (halves_) {
+        AddHalves(n);
+        continue;
+      }
+#endif
       AddValues(n);
     }
     Finish();
@@ -75,8 +85,9 @@ class MlaSimd {
       float* to = q_ + h * dim_;
       for (std::int64_t i = 0; i < dim; i += lanes)
         hn::Store(LoadFloats(d, t_.q, t_.q_dtype, h * t_.q_stride + i, dim - i), d, to + i);
-      if (!round) continue;
-      for (std::int64_t i = 0; i < dim; ++i) to[i] = bf16_to_float(float_to_bf16(to[i]));
+      for (std::int64_t i = 0; round && i < dim; ++i) to[i] = bf16_to_float(float_to_bf16(to[i]));
+      for (std::int64_t i = 0; halves_ && i < t_.lora; i += lanes)
+        hn::Store(hn::Mul(hn::Load(d, to + i), hn::Set(d, kF8Unit)), d, to + i);
     }
   }
 
@@ -124,12 +135,118 @@ class MlaSimd {
       const float* rows[kTileEntries];
       for (std::int64_t e = 0; e < kTileEntries; ++e) {
         if (j + kTileEntries + e < t_.slots + t_.count - slots) Fetch(slots[j + kTileEntries + e]);
+#if HWY_TARGET == HWY_AVX2
+        if (halves_) {
+          if (j + e < n) StageHalves(slots[j + e], j + e);
+          continue;
+        }
+#endif
         if (j + e < n) Stage(slots, j + e);
         rows[e] = rows_[std::min(j + e, n - 1)];
       }
-      for (std::int64_t h = 0; h < heads_; h += kTileHeads) ScoreTile(h, j, rows);
+      for (std::int64_t h = 0; h < heads_; h += kTileHeads) {
+#if HWY_TARGET == HWY_AVX2
+        if (halves_) {
+          ScoreHalves(h, slots, j, n);
+          continue;
+        }
+#endif
+        ScoreTile(h, j, rows);
+      }
     }
   }
+
+#if HWY_TARGET == HWY_AVX2
+  // Entry j of a block as f16, and its scales.
+  void StageHalves(std::int32_t slot, std::int64_t j) const {
+    const std::uint8_t* entry = t_.cache + slot * t_.entry_bytes;
+    F8ToHalves(entry, t_.lora, Half(j));
+    for (std::int64_t g = 0; g * kScaleGroup < t_.lora; ++g)
+      scales_[g * kMlaBlock + j] = load_f32(entry + t_.lora + 4 * g);
+  }
+  hwy::float16_t* Half(std::int64_t j) const {
+    return reinterpret_cast<hwy::float16_t*>(stage_) + j * (t_.lora + kHalfPad);
+  }
+  static HWY_INLINE hn::Vec<Tag> LoadHalf(const hwy::float16_t* x) {
+    return hn::PromoteTo(Tag(), hn::Load(hn::Full128<hwy::float16_t>(), x));
+  }
+
+  // As ScoreTile: the rotated part, then the sum of each group of 128 times its scale.
+  HWY_INLINE void ScoreHalves(std::int64_t h0, const std::int32_t* slots, std::int64_t j,
+                              std::int64_t n) const {
+    const Tag d;
+    constexpr std::int64_t kLanes = 8;
+    const hwy::float16_t* rows[kTileEntries];
+    const std::uint8_t* ropes[kTileEntries];
+    std::int64_t entries[kTileEntries];
+    for (std::int64_t e = 0; e < kTileEntries; ++e) {
+      entries[e] = std::min(j + e, n - 1);
+      rows[e] = Half(entries[e]);
+      ropes[e] = t_.cache + slots[entries[e]] * t_.entry_bytes + t_.lora + t_.lora / kScaleGroup * 4;
+    }
+    const float* HWY_RESTRICT q = q_ + h0 * dim_;
+    hn::Vec<Tag> dots[kTileHeads][kTileEntries];
+    SetZero(dots);
+    for (std::int64_t i = 0; i < t_.rope_dim; i += kLanes) {
+      hn::Vec<Tag> entry[kTileEntries];
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e)
+        entry[e] = LoadFloats(d, ropes[e], DType::bf16, i, t_.rope_dim - i);
+      AddDots(q + t_.lora + i, entry, dots);
+    }
+    hn::Vec<Tag> sums[kTileHeads][kTileEntries];
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) {
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e) sums[h][e] = dots[h][e];
+    }
+    for (std::int64_t first = 0; first < t_.lora; first += kScaleGroup) {
+      SetZero(dots);
+      for (std::int64_t i = first; i < first + kScaleGroup; i += kLanes) {
+        hn::Vec<Tag> entry[kTileEntries];
+#pragma GCC unroll 4
+        for (std::int64_t e = 0; e < kTileEntries; ++e) entry[e] = LoadHalf(rows[e] + i);
+        AddDots(q + i, entry, dots);
+      }
+      const float* scales = scales_ + first / kScaleGroup * kMlaBlock;
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e) {
+        const auto scale = hn::Set(d, scales[entries[e]]);
+#pragma GCC unroll 4
+        for (std::int64_t h = 0; h < kTileHeads; ++h) sums[h][e] = hn::MulAdd(dots[h][e], scale, sums[h][e]);
+      }
+    }
+    StoreDots(h0, j, sums);
+  }
+
+  // As AddValues. Weights take the entries' scales, a group of 128 at a time.
+  void AddHalves(std::int64_t n) const {
+    const Tag d;
+    constexpr std::int64_t kLanes = 8;
+    constexpr std::int64_t kVectors = 2;
+    for (std::int64_t first = 0; first < t_.lora; first += kScaleGroup) {
+      const float* scales = scales_ + first / kScaleGroup * kMlaBlock;
+      for (std::int64_t h0 = 0; h0 < heads_; h0 += kTileHeads) {
+        HWY_ALIGN float weights[kTileHeads * kMlaBlock];
+        for (std::int64_t h = 0; h < kTileHeads; ++h) {
+          for (std::int64_t j = 0; j < n; j += kLanes) {
+            const auto weight =
+                hn::Mul(hn::Load(d, weights_ + (h0 + h) * kRowWeights + j), hn::Set(d, kF8Unit));
+            hn::Store(hn::Mul(weight, hn::Load(d, scales + j)), d, weights + h * kMlaBlock + j);
+          }
+        }
+        for (std::int64_t i = first; i < first + kScaleGroup; i += kVectors * kLanes) {
+          const hwy::float16_t* HWY_RESTRICT row = Half(0) + i;
+          SumTile<kVectors>(h0, i, n, weights, kMlaBlock, [&](std::int64_t v) HWY_ATTR {
+            const auto value = LoadHalf(row + v * kLanes);
+            if (v + 1 == kVectors) row += t_.lora + kHalfPad;
+            return value;
+          });
+        }
+      }
+    }
+  }
+#endif
 
   void Fetch(std::int32_t slot) const {
     const std::uint8_t* entry = t_.cache + slot * t_.entry_bytes;
@@ -140,26 +257,47 @@ class MlaSimd {
     const Tag d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     hn::Vec<Tag> dots[kTileHeads][kTileEntries];
-#pragma GCC unroll 4
-    for (auto& head : dots) {
-#pragma GCC unroll 4
-      for (auto& dot : head) dot = hn::Zero(d);
-    }
+    SetZero(dots);
     const float* HWY_RESTRICT q = q_ + h0 * dim_;
     for (std::int64_t i = 0; i < dim_; i += lanes) {
       hn::Vec<Tag> entry[kTileEntries];
 #pragma GCC unroll 4
       for (std::int64_t e = 0; e < kTileEntries; ++e) entry[e] = hn::LoadU(d, rows[e] + i);
-#pragma GCC unroll 4
-      for (std::int64_t h = 0; h < kTileHeads; ++h) {
-        const auto query = hn::Load(d, q + h * dim_ + i);
-#pragma GCC unroll 4
-        for (std::int64_t e = 0; e < kTileEntries; ++e) dots[h][e] = hn::MulAdd(query, entry[e], dots[h][e]);
-      }
+      AddDots(q + i, entry, dots);
     }
+    StoreDots(h0, j, dots);
+  }
+
+  static HWY_INLINE void SetZero(hn::Vec<Tag> (&dots)[kTileHeads][kTileEntries]) {
+#pragma GCC unroll 4
+    for (auto& head : dots) {
+#pragma GCC unroll 4
+      for (auto& dot : head) dot = hn::Zero(Tag());
+    }
+  }
+
+  // Adds the products of some elements of the queries at `q` and of the entries.
+  HWY_INLINE void AddDots(const float* HWY_RESTRICT q, const hn::Vec<Tag> (&entry)[kTileEntries],
+                          hn::Vec<Tag> (&dots)[kTileHeads][kTileEntries]) const {
+#pragma GCC unroll 4
+    for (std::int64_t h = 0; h < kTileHeads; ++h) {
+      const auto query = hn::Load(Tag(), q + h * dim_);
+#pragma GCC unroll 4
+      for (std::int64_t e = 0; e < kTileEntries; ++e) dots[h][e] = hn::MulAdd(query, entry[e], dots[h][e]);
+    }
+  }
+
+  HWY_INLINE void StoreDots(std::int64_t h0, std::int64_t j,
+                            const hn::Vec<Tag> (&dots)[kTileHeads][kTileEntries]) const {
+    const Tag d;
 #pragma GCC unroll 4
     for (std::int64_t h = 0; h < kTileHeads; ++h) {
       float* to = weights_ + (h0 + h) * kRowWeights + j;
+#if HWY_TARGET == HWY_AVX2
+      const auto sums = SumsOfFour(dots[h][0], dots[h][1], dots[h][2], hn::Zero(d));
+      hn::StoreU(sums, hn::Full128<float>(), to);  // the fourth is the next tile's, or beyond the last entry
+      continue;
+#endif
 #pragma GCC unroll 4
       for (std::int64_t e = 0; e < kTileEntries; ++e) to[e] = hn::GetLane(hn::SumOfLanes(d, dots[h][e]));
     }
@@ -209,6 +347,20 @@ class MlaSimd {
   HWY_INLINE void ValueTile(std::int64_t h0, std::int64_t i, std::int64_t n) const {
     const Tag d;
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const float* const* row = rows_;
+    SumTile<kVectors>(h0, i, n, weights_ + h0 * kRowWeights, kRowWeights, [&](std::int64_t v) HWY_ATTR {
+      const auto value = hn::LoadU(d, *row + i + v * lanes);
+      if (v + 1 == kVectors) ++row;
+      return value;
+    });
+  }
+
+  // Adds the values of n entries times their weights; load(v) is the next entry's vector v.
+  template <int kVectors, class Load>
+  HWY_INLINE void SumTile(std::int64_t h0, std::int64_t i, std::int64_t n, const float* HWY_RESTRICT weights,
+                          std::int64_t weights_stride, Load load) const {
+    const Tag d;
+    const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
     hn::Vec<Tag> sums[kTileHeads][kVectors];
     float* to = sums_ + h0 * lora_ + i;
 #pragma GCC unroll 4
@@ -217,14 +369,13 @@ class MlaSimd {
       for (std::int64_t v = 0; v < kVectors; ++v)
         sums[h][v] = hn::Mul(hn::Load(d, to + h * lora_ + v * lanes), hn::Set(d, factor_[h0 + h]));
     }
-    const float* HWY_RESTRICT weights = weights_ + h0 * kRowWeights;
     for (std::int64_t j = 0; j < n; ++j) {
       hn::Vec<Tag> value[kVectors];
 #pragma GCC unroll 4
-      for (std::int64_t v = 0; v < kVectors; ++v) value[v] = hn::LoadU(d, rows_[j] + i + v * lanes);
+      for (std::int64_t v = 0; v < kVectors; ++v) value[v] = load(v);
 #pragma GCC unroll 4
       for (std::int64_t h = 0; h < kTileHeads; ++h) {
-        const auto weight = hn::Set(d, weights[h * kRowWeights + j]);
+        const auto weight = hn::Set(d, weights[h * weights_stride + j]);
 #pragma GCC unroll 4
         for (std::int64_t v = 0; v < kVectors; ++v) sums[h][v] = hn::MulAdd(weight, value[v], sums[h][v]);
       }
@@ -251,7 +402,9 @@ class MlaSimd {
   const cpu::MlaHeads& t_;
   std::int64_t dim_, lora_, heads_;  // padded
   bool direct_;                      // entries are read where they are
+  bool halves_;                      // entries become f16 through kF8Unit, which the latent queries have
   float *q_, *sums_, *weights_, *stage_, *factor_, *highest_, *total_;
+  float* scales_;  // of f16 entries, [groups][kMlaBlock]
   const float* rows_[kMlaBlock];
 };
 

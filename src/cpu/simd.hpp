@@ -54,19 +54,60 @@ HWY_INLINE hn::Vec<D> DecodeF8(D d, const std::uint8_t* codes) {
 /// about subnormals.
 constexpr float kF8Unit = 256;
 
-/// 16 codes as f16 through kF8Unit, exact. NaN needs `kNan`; without it, NaN reads as 480.
+/// The sums of four vectors' lanes, all in one order.
+HWY_INLINE hn::Vec<hn::Full128<float>> SumsOfFour(hn::Vec<hn::Full256<float>> x0,
+                                                  hn::Vec<hn::Full256<float>> x1,
+                                                  hn::Vec<hn::Full256<float>> x2,
+                                                  hn::Vec<hn::Full256<float>> x3) {
+  const hn::Full256<float> d;
+  const hn::Full256<double> dd;
+  const auto sum01 = hn::Add(hn::InterleaveLower(d, x0, x1), hn::InterleaveUpper(d, x0, x1));
+  const auto sum23 = hn::Add(hn::InterleaveLower(d, x2, x3), hn::InterleaveUpper(d, x2, x3));
+  const auto low = hn::BitCast(dd, sum01), high = hn::BitCast(dd, sum23);
+  const auto quad = hn::Add(hn::BitCast(d, hn::InterleaveLower(dd, low, high)),
+                            hn::BitCast(d, hn::InterleaveUpper(dd, low, high)));
+  return hn::Add(hn::LowerHalf(quad), hn::UpperHalf(hn::Full128<float>(), quad));
+}
+
+/// 16 codes as f16 through kF8Unit, exact; a code's sign fills the two highest bits, its other bits follow.
+/// NaN needs `kNan`; without it, NaN reads as 480.
 template <bool kNan>
-HWY_INLINE hn::Vec<hn::Full256<hwy::float16_t>> F8ToHalf(const std::uint8_t* codes) {
+HWY_INLINE hn::Vec<hn::Full256<hwy::float16_t>> HalfOf(hn::Vec<hn::Full256<std::int16_t>> shifted) {
   const hn::Full256<std::int16_t> d;
-  const auto* x = reinterpret_cast<const std::int8_t*>(codes);
-  const auto words = hn::PromoteTo(d, hn::LoadU(hn::Full128<std::int8_t>(), x));
-  auto bits = hn::And(hn::ShiftLeft<7>(words), hn::Set(d, static_cast<std::int16_t>(0xbfff)));
+  auto bits = hn::And(shifted, hn::Set(d, static_cast<std::int16_t>(0xbf80)));
   if constexpr (kNan) {
     const auto magnitude = hn::And(bits, hn::Set(d, 0x7fff));
     const auto nan = hn::VecFromMask(d, hn::Eq(magnitude, hn::Set(d, 0x7f << 7)));
     bits = hn::Or(bits, hn::And(nan, hn::Set(d, 0x7e00)));
   }
   return hn::BitCast(hn::Full256<hwy::float16_t>(), bits);
+}
+/// The same of codes as they lie.
+template <bool kNan>
+HWY_INLINE hn::Vec<hn::Full256<hwy::float16_t>> F8ToHalf(const std::uint8_t* codes) {
+  const auto* x = reinterpret_cast<const std::int8_t*>(codes);
+  const auto words = hn::PromoteTo(hn::Full256<std::int16_t>(), hn::LoadU(hn::Full128<std::int8_t>(), x));
+  return HalfOf<kNan>(hn::ShiftLeft<7>(words));
+}
+
+/// `n` codes, a multiple of 32, as f16 through kF8Unit.
+HWY_INLINE void F8ToHalves(const std::uint8_t* codes, std::int64_t n, hwy::float16_t* to) {
+  const hn::Full256<hwy::float16_t> d;
+  const hn::Full256<std::uint8_t> du;
+  const hn::Full256<std::int8_t> di;
+  auto largest = hn::Zero(du);         // 0xff if a code is NaN
+  auto largest_signed = hn::Zero(di);  // 0x7f if a code is NaN
+#pragma GCC unroll 4
+  for (std::int64_t i = 0; i < n; i += 32) {
+    const auto x = hn::LoadU(du, codes + i);
+    largest = hn::Max(largest, x);
+    largest_signed = hn::Max(largest_signed, hn::BitCast(di, x));
+    hn::Store(F8ToHalf<false>(codes + i), d, to + i);
+    hn::Store(F8ToHalf<false>(codes + i + 16), d, to + i + 16);
+  }
+  const auto nan = hn::RebindMask(du, hn::Eq(largest_signed, hn::Set(di, 0x7f)));
+  if (HWY_LIKELY(hn::AllFalse(du, hn::Or(hn::Eq(largest, hn::Set(du, 0xff)), nan)))) return;
+  for (std::int64_t i = 0; i < n; i += 16) hn::Store(F8ToHalf<true>(codes + i), d, to + i);
 }
 #else
 constexpr float kF8Unit = 1;
