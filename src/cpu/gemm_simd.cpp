@@ -28,6 +28,12 @@ constexpr std::int64_t kAheadGroups = 12;  // how far ahead e4m3 weights are fet
 // Up to here weights of f32 and bf16 go into the sums from where they lie.
 constexpr std::int64_t kDirectRows = HWY_TARGET == HWY_AVX3 ? 0 : 4;
 
+// Rows of bf16 weights up to as many groups are fetched ahead: they end before the core's own prefetchers
+// know them.
+constexpr std::int64_t kShortGroups = 4;
+// Up to here the next e4m3 weights are staged while the present ones are multiplied.
+[[maybe_unused]] constexpr std::int64_t kMeanwhileRows = 2;
+
 // Columns of a tile: 16 sums in registers where there are 32 registers, else 8 to 12.
 constexpr std::int64_t tile_columns(std::int64_t rows) {
   if (HWY_TARGET == HWY_AVX3) return 4;
@@ -73,6 +79,31 @@ HWY_NOINLINE void DecodeGroup(const void* data, DType dtype, std::int64_t first,
   for (; i < kScaleGroup; i += lanes) hn::Store(hn::Zero(d), d, out + i);
 }
 
+#if HWY_TARGET == HWY_AVX2
+// The e4m3 rows that follow a group by some groups: along the rows, then in the next columns, then in the
+// next weights; where there are none, what is at hand already.
+struct CodeLines {
+  const std::uint8_t* rows;
+  std::int64_t stride;
+};
+#include "cpu/gemm_avx2.hpp"
+
+// Values times `unit`, in the order of staged codes.
+HWY_INLINE void Split(float* values, float unit) {
+  const Tag d;
+  const auto times = hn::Set(d, unit);
+  for (float* x = values; x != values + kScaleGroup; x += 32) {
+    Vector y[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) y[i] = hn::Mul(hn::Load(d, x + 8 * i), times);
+    hn::Store(hn::ConcatEven(d, y[1], y[0]), d, x);
+    hn::Store(hn::ConcatEven(d, y[3], y[2]), d, x + 8);
+    hn::Store(hn::ConcatOdd(d, y[1], y[0]), d, x + 16);
+    hn::Store(hn::ConcatOdd(d, y[3], y[2]), d, x + 24);
+  }
+}
+#endif
+
 // Adds one group of 128 to the totals of kRows x kColumns elements. A total is a vector of partial sums.
 template <std::int64_t kRows, std::int64_t kColumns, class Weight>
 HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_scale,
@@ -111,23 +142,10 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT a, const float* HWY_RESTRICT a_sc
 HWY_INLINE void SumTotals(const float* totals, float* sums) {
   const Tag d;
 #if HWY_TARGET == HWY_AVX2
-  for (std::int64_t c = 0; c < kColumnBlock; c += 8) {
-    Vector quad[2];
-#pragma GCC unroll 2
-    for (std::int64_t q = 0; q < 2; ++q) {
-      const float* x = totals + (c + 4 * q) * 8;
-      const auto x0 = hn::Load(d, x), x1 = hn::Load(d, x + 8), x2 = hn::Load(d, x + 16),
-                 x3 = hn::Load(d, x + 24);
-      const auto sum01 = hn::Add(hn::InterleaveLower(d, x0, x1), hn::InterleaveUpper(d, x0, x1));
-      const auto sum23 = hn::Add(hn::InterleaveLower(d, x2, x3), hn::InterleaveUpper(d, x2, x3));
-      const hn::Repartition<double, Tag> dd;
-      const auto low = hn::BitCast(dd, sum01), high = hn::BitCast(dd, sum23);
-      quad[q] = hn::Add(hn::BitCast(d, hn::InterleaveLower(dd, low, high)),
-                        hn::BitCast(d, hn::InterleaveUpper(dd, low, high)));
-    }
-    const auto sum =
-        hn::Add(hn::ConcatLowerLower(d, quad[1], quad[0]), hn::ConcatUpperUpper(d, quad[1], quad[0]));
-    hn::Store(sum, d, sums + c);
+  for (std::int64_t c = 0; c < kColumnBlock; c += 4) {
+    const float* x = totals + c * 8;
+    hn::Store(SumsOfFour(hn::Load(d, x), hn::Load(d, x + 8), hn::Load(d, x + 16), hn::Load(d, x + 24)),
+              hn::Full128<float>(), sums + c);
   }
 #else
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -152,9 +170,15 @@ void PackRows(const Gemm& p, std::int64_t first, std::int64_t rows, std::int64_t
       const std::int64_t k = g * kScaleGroup;
       float* values = a + (g * rows + i) * kScaleGroup;
       DecodeGroup(p.a, p.a_dtype, (first + i) * p.a_stride + k, std::min(kScaleGroup, p.k - k), values);
+      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g);
+#if HWY_TARGET == HWY_AVX2
+      if (p.b_dtype == DType::f8e4m3) {
+        Split(values, unit);
+        continue;
+      }
+#endif
       for (std::int64_t j = 0; unit != 1 && j < kScaleGroup; j += lanes)
         hn::Store(hn::Mul(hn::Load(d, values + j), hn::Set(d, unit)), d, values + j);
-      scales[g * rows + i] = cpu::scale_of(p.a_scale, first + i, g);
     }
   }
 }
@@ -166,6 +190,8 @@ class Block {
       : p_(p),
         rows_(rows),
         groups_(scale_groups(p.k)),
+        ahead_columns_(kAheadGroups / std::max<std::int64_t>(groups_, 1) * kColumnBlock),
+        ahead_groups_(kAheadGroups % std::max<std::int64_t>(groups_, 1)),
         a_(reinterpret_cast<const float*>(packed)),
         a_scale_(a_ + rows * groups_ * kScaleGroup) {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
@@ -173,6 +199,37 @@ class Block {
         cpu::gemm_scratch((kColumnBlock * kScaleGroup + rows * kColumnBlock * lanes) * 4));
     totals_ = staged_ + kColumnBlock * kScaleGroup;
   }
+
+#if HWY_TARGET == HWY_AVX2
+  // Columns [begin, end) of e4m3 weights, rows of the output from i0 on.
+  void RunCodes(std::int64_t i0, std::int64_t begin, std::int64_t end) const {
+    hwy::float16_t* now = reinterpret_cast<hwy::float16_t*>(staged_);
+    hwy::float16_t* next = now + kColumnBlock * kScaleGroup;
+    const bool meanwhile = rows_ <= kMeanwhileRows;
+    if (meanwhile) StageOf(begin, 0, end, now).All();
+    for (std::int64_t j = begin; j < end; j += kColumnBlock) {
+      const std::int64_t columns = std::min(kColumnBlock, end - j);
+      std::memset(totals_, 0, static_cast<std::size_t>(rows_ * kColumnBlock * 8) * sizeof(float));
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        HWY_ALIGN float scales[kColumnBlock] = {};
+        Scales(j, columns, g, scales);
+        if (!meanwhile) {
+          StageOf(j, g, end, now).All();
+          Add<true>(g, kColumnBlock, now, kScaleGroup, scales);
+          continue;
+        }
+        const bool wraps = g + 1 == groups_;
+        if (wraps && j + kColumnBlock >= end) {
+          AddCodes<false>(g, now, scales, StageOf(j, g, end, next));
+        } else {
+          AddCodes<true>(g, now, scales, StageOf(wraps ? j + kColumnBlock : j, wraps ? 0 : g + 1, end, next));
+        }
+        std::swap(now, next);
+      }
+      Store(i0, j, columns);
+    }
+  }
+#endif
 
   void Run(std::int64_t j, std::int64_t columns) const {
     const auto lanes = static_cast<std::int64_t>(hn::Lanes(Tag()));
@@ -182,13 +239,12 @@ class Block {
       Scales(j, columns, g, scales);
       const std::int64_t first = j * p_.b_stride + g * kScaleGroup;
       const bool whole = (g + 1) * kScaleGroup <= p_.k;
-#if HWY_TARGET == HWY_AVX2
-      if (whole && p_.b_dtype == DType::f8e4m3) {
-        AddCodes(g, columns, static_cast<const std::uint8_t*>(p_.b) + first, scales, AheadOf(j, g));
-        continue;
-      }
-#endif
       if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::bf16) {
+        if (HWY_TARGET == HWY_AVX2 && groups_ <= kShortGroups && j + 2 * kColumnBlock <= p_.n) {
+          const auto* ahead = static_cast<const std::uint16_t*>(p_.b) + first + kColumnBlock * p_.b_stride;
+          for (std::int64_t c = 0; c < kColumnBlock; ++c, ahead += p_.b_stride)
+            for (std::int64_t k = 0; k < kScaleGroup; k += 32) hwy::Prefetch(ahead + k);
+        }
         Add<false>(g, columns, static_cast<const std::uint16_t*>(p_.b) + first, p_.b_stride, scales);
       } else if (whole && rows_ <= kDirectRows && p_.b_dtype == DType::f32) {
         Add<false>(g, columns, static_cast<const float*>(p_.b) + first, p_.b_stride, scales);
@@ -233,15 +289,14 @@ class Block {
   }
 
 #if HWY_TARGET == HWY_AVX2
-  // The e4m3 rows that follow group g of the columns from j on by some groups: along the rows, then in the
-  // next columns, then in the next weights; where there are none, what is at hand already.
-  struct Ahead {
-    const std::uint8_t* rows;
-    std::int64_t stride;
-  };
-  HWY_INLINE Ahead AheadOf(std::int64_t j, std::int64_t g) const {
+  HWY_INLINE CodeLines AheadOf(std::int64_t j, std::int64_t g) const {
     const auto* b = static_cast<const std::uint8_t*>(p_.b);
-    for (g += kAheadGroups; g >= groups_; g -= groups_) j += kColumnBlock;
+    j += ahead_columns_;
+    g += ahead_groups_;
+    if (g >= groups_) {
+      j += kColumnBlock;
+      g -= groups_;
+    }
     if (j >= p_.n && p_.next_b != nullptr) {
       b = static_cast<const std::uint8_t*>(p_.next_b);
       j -= p_.n;
@@ -250,39 +305,27 @@ class Block {
     return {b + j * p_.b_stride + g * kScaleGroup, p_.b_stride};
   }
 
-  // Adds a whole group of e4m3 weights, as f16.
-  void AddCodes(std::int64_t g, std::int64_t columns, const std::uint8_t* codes, const float* scales,
-                Ahead ahead) const {
-    auto* staged = reinterpret_cast<hwy::float16_t*>(staged_);
-    const hn::Full256<hwy::float16_t> d;
-    const hn::Full256<std::uint8_t> du;
-    const hn::Full256<std::int8_t> di;
-    auto largest = hn::Zero(du);         // 0xff if a code is NaN
-    auto largest_signed = hn::Zero(di);  // 0x7f if a code is NaN
-    const std::int64_t stride = p_.b_stride;
-    const std::uint8_t* from = codes;
-    const std::uint8_t* line = ahead.rows;
-    for (std::int64_t c = 0; c < columns; ++c, from += stride, line += ahead.stride) {
-      hwy::float16_t* to = staged + c * kScaleGroup;
-      hwy::Prefetch(line);
-      hwy::Prefetch(line + 64);
-#pragma GCC unroll 4
-      for (std::int64_t k = 0; k < kScaleGroup; k += 32) {
-        const auto x = hn::LoadU(du, from + k);
-        largest = hn::Max(largest, x);
-        largest_signed = hn::Max(largest_signed, hn::BitCast(di, x));
-        hn::Store(F8ToHalf<false>(from + k), d, to + k);
-        hn::Store(F8ToHalf<false>(from + k + 16), d, to + k + 16);
-      }
-    }
-    const auto nan = hn::RebindMask(du, hn::Eq(largest_signed, hn::Set(di, 0x7f)));
-    if (HWY_UNLIKELY(!hn::AllFalse(du, hn::Or(hn::Eq(largest, hn::Set(du, 0xff)), nan)))) {
-      for (std::int64_t c = 0; c < columns; ++c) {
-        for (std::int64_t k = 0; k < kScaleGroup; k += 16)
-          hn::Store(F8ToHalf<true>(codes + c * p_.b_stride + k), d, staged + c * kScaleGroup + k);
-      }
-    }
-    Add<true>(g, columns, staged, kScaleGroup, scales);
+  // Group g of the columns from j on, of those before `end`.
+  HWY_INLINE CodeStage StageOf(std::int64_t j, std::int64_t g, std::int64_t end, hwy::float16_t* to) const {
+    const std::int64_t columns = std::min(kColumnBlock, end - j);
+    const std::int64_t count = p_.k - g * kScaleGroup;
+    const auto* codes = static_cast<const std::uint8_t*>(p_.b) + j * p_.b_stride + g * kScaleGroup;
+    if (HWY_LIKELY(count >= kScaleGroup)) return {codes, p_.b_stride, columns, AheadOf(j, g), to};
+    // The rest of the rows, with zeros behind.
+    HWY_ALIGN static thread_local std::uint8_t padded[kColumnBlock][kScaleGroup];
+    std::memset(padded, 0, sizeof padded);
+    for (std::int64_t c = 0; c < columns; ++c)
+      std::memcpy(padded[c], codes + c * p_.b_stride, static_cast<std::size_t>(count));
+    return {padded[0], kScaleGroup, columns, AheadOf(j, g), to};
+  }
+
+  // Adds group g, staged at `b`; `next` is staged meanwhile.
+  template <bool kNext>
+  void AddCodes(std::int64_t g, const hwy::float16_t* b, const float* scales, const CodeStage& next) const {
+    const float* a = a_ + g * rows_ * kScaleGroup;
+    const float* a_scale = a_scale_ + g * rows_;
+    if (rows_ == 1) return AddGroup<1, kNext>(a, a_scale, b, scales, totals_, next);
+    AddGroup<2, kNext>(a, a_scale, b, scales, totals_, next);
   }
 #endif
 
@@ -317,15 +360,19 @@ class Block {
   const Gemm& p_;
   std::int64_t rows_;
   std::int64_t groups_;
+  [[maybe_unused]] std::int64_t ahead_columns_, ahead_groups_;  // together kAheadGroups
   const float* a_;
   const float* a_scale_;
-  float* staged_;  // [kColumnBlock][128], f32 or f16
+  float* staged_;  // [kColumnBlock][128], or twice as f16
   float* totals_;  // [rows][kColumnBlock] vectors
 };
 
 void Columns(const Gemm& p, std::int64_t i0, std::int64_t rows, const std::byte* packed, std::int64_t begin,
              std::int64_t end) {
   const Block block(p, rows, packed);
+#if HWY_TARGET == HWY_AVX2
+  if (p.b_dtype == DType::f8e4m3) return block.RunCodes(i0, begin, end);
+#endif
   for (std::int64_t j = begin; j < end; j += kColumnBlock) {
     const std::int64_t columns = std::min(kColumnBlock, end - j);
     block.Run(j, columns);
