@@ -55,18 +55,28 @@ struct alignas(16) TopKFewScratch : TopKScratch {
   unsigned long long told[2];
 };
 
+/// All shared memory of a block of sm90_top_k_held, and its threads.
+struct alignas(16) TopKHeldScratch {
+  int bins[kTopKBins + 4];  // and one for what is not to be counted
+  int chosen[kTopKCandidates / 2];
+  int sums[32];
+  int digit, above_digit, in_digit;
+};
+inline constexpr int kTopKHeldThreads = 512;
+
 /// Dynamic shared memory of the general kernel for rows of up to n scores.
 inline constexpr long long top_k_shared_bytes(long long n) {
   const long long bits = n < kTopKLongestRow ? n : kTopKLongestRow;
   return 8 * kTopKCandidates + 4 * kTopKBins + 4 * ((bits + 31) / 32 + 32);
 }
 
-/// Of sm90_top_k: chunks of 128 * `fours` scores under way in every warp, a list of `list` candidates, and where it has those of
-/// each chunk of a row.
-inline constexpr long long sm90_top_k_shared_bytes(int threads, int fours, int list, long long n) {
+/// Of both kernels below: a chunk is 128 times as many scores, so many float4 of each lane.
+inline constexpr int kTopKFours = 8;
+/// Of sm90_top_k: a chunk under way in every warp, a list of `list` candidates, and where it has those of each chunk of a row.
+inline constexpr long long sm90_top_k_shared_bytes(int threads, int list, long long n) {
   const long long row = n < kTopKLongestRow ? n : kTopKLongestRow;
-  return static_cast<long long>(sizeof(TopKManyScratch)) + threads / 32 * fours * 512ll + 8ll * list + 4ll * kTopKBins +
-         4 * ((row + 128 * fours - 1) / (128 * fours) + 2);
+  return static_cast<long long>(sizeof(TopKManyScratch)) + threads / 32 * kTopKFours * 512ll + 8ll * list + 4ll * kTopKBins +
+         4 * ((row + 128 * kTopKFours - 1) / (128 * kTopKFours) + 2);
 }
 
 /// Of sm90_top_k_few: threads of a block, chunks of a warp under way, candidates of a block.
@@ -74,10 +84,10 @@ inline constexpr int kTopKFewThreads = 512;
 inline constexpr int kTopKFewSlots = 2;
 inline constexpr int kTopKFewList = 6144;
 /// Chunks and list as above, a bin for each thread, those of other blocks, and a bit for each score of a row of n which `blocks` share.
-inline constexpr long long sm90_top_k_few_shared_bytes(int fours, int blocks, long long n) {
+inline constexpr long long sm90_top_k_few_shared_bytes(int blocks, long long n) {
   const long long row = n < kTopKLongestRow ? n : kTopKLongestRow;
-  return static_cast<long long>(sizeof(TopKFewScratch)) + kTopKFewThreads / 32 * kTopKFewSlots * fours * 512ll + 8ll * kTopKFewList +
-         (blocks > 1 ? 1 + 2 * blocks : 1) * 4ll * kTopKFewThreads + 4 * ((row / blocks + 32) / 32 + 32);
+  return static_cast<long long>(sizeof(TopKFewScratch)) + kTopKFewThreads / 32 * kTopKFewSlots * kTopKFours * 512ll +
+         8ll * kTopKFewList + (blocks > 1 ? 1 + 2 * blocks : 1) * 4ll * kTopKFewThreads + 4 * ((row / blocks + 32) / 32 + 32);
 }
 
 }  // namespace fathom

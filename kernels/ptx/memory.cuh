@@ -90,15 +90,15 @@ __device__ __forceinline__ uint4 ld_global_early(const void* address) {
   return v;
 }
 
-/// The same, or zeros where `live` is false.
-__device__ __forceinline__ uint4 ld_global_early(const void* address, bool live) {
+/// The same, or `otherwise` four times where `live` is false.
+__device__ __forceinline__ uint4 ld_global_early(const void* address, bool live, u32 otherwise = 0) {
   uint4 v;
   asm volatile(
       "{\n .reg .pred live;\n setp.ne.u32 live, %5, 0;\n"
-      " mov.b32 %0, 0;\n mov.b32 %1, 0;\n mov.b32 %2, 0;\n mov.b32 %3, 0;\n"
+      " mov.b32 %0, %6;\n mov.b32 %1, %6;\n mov.b32 %2, %6;\n mov.b32 %3, %6;\n"
       " @live ld.relaxed.gpu.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
       : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-      : "l"(address), "r"(live ? 1 : 0)
+      : "l"(address), "r"(live ? 1 : 0), "r"(otherwise)
       : "memory");
   return v;
 }

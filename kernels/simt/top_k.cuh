@@ -248,19 +248,25 @@ struct TopK {
     return length > 0 ? length : 0;
   }
 
+  /// Writes all of a row that has no more than k scores, and -1 behind.
+  __device__ void write_all(long long row, long long length) const {
+    const Writer write{args, row};
+    for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(args.k); i += kThreads) {
+      if (i < length) {
+        write(i, i);
+      } else {
+        args.out[row * args.out_row + i] = -1;
+      }
+    }
+  }
+
   __device__ void run(long long row) {
     const Writer write{args, row};
     const int k = static_cast<int>(args.k);
     long long start;
     const long long length = range(row, start);
     if (length <= k) {
-      for (int i = static_cast<int>(threadIdx.x); i < k; i += kThreads) {
-        if (i < length) {
-          write(i, i);
-        } else {
-          args.out[row * args.out_row + i] = -1;
-        }
-      }
+      write_all(row, length);
       return;
     }
     const float* scores = args.scores + row * args.scores_row + start;

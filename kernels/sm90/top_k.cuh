@@ -11,20 +11,21 @@
 
 namespace fathom {
 
-/// kFours: float4 of a lane in a chunk. kList: candidates of a row. kSampled: scores of a lane that give the bound.
-template <int kThreads, int kPage, int kFours, int kList, int kSampled>
+/// kList: candidates of a row. kSampled: scores of a lane that give the bound.
+template <int kThreads, int kPage, int kList, int kSampled>
 struct Sm90TopK {
   using General = simt::TopK<kThreads, kPage, true>;
   using Composite = unsigned long long;  // a key, and below it the position's complement: no two are equal
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kCounting = kThreads < kTopKBins / 4 ? kThreads : kTopKBins / 4;  // threads that look at bins
   static constexpr int kEach = kTopKBins / kCounting;                                    // bins of each of them
-  static constexpr int kMine = 4 * kFours;                                               // scores of a lane in a chunk
+  static constexpr int kFours = kTopKFours;                                              // float4 of a lane in a chunk
+  static constexpr int kMine = 4 * kFours;                                               // scores of them
   static constexpr int kChunk = 32 * kMine;
   static constexpr int kClose = 32;  // candidates that one warp can rank
   static constexpr unsigned kShort = 4096;  // of fewer scores all are candidates
   static constexpr int kLeft = -2;  // in place of a row's first position; what an offset makes the same is only done again
-  static_assert(kShort < kList && kWarps <= 32 && kFours <= 8 && kMine % kSampled == 0);
+  static_assert(kShort < kList && kWarps <= 32 && kMine == 32 && kMine % kSampled == 0);
   static_assert(kWarps * kChunk * 4 + 8 * kList >= 8 * kTopKCandidates + kTopKLongestRow / 8);
 
   struct alignas(4 * kEach) Bins {
@@ -184,15 +185,10 @@ struct Sm90TopK {
 #pragma unroll
       for (int i = 0; i < 4; ++i) reached = reached << 1 | __float_as_uint(under - scores[i]) >> 31;
     }
-    if constexpr (kMine == 32) {
-      reached = reached << 4 * turn | reached >> (-(4 * turn) & 31);
-    } else {
-      reached = (reached << kMine | reached) >> (kMine - 4 * turn) & (1u << kMine % 32) - 1;
-    }
+    reached = reached << 4 * turn | reached >> (-(4 * turn) & 31);
     if (bound.key == 0) reached = ~0u;  // with NaN, which is the least of all
     const int live = static_cast<int>(4 * part.units() - at);
     if (live < 32) reached &= (1u << max(live, 0)) - 1;
-    if (kMine < 32) reached &= (1u << kMine % 32) - 1;
     Composite* low = room(1 + static_cast<int>(number), reached);
     Composite* high = low + __popc(reached);
     const unsigned complement = ~(part.first() + at);
@@ -436,9 +432,9 @@ struct Sm90TopK {
   }
 };
 
-template <int kThreads, int kPage, int kFours, int kList, int kSampled>
+template <int kThreads, int kPage, int kList, int kSampled>
 __device__ void sm90_top_k(const TopKKernel& args) {
-  using Block = Sm90TopK<kThreads, kPage, kFours, kList, kSampled>;
+  using Block = Sm90TopK<kThreads, kPage, kList, kSampled>;
   if (simt::lane_id() == 0) {
     ptx::mbarrier_init(Block::landed(), 1);
     ptx::fence_mbarrier_init();

@@ -12,8 +12,8 @@
 
 namespace fathom {
 
-/// kFours: float4 of a lane in a chunk. kSample: a row's scores that give the bound.
-template <int kPage, int kBlocks, int kFours, int kSample>
+/// kSample: a row's scores that give the bound.
+template <int kPage, int kBlocks, int kSample>
 struct Sm90TopKFew {
   static constexpr int kThreads = kTopKFewThreads;  // each has a bin
   using General = simt::TopK<kThreads, 0, true>;
@@ -21,6 +21,7 @@ struct Sm90TopKFew {
   using Composite = unsigned long long;  // a key, and below it the position's complement: no two are equal
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kDigit = 9;  // bits
+  static constexpr int kFours = kTopKFours;  // float4 of a lane in a chunk
   static constexpr int kChunk = 128 * kFours;
   static constexpr int kSlots = kTopKFewSlots;  // chunks of a warp under way
   static constexpr int kList = kTopKFewList;
@@ -107,8 +108,7 @@ struct Sm90TopKFew {
     const int lane = simt::lane_id();
     const int unit = (chunk * kWarps + warp()) * (kChunk / 4) + lane;
     const float* scores = slot(chunk) + 4 * lane;
-    constexpr unsigned kAll = kFours == 8 ? ~0u : (1u << 4 * kFours) - 1;
-    unsigned reached = bound.key == 0 ? kAll : 0;  // with NaN, which is the least of all
+    unsigned reached = bound.key == 0 ? ~0u : 0;  // with NaN, which is the least of all
 #pragma unroll
     for (int j = 0; j < kFours; ++j) {
       const float4 four = *reinterpret_cast<const float4*>(scores + 128 * j);
@@ -425,9 +425,9 @@ struct Sm90TopKFew {
   }
 };
 
-template <int kPage, int kBlocks, int kFours, int kSample>
+template <int kPage, int kBlocks, int kSample>
 __device__ void sm90_top_k_few(const TopKKernel& args) {
-  using Block = Sm90TopKFew<kPage, kBlocks, kFours, kSample>;
+  using Block = Sm90TopKFew<kPage, kBlocks, kSample>;
   if (simt::lane_id() == 0) {
 #pragma unroll
     for (int i = 0; i < Block::kSlots; ++i) ptx::mbarrier_init(Block::landed(i), 1);

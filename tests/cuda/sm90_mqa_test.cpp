@@ -98,11 +98,14 @@ TEST(Sm90Mqa, EveryFormCompilesWithoutSpills) {
                                  "index_key_store:page=16,dim=32",
                                  "index_key_store:page=128,dim=64",
                                  "index_key_gather:page=32,dim=64",
-                                 "top_k:rows=1",
-                                 "top_k:rows=1000",
-                                 "top_k:rows=1,transform=paged",
-                                 "top_k:rows=1000,transform=paged,page=16",
-                                 "top_k:rows=64,n=65536"};
+                                 "top_k:n=8192",
+                                 "top_k:n=8192,transform=paged",
+                                 "top_k:n=16384",
+                                 "top_k:n=16384,transform=paged",
+                                 "top_k:rows=1,n=32768,transform=paged",
+                                 "top_k:rows=64,n=65536",
+                                 "top_k:rows=1000,n=32768",
+                                 "top_k:rows=1000,n=32768,transform=paged,page=16"};
   for (jit::Source& source : kernel_sources(general, usual_device("sm_90a")))
     sources.push_back(std::move(source));
   jit::expect_no_spills(sources, "sm_90a");

@@ -113,6 +113,7 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
     check(2, 20000, 2048, kind, TopKTransform::paged);
     check(2, 20000, 100, kind, TopKTransform::ragged);
     check(2, 8192, 2048, kind, TopKTransform::plain);
+    check(2, 16384, 2048, kind, TopKTransform::paged);
     check(10, 40000, 2048, kind, TopKTransform::paged);  // four blocks a row, of any length
   }
   for (const std::int64_t page : {16, 32, 128}) {
@@ -121,34 +122,23 @@ TEST(TopKOnDevice, IsExactForAnyScores) {
   }
 }
 
-// More rows than two blocks of every multiprocessor, and than one.
+// More rows than multiprocessors, short ones and such that a block takes one after the other.
 TEST(TopKOnDevice, IsExactForManyRowsOfAnyScores) {
   for (const Scores kind : kScores) {
-    check(300, 5000, 500, kind, TopKTransform::ragged);
-    check(150, 9000, 500, kind, TopKTransform::paged);
+    check(150, 5000, 500, kind, TopKTransform::ragged);
+    check(140, 16400, 500, kind, TopKTransform::paged);
   }
+  check(300, 17000, 500, Scores::normal, TopKTransform::ragged);
   check(150, 3000, 2048, Scores::normal, TopKTransform::plain);
-  check(150, 5000, 2048, Scores::few_values, TopKTransform::plain);  // the bound is 0, and -0 reaches it
+  check(150, 5000, 2048, Scores::few_values, TopKTransform::plain);  // the k-th is 0 or -0
 }
 
 TEST(TopKOnDevice, IsExactForAnySizes) {
-  for (const auto& [rows, n, k] : {std::tuple{1, 1, 1},
-                                   {3, 7, 9},
-                                   {2, 2049, 2048},
-                                   {2, 6145, 2048},
-                                   {1, 65536, 2048},
-                                   {1, 262144, 2048},
-                                   {1, 300000, 2048},
-                                   {1, 30000, 5000},
-                                   {200, 9000, 512},
-                                   {140, 40000, 33},
-                                   {140, 5000, 2100},
-                                   {150, 6000, 2048},
-                                   {3, 50001, 2048},
-                                   {64, 65536, 2048},
-                                   {100, 30000, 2048},
-                                   {64, 100000, 2048},
-                                   {70, 140000, 2048}}) {
+  for (const auto& [rows, n, k] :
+       {std::tuple{1, 1, 1}, {3, 7, 9},         {2, 2049, 2048},    {2, 6145, 2048},    {3, 8193, 3072},
+        {3, 16383, 3072},    {3, 16385, 2048},  {1, 65536, 2048},   {1, 262144, 2048},  {1, 300000, 2048},
+        {1, 30000, 5000},    {200, 9000, 512},  {140, 40000, 33},   {140, 5000, 2100},  {150, 6000, 2048},
+        {3, 50001, 2048},    {64, 65536, 2048}, {100, 30000, 2048}, {64, 100000, 2048}, {70, 140000, 2048}}) {
     check(rows, n, k, Scores::normal, TopKTransform::plain);
     check(rows, n, k, Scores::late, TopKTransform::paged);
   }

@@ -32,8 +32,8 @@ inline int4 ld_shared_int4(u32 address) { return shared_value<int4>(address); }
 inline void st_shared_int4(u32 address, int4 v) { shared_value<int4>(address) = v; }
 
 inline uint4 ld_global_early(const void* address) { return *static_cast<const uint4*>(address); }
-inline uint4 ld_global_early(const void* address, bool live) {
-  return live ? ld_global_early(address) : uint4{};
+inline uint4 ld_global_early(const void* address, bool live, u32 otherwise = 0) {
+  return live ? ld_global_early(address) : uint4{otherwise, otherwise, otherwise, otherwise};
 }
 inline float4 ld_relaxed_4(const float* address) { return *reinterpret_cast<const float4*>(address); }
 inline void st_relaxed_4(float* address, float4 v) { *reinterpret_cast<float4*>(address) = v; }
