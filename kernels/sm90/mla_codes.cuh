@@ -69,8 +69,10 @@ struct Sm90MlaCodes : Sm90MlaBlock<16, true> {
   }
 
   /// A warp has half of a tile, a lane an entry: number `row`. Few lists share entries, so they are the first to leave
-  /// the L2 cache again, before what others wrote there.
+  /// the L2 cache again, before what others wrote there. The team's tile before has to have come: with more on the way
+  /// the first ones come later, and multiprocessors' shares of memory's time differ more.
   __device__ __forceinline__ void fetch(u32 tile, u32 half, u32 row, u32 slot) const {
+    if (tile >= 2) ptx::mbarrier_wait(full(tile - 2, half), phase(tile - 2));
     if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive_expect_tx(full(tile, half), 32 * kEntry);
     __syncwarp();
     const u8* entry = static_cast<const u8*>(args.cache) + slot * args.cache_row;
