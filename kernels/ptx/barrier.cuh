@@ -14,6 +14,14 @@ __device__ __forceinline__ u32 pinned(u32 value) {
   return value;
 }
 
+/// True in one thread of a warp all of whose threads are here. Told like this and not by a comparison, the assembler knows
+/// that what follows is one thread's: operands of copies stay in uniform registers, without a loop around each copy.
+__device__ __forceinline__ bool elect_one() {
+  u32 elected;
+  asm volatile("{\n .reg .pred one;\n elect.sync _|one, 0xffffffff;\n selp.u32 %0, 1, 0, one;\n}" : "=r"(elected));
+  return elected != 0;
+}
+
 __device__ __forceinline__ void mbarrier_init(u32 barrier, u32 count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }

@@ -75,8 +75,10 @@ TEST(Emulator, CollectivesOfAWarp) {
           "out[32 + lane] = __shfl_up_sync(~0u, lane, 3);\n"
           "out[64 + lane] = static_cast<int>(__ballot_sync(~0u, lane % 2));\n"
           "if (lane >= 8) out[96 + lane] = __reduce_max_sync(~0xffu, lane ^ 8);\n"
-          "out[128 + lane] = static_cast<int>(__match_any_sync(~0u, lane / 16));",
+          "out[128 + lane] = static_cast<int>(__match_any_sync(~0u, lane / 16));\n"
+          "out[160 + lane] = ptx::elect_one() ? 1 : 0;",
           kWarp);
+  EXPECT_EQ(std::accumulate(out.begin() + 160, out.begin() + 192, 0), 1);
   for (int lane = 0; lane < 32; ++lane) {
     const auto at = static_cast<std::size_t>(lane);
     EXPECT_EQ(out[at], 31 * 16);

@@ -7,6 +7,8 @@ namespace fathom::ptx {
 inline u32 shared_address(const void* pointer) { return emulator::shared_address(pointer); }
 inline u32 pinned(u32 value) { return value; }
 
+inline bool elect_one() { return threadIdx.x % 32 == 0; }
+
 inline void mbarrier_init(u32 barrier, u32 count) { emulator::mbarrier_init(barrier, count); }
 inline void fence_mbarrier_init() {}
 inline void mbarrier_arrive(u32 barrier) { emulator::mbarrier_arrive(barrier); }
