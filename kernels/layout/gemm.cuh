@@ -47,6 +47,7 @@ struct GemmArgs {
   const float* gate;
   long long gate_row;
   GemmShare share;  // counts in the prefill kernel that shares
+  int weights_leave;  // L2 before anything else; counts in the prefill kernel of a dense product
 };
 
 /// Rows of many groups, each with weights of its own. The maps have a third axis, of groups: that of the weights

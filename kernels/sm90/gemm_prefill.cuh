@@ -117,8 +117,7 @@ struct GemmPrefill {
   /// Rows [row, row + kRows) of an operand. A shared one is fetched in halves, one by each block of the cluster, for
   /// both.
   template <bool kShared, int kRows>
-  __device__ void load(u32 to, const TensorMap& map, int stage, int k, int row, int plane,
-                       u64 policy = ptx::kEvictNormal) const {
+  __device__ void load(u32 to, const TensorMap& map, int stage, int k, int row, int plane, u64 policy) const {
     constexpr int kHalf = kRows / 2;
     const u32 half = to + rank * kHalf * 128;
     if constexpr (kShared && c.grouped) {
@@ -127,17 +126,20 @@ struct GemmPrefill {
     } else if constexpr (c.grouped) {
       ptx::cp_async_bulk_tensor_3d(to, &map, ring.full(stage), k, row, plane, policy);
     } else if constexpr (kShared) {
-      ptx::cp_async_bulk_tensor_2d_multicast(half, &map, ring.full(stage), k, row + rank * kHalf, 3, ptx::kEvictNormal);
+      ptx::cp_async_bulk_tensor_2d_multicast(half, &map, ring.full(stage), k, row + rank * kHalf, 3, policy);
     } else {
-      ptx::cp_async_bulk_tensor_2d(to, &map, ring.full(stage), k, row, ptx::kEvictNormal);
+      ptx::cp_async_bulk_tensor_2d(to, &map, ring.full(stage), k, row, policy);
     }
   }
 
   /// One thread.
   __device__ void produce() const {
-    u64 policy = ptx::kEvictNormal;  // of what is called tokens here
+    u64 tokens = ptx::kEvictNormal;  // of what is called so here
+    u64 weights = ptx::kEvictNormal;
     if constexpr (c.swapped) {
-      if (all.weights_leave) policy = ptx::kEvictFirst;
+      if (all.weights_leave) tokens = ptx::kEvictFirst;
+    } else if constexpr (!c.grouped) {
+      if (args.weights_leave) weights = ptx::kEvictFirst;
     }
     int stage = 0;
     u32 phase = 1;  // of a barrier on which nothing has been waited for, the phase before its first counts as completed
@@ -153,8 +155,8 @@ struct GemmPrefill {
         ptx::mbarrier_wait(ring.empty(stage), phase);
         ptx::mbarrier_arrive_expect_tx(ring.full(stage), c.stage_bytes());
         const int k = block * kStepElements;
-        load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, policy);
-        load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), args.weights, stage, k, t.row0, t.group);
+        load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, tokens);
+        load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), args.weights, stage, k, t.row0, t.group, weights);
       }
     });
     if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers

@@ -253,6 +253,7 @@ void run_sm90_gemm(const Sm90GemmShape& given, const Sm90GemmTensors& tensors, c
                 context, args);
     return;
   }
+  args.weights_leave = plan.weights_leave;
   if (plan.kernel.shares != 0) {
     args.share = plan.share;
     args.share.queue = tile_queue(context);

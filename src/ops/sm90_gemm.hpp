@@ -50,8 +50,9 @@ struct Sm90GemmKernel {
 
 struct Sm90GemmPlan {
   Sm90GemmKernel kernel;
-  int segments;          // of k, each summed on its own by a block of a cluster
-  GemmShare share = {};  // of a kernel that shares; its queue is the launch's
+  int segments;                // of k, each summed on its own by a block of a cluster
+  GemmShare share = {};        // of a kernel that shares; its queue is the launch's
+  bool weights_leave = false;  // L2 before anything else: of a prefill kernel, the others always let them
 };
 
 /// Segments of k in the class: 1 for prefill, and for decode as many as it takes to occupy the device when

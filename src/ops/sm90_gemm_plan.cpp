@@ -74,7 +74,11 @@ Sm90GemmKernel plan_decode(const Sm90GemmShape& shape, int segments, int sms) {
   if (shape.m <= 32 || ceil_div(shape.m, 32) * blocks <= sms)
     return decode_kernel(shape.fp8, 32, 1, 2, 4, segments);
   if (shape.m <= 64 || sums_in_pairs(shape, segments) || ceil_div(shape.m, 64) * blocks <= sms)
-    return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2, segments == 1 ? 5 : 3, segments);
+    return decode_kernel(shape.fp8, 64, segments >= 8 ? 1 : 2, 2,
+                         segments == 1   ? 5
+                         : segments == 2 ? 4
+                                         : 3,
+                         segments);
   if (shape.fp8 && segments == 2) return decode_kernel(true, 128, 2, 2, 3, segments);
   return decode_kernel(shape.fp8, 128, 2, 1, 6, segments);
 }
@@ -92,11 +96,11 @@ struct Tile {
 };
 // 2026-11-22 and 23, H200s, cold L2; see docs/performance_hopper.md. 64 x 144 takes 0.29; it is put dearer,
 // so that it is chosen where it was timed.
-constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true},
-                              {128, 192, 4, 0.59, true},
-                              {128, 144, 5, 0.53},
-                              {128, 256, 4, 0.765, false, 0.765, 1.1},
-                              {128, 128, 6, 0.43, true},
+constexpr Tile kFp8Tiles[] = {{256, 128, 3, 0.79, true, 1.6},
+                              {128, 192, 4, 0.59, true, 1.2},
+                              {128, 144, 5, 0.53, false, 0.9},
+                              {128, 256, 4, 0.765, false, 1.2, 1.1},
+                              {128, 128, 6, 0.43, true, 0.85},
                               {128, 64, 8, 0.25, false, 0.34},
                               {64, 144, 7, 0.38, false, 0.5},
                               {64, 128, 8, 0.33},
@@ -121,7 +125,7 @@ Pair pair_of(const Sm90GemmShape& shape, const Tile& tile) {
   const bool pairs_m = ceil_div(shape.m, tile.m) % 2 == 0;
   const bool pairs_n = ceil_div(shape.n, tile.n) % 2 == 0;
   if (tile.m == 256) {
-    if (pairs_n && shape.m >= 1024 && ceil_div(shape.k, block_elements(shape.fp8)) >= 8) return {1, 2};
+    if (pairs_n && shape.m >= 1024 && ceil_div(shape.k, block_elements(shape.fp8)) >= 20) return {1, 2};
   } else if (tile.n == 256 || (!shape.fp8 && tile.m == 128 && tile.n > 128)) {
     if (pairs_m) return {2, 1};
     if (pairs_n) return {1, 2};
@@ -162,6 +166,15 @@ Walk walk_shared(const Tile& tile, std::int64_t tiles, std::int64_t blocks, int 
       best = {cost, {static_cast<int>(cut), static_cast<int>(rounds) - 2, static_cast<int>(givers), -1}};
   }
   return best;
+}
+
+// Lines of L2 that go first spare what is there, which would have to be written to memory. Where rows are
+// many, other tiles still want them; beside long results and where weights exceed L2 many times over they are
+// slower, too.
+bool weights_leave(const Sm90GemmShape& shape) {
+  constexpr std::int64_t kMostBytes = 500'000'000;
+  return shape.m <= (shape.fp8 ? 512 : 256) && shape.k >= 4 * shape.m &&
+         shape.n * shape.k * (shape.fp8 ? 1 : 2) < kMostBytes;
 }
 
 Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
@@ -205,7 +218,8 @@ Sm90GemmPlan plan_prefill(const Sm90GemmShape& shape, int sms) {
                      .shares = walk.share.cut > 0,
                      .pairs = 0},
           .segments = 1,
-          .share = walk.share};
+          .share = walk.share,
+          .weights_leave = weights_leave(shape)};
 }
 
 }  // namespace
@@ -234,12 +248,13 @@ Sm90GemmPlan plan_sm90_gemm(const Sm90GemmShape& shape, const cuda::DeviceInfo& 
     kernel.pairs = 1;
     return {kernel, segments};
   }
-  // One segment gives the same sums in both kernels. For up to 64 rows the decode kernel is the faster where
-  // a block for every 64 columns is enough and has long to go.
-  const bool long_k = shape.m <= 64 && ceil_div(shape.n, GemmDecodeConfig::rows) <= device.num_sms &&
+  // One segment gives the same sums in both kernels. For up to 64 rows, of FP8 47, the decode kernel is the
+  // faster where a block for every 64 columns is enough and has long to go.
+  const bool long_k = shape.m <= (shape.fp8 ? 47 : 64) &&
+                      ceil_div(shape.n, GemmDecodeConfig::rows) <= device.num_sms &&
                       ceil_div(shape.k, block_elements(shape.fp8)) >= 64;
   // For 9 to 16 rows the prefill kernel is the faster where tiles are many and short.
-  const bool short_tiles = shape.fp8 && shape.m > 8 && shape.k <= 4 * block_elements(true) &&
+  const bool short_tiles = shape.fp8 && shape.m > 8 && shape.k <= 12 * block_elements(true) &&
                            ceil_div(shape.n, GemmDecodeConfig::rows) > 2 * device.num_sms;
   if (segments > 1 || (shape.m <= 16 && !short_tiles) || long_k)
     return {plan_decode(shape, segments, device.num_sms), segments};

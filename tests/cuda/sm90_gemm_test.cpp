@@ -53,7 +53,11 @@ TEST(Sm90Gemm, Plans) {
       {true, 16, 576, 7168, true, 16, 64, 1, 1, 8},
       {true, 64, 4096, 7168, true, 64, 64, 1, 1, 2},
       {true, 64, 24576, 1536, false, 64, 96, 1, 1, 1},
-      {true, 128, 32768, 512, false, 128, 128, 1, 1, 1},
+      {true, 128, 32768, 512, false, 64, 128, 1, 1, 1},
+      {true, 128, 24576, 1536, false, 64, 128, 1, 1, 1},
+      {true, 16, 24576, 1536, false, 64, 96, 1, 1, 1},
+      {true, 47, 7168, 16384, true, 64, 64, 1, 1, 1},
+      {true, 48, 7168, 16384, false, 64, 64, 1, 1, 1},
       {true, 8, 32768, 512, true, 8, 64, 1, 1, 1},
       {true, 9, 32768, 512, false, 64, 128, 1, 1, 1},
       {true, 16, 7168, 512, true, 16, 64, 1, 1, 1},
@@ -67,8 +71,9 @@ TEST(Sm90Gemm, Plans) {
       {false, 2048, 576, 7168, false, 64, 144, 1, 1, 1},
       {false, 4096, 4096, 7168, false, 128, 256, 2, 1, 1},
       {false, 4096, 7168, 16384, false, 128, 256, 2, 1, 1},
-      {false, 4096, 7168, 2048, false, 256, 128, 1, 2, 1},
+      {false, 4096, 7168, 2048, false, 256, 128, 1, 1, 1},
       {false, 512, 24576, 1536, false, 256, 128, 1, 1, 1},
+      {false, 2048, 24576, 1536, false, 256, 128, 1, 1, 1},
       {false, 4096, 576, 7168, false, 128, 144, 1, 1, 1},
   };
   for (const Row& row : rows) {
@@ -81,6 +86,19 @@ TEST(Sm90Gemm, Plans) {
     EXPECT_EQ(plan.kernel.cluster_n, row.cluster_n);
     EXPECT_EQ(plan.segments, row.segments);
   }
+}
+
+// Of a prefill kernel: where few rows want them, they are long beside the result, and L2 is not exceeded many
+// times.
+TEST(Sm90Gemm, WeightsLeaveL2WhereFewRowsReadThem) {
+  EXPECT_TRUE(plan_of(true, 64, 24576, 1536).weights_leave);
+  EXPECT_TRUE(plan_of(true, 128, 32768, 512).weights_leave);
+  EXPECT_TRUE(plan_of(false, 512, 7168, 16384).weights_leave);
+  EXPECT_FALSE(plan_of(false, 513, 7168, 16384).weights_leave) << "many rows";
+  EXPECT_FALSE(plan_of(false, 192, 32768, 512).weights_leave) << "a long result";
+  EXPECT_TRUE(plan_of(true, 128, 24576, 1536, false).weights_leave);
+  EXPECT_FALSE(plan_of(false, 512, 7168, 16384, false).weights_leave) << "many rows of bf16";
+  EXPECT_FALSE(plan_of(true, 128, 129280, 7168, false).weights_leave) << "many weights";
 }
 
 TEST(Sm90Gemm, LastRoundsAreSharedWhereThatIsFaster) {

@@ -29,9 +29,9 @@ namespace {
 
 // Denser where plans change: every number of drafts, then the sizes of tiles and chunks, and some that make
 // an odd number of tiles.
-constexpr std::int64_t kRows[] = {1,   2,    3,    4,    5,    6,    7,    8,    12,  16,  24,
-                                  32,  48,   64,   96,   128,  192,  256,  384,  512, 640, 768,
-                                  960, 1024, 2048, 2112, 2560, 3968, 4095, 4096, 8192};
+constexpr std::int64_t kRows[] = {1,   2,   3,    4,    5,    6,    7,    8,    12,   16,  24,
+                                  32,  40,  48,   64,   96,   128,  192,  256,  384,  512, 640,
+                                  768, 960, 1024, 2048, 2112, 2560, 3968, 4095, 4096, 8192};
 
 using Shapes = std::set<std::pair<std::int64_t, std::int64_t>>;  // [n, k]
 
