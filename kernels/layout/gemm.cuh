@@ -55,6 +55,7 @@ struct GemmArgs {
 struct GroupedGemmArgs {
   enum Layout : int { contiguous, offsets, masked };
   GemmArgs gemm;                  // m: rows of all groups, or of a block
+  TensorMap half_weights;         // those of half a tile, for tiles that have halves
   const int* index;               // a group for every row, offsets, or counts
   long long token_scale_plane;    // masked: elements between neighbouring blocks
   long long out_plane;
@@ -80,7 +81,7 @@ struct GroupedTile {
   // A bit for each warpgroup: some of its rows name another group and are not stored; all of them do.
   int by_id;
   int idle;
-  int unused;
+  int half;  // of its columns alone, from row0 on
 };
 
 /// The decode kernel: few tokens, so the weights are the 64-row operand, and every segment of k has a block of a
@@ -137,6 +138,10 @@ struct GemmPrefillConfig {
   constexpr int columns() const { return fp8 && block_n == 256 ? 128 : block_n; }
   /// Whether two warpgroups share the third of three slabs of 64 rows, by columns.
   constexpr bool thirds() const { return grouped && fp8 && subs() == 2 && block_n == 128; }
+  /// Whether the last tiles of a grouped product may be taken in halves of their columns.
+  constexpr bool halves() const { return grouped && fp8 && !swapped && block_n > 128 && cluster_n == 1; }
+  /// Rows of tokens that arrive together. Of tiles whose groups often end within, slabs of 64: those alone that count.
+  constexpr int token_box() const { return thirds() ? 64 : block_m / cluster_n; }
   /// Products of a warpgroup for a block of k, one after the other.
   constexpr int parts() const { return subs() * (block_n / columns()); }
   constexpr int threads() const { return 128 * (groups() + 1); }

@@ -21,20 +21,11 @@
 
 namespace fathom {
 
-/// A tile of out, and whose it is. `end`: the first row that is not.
-struct GemmTile {
-  int token0, row0;
-  int end = 0;
-  int group = 0;  // of weights
-  int plane = 0;  // of tokens and result
-  int by_id = 0;  // GroupedTile's
-  int idle = 0;
-};
-
 /// A dense product has no walk of its own: every role counts its tiles.
 struct NoWalk {
   using Args = GemmArgs;
   static __device__ const GemmArgs& gemm(const GemmArgs& args) { return args; }
+  static __device__ const TensorMap& half_weights(const GemmArgs& args) { return args.weights; }
 };
 
 template <GemmPrefillConfig c, class Walk>
@@ -132,6 +123,24 @@ struct GemmPrefill {
     }
   }
 
+  /// The first slabs of a tile's tokens, each fetched by one block of the cluster for all.
+  __device__ void load_slabs(u32 to, int stage, int k, const GemmTile& t, int slabs) const {
+    constexpr int kEach = c.block_m / 64 / kCluster;
+    const int first = rank * kEach;
+#pragma unroll
+    for (int slab = first; slab < first + kEach; ++slab) {
+      if (slab >= slabs) break;
+      const int row = t.token0 + 64 * slab;
+      if constexpr (kCluster > 1) {
+        ptx::cp_async_bulk_tensor_3d_multicast(to + slab * 64 * 128, &args.tokens, ring.full(stage), k, row, t.plane, 3,
+                                               ptx::kEvictNormal);
+      } else {
+        ptx::cp_async_bulk_tensor_3d(to + slab * 64 * 128, &args.tokens, ring.full(stage), k, row, t.plane,
+                                     ptx::kEvictNormal);
+      }
+    }
+  }
+
   /// One thread.
   __device__ void produce() const {
     u64 tokens = ptx::kEvictNormal;  // of what is called so here
@@ -153,10 +162,17 @@ struct GemmPrefill {
 #pragma unroll 1
       for (int block = first; block < last; ++block, next()) {
         ptx::mbarrier_wait(ring.empty(stage), phase);
-        ptx::mbarrier_arrive_expect_tx(ring.full(stage), c.stage_bytes());
+        const int slabs = c.thirds() ? min((t.end - t.token0 + 63) / 64, c.block_m / 64) : c.block_m / 64;
+        const bool half = c.halves() && t.half;
+        ptx::mbarrier_arrive_expect_tx(ring.full(stage), 128 * (64 * slabs + (half ? c.block_n / 2 : c.block_n)));
         const int k = block * kStepElements;
-        load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, tokens);
-        load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), args.weights, stage, k, t.row0, t.group, weights);
+        if constexpr (c.thirds()) {
+          load_slabs(ring.token_tile(stage), stage, k, t, slabs);
+        } else {
+          load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, tokens);
+        }
+        const TensorMap& rows = half ? Walk::half_weights(all) : args.weights;
+        load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), rows, stage, k, t.row0, t.group, weights);
       }
     });
     if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers
@@ -255,8 +271,7 @@ struct GemmPrefill {
     const u32 row = group * c.subs() * 64 + thread / 32 % 4 * 16 + thread % 32 / 4;
     const u32 scales = ptx::shared_address(ring.scales);
     BlockScales<c> scale{.row = ptx::pinned(scales + (c.swapped ? 0 : row * c.scale_blocks * 4)),
-                         .weight = ptx::pinned(scales + Stage::kTokens * 4 +
-                                               (c.row_scales ? thread % 4 * 2 * c.scale_blocks * 4 : 0)),
+                         .weight = BlockScales<c>::weight_address(scales),
                          .full = ptx::pinned(ring.scale_full(0)),
                          .empty = ptx::pinned(ring.scale_empty(0))};
     if constexpr (c.shares) {
@@ -266,6 +281,12 @@ struct GemmPrefill {
     }
     ptx::cp_async_bulk_wait_group_read();
   }
+  using Sums = float[c.subs()][c.block_n / 2];
+  static __device__ void clear(Sums& sum) {
+    for (auto& sub : sum) {
+      for (float& value : sub) value = 0;
+    }
+  }
   __device__ void consume_tiles(Reader& at, BlockScales<c>& scale, u32 group) const {
     for_each_tile(at, [&](GemmTile t, auto& told) {
       if constexpr (c.grouped) {
@@ -274,18 +295,18 @@ struct GemmPrefill {
           return;
         }
       }
-      float sum[c.subs()][c.block_n / 2];
-      for (auto& sub : sum) {
-        for (float& value : sub) value = 0;
-      }
+      Sums sum;
+      clear(sum);
       const GemmSums<c> sums{ring, args.blocks};
       if (in_thirds(t)) {
         if constexpr (c.thirds()) sums.add_third(sum, group, at, scale);
       } else {
-        sums.add(sum, t.row0, t.end - t.token0 - static_cast<int>(group) * c.store_rows(), at, scale);
+        const int live = t.end - t.token0 - static_cast<int>(group) * c.store_rows();
+        sums.add(sum, t.row0, c.grouped && (c.subs() == 2 ? live <= 64 : t.half), at, scale);
       }
       if constexpr (c.grouped) {
         told.again(t);
+        const int columns = t.half ? c.block_n / 2 : c.block_n;
         const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t, in_thirds(t) ? 3 : 1 << group)};
         if constexpr (c.swapped) {
           to.store_swapped(sum[0], t.token0 + group * 64, t.row0, group);
@@ -295,21 +316,15 @@ struct GemmPrefill {
           for (int s = 0; s < c.subs(); ++s) {
             const bool third = thirds && s == 1;
             const u32 row = third ? 128 : group * (thirds ? 64 : c.store_rows()) + 64 * s;
-            to.store_part(sum[s], t.token0 + row, t.row0 + (third ? group * 64 : 0), third ? 64 : c.block_n);
+            to.store_part(sum[s], t.token0 + row, t.row0 + (third ? group * 64 : 0), third ? 64 : columns);
           }
         } else {
-          to.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
+          to.store(sum, t.token0 + group * c.store_rows(), t.row0, group, columns);
         }
       } else {
         GemmStore<c>{args, ring.store_tile, {.end = args.m}}.store(sum, t.token0 + group * c.store_rows(), t.row0, group);
       }
     });
-  }
-  using Sums = float[c.subs()][c.block_n / 2];
-  static __device__ void clear(Sums& sum) {
-    for (auto& sub : sum) {
-      for (float& value : sub) value = 0;
-    }
   }
   /// Where the last round is shared out. The loops depend on arguments and the block's number alone, so that the compiler
   /// sees that a warp does the same: addresses are in uniform registers then. What is known later chooses between them.
@@ -317,7 +332,7 @@ struct GemmPrefill {
     const GemmSharing<c> sharing{args, ring};
     Sums sum;
     const auto add = [&](const GemmPart& part) {
-      GemmSums<c>{ring, part.last - part.first}.add(sum, tile(part.tile).row0, c.store_rows(), at, scale);
+      GemmSums<c>{ring, part.last - part.first}.add(sum, tile(part.tile).row0, false, at, scale);
     };
     const auto store = [&](const GemmPart& part) {
       const GemmTile t = tile(part.tile);

@@ -27,6 +27,16 @@ struct BlockScales {
   float token[c.subs()][2];
   float weights[2];
 
+  /// Of a thread's first scale of weights in stage 0.
+  static __device__ u32 weight_address(u32 scales) {
+    const u32 first = scales + ScaleStage<c>::kTokens * 4;
+    if constexpr (c.row_scales) return ptx::pinned(first + threadIdx.x % 4 * 2 * c.scale_blocks * 4);
+    if constexpr (!c.grouped) return ptx::pinned(first);
+    // By way of what differs between threads: scales that the assembler knows to be the same for a warp it moves to
+    // uniform registers, and the next product waits for that.
+    const u32 thread = ptx::pinned(threadIdx.x);
+    return ptx::pinned(first + thread) - thread;
+  }
   __device__ u32 place() const { return stage * (ScaleStage<c>::kFloats * 4) + 4 * part; }
   template <bool kThird = false>
   __device__ void read() {
@@ -63,10 +73,9 @@ template <GemmPrefillConfig c>
 using Products = float[c.columns() / 2];
 
 /// A product, added to its sum with its scales. Columns change to the next row of weight scales at `border`, which is a
-/// multiple of kRegion.
+/// multiple of 128, or as far as the columns go.
 template <GemmPrefillConfig c>
 struct Promotion {
-  static constexpr int kRegion = c.columns() % 128 == 0 ? 128 : c.block_n & -c.block_n;  // as far as 128 goes
   float scale[2][2];  // [row of weight scales][token half]
 
   Promotion() = default;
@@ -80,13 +89,16 @@ struct Promotion {
 #pragma unroll
     for (int i = 0; i < c.block_n / 4; ++i) sum[i] = fmaf(block_sum[i], scale[0][i / 2 % 2], sum[i]);
   }
-  __device__ void add(Products<c>& sum, Products<c>& block_sum, int border) const {
+  template <int kSums>
+  __device__ void add(float (&sum)[kSums], float (&block_sum)[kSums], int border) const {
+    constexpr int kColumns = 2 * kSums;
+    constexpr int kRegion = kColumns % 128 == 0 ? 128 : kColumns & -kColumns;
 #pragma unroll
     for (float& value : block_sum) ptx::keep(value);
 #pragma unroll
-    for (int j = 0; j < c.columns() / 8; ++j) {
+    for (int j = 0; j < kColumns / 8; ++j) {
       // Products that divide 128 never leave their row of weight scales.
-      const bool second = 128 % c.columns() != 0 && 8 * j / kRegion * kRegion >= border;
+      const bool second = 128 % kColumns != 0 && 8 * j / kRegion * kRegion >= border;
       const float low = second ? scale[1][0] : scale[0][0];
       const float high = second ? scale[1][1] : scale[0][1];
       sum[4 * j] = fmaf(block_sum[4 * j], low, sum[4 * j]);

@@ -6,6 +6,17 @@
 
 namespace fathom {
 
+/// A tile of out, and whose it is. `end`: the first row that is not.
+struct GemmTile {
+  int token0, row0;
+  int end = 0;
+  int group = 0;  // of weights
+  int plane = 0;  // of tokens and result
+  int by_id = 0;  // GroupedTile's
+  int idle = 0;
+  int half = 0;
+};
+
 template <GemmPrefillConfig c>
 struct GemmRing {
   static constexpr int kCluster = c.cluster_m * c.cluster_n;

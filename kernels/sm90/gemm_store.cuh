@@ -31,16 +31,16 @@ struct GemmStore {
 
   using Sums = const float (&)[c.subs()][c.block_n / 2];
 
-  /// Rows from token0 of the warpgroup, columns from row0.
-  __device__ void store(Sums sum, int token0, int row0, u32 group) const {
+  /// Rows from token0 of the warpgroup, so many columns from row0.
+  __device__ void store(Sums sum, int token0, int row0, u32 group, int columns = c.block_n) const {
     if constexpr (!c.stores_whole()) {
 #pragma unroll
-      for (int s = 0; s < c.subs(); ++s) store_part(sum[s], token0 + 64 * s, row0, c.block_n);
+      for (int s = 0; s < c.subs(); ++s) store_part(sum[s], token0 + 64 * s, row0, columns);
     } else if (args.out_mapped) {
-      store_mapped(sum, token0, row0, group);
+      store_mapped(sum, token0, row0, group, columns);
     } else {
 #pragma unroll
-      for (int s = 0; s < c.subs(); ++s) store_rows(sum[s], token0 + 64 * s, row0, c.block_n);
+      for (int s = 0; s < c.subs(); ++s) store_rows(sum[s], token0 + 64 * s, row0, columns);
     }
   }
 
@@ -53,7 +53,7 @@ struct GemmStore {
   }
 
   /// bf16 whose rows the copy engine can address: it empties the shared tile during the next one.
-  __device__ void store_mapped(Sums sum, int token0, int row0, u32 group) const {
+  __device__ void store_mapped(Sums sum, int token0, int row0, u32 group, int columns) const {
     const int thread = static_cast<int>(threadIdx.x);
     const int lane = thread % 32;
     const u32 base = tile + group * (c.store_rows() * c.block_n * 2);
@@ -71,10 +71,11 @@ struct GemmStore {
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(2 + group, 128);
-    if (c.grouped && (token0 + c.store_rows() > place_in.end || place_in.ids != nullptr)) {
-      copy_units(base, token0, row0);
+    const bool boxes = columns % c.store_columns() == 0;
+    if (c.grouped && (token0 + c.store_rows() > place_in.end || place_in.ids != nullptr || !boxes)) {
+      copy_units(base, token0, row0, columns);
     } else if (thread % 128 == 0 && token0 < place_in.end) {
-      for (int column = 0; column < c.block_n && row0 + column < args.n; column += c.store_columns()) {
+      for (int column = 0; column < columns && row0 + column < args.n; column += c.store_columns()) {
         const u32 from = base + column * (c.store_rows() * 2);
         if constexpr (c.grouped) {
           ptx::cp_async_bulk_tensor_3d_store(&args.out, from, row0 + column, token0, place_in.plane);
@@ -86,8 +87,8 @@ struct GemmStore {
     }
   }
 
-  /// The same where not all rows are stored.
-  __device__ void copy_units(u32 base, int token0, int row0) const {
+  /// The same where not all rows are stored, or not all columns of a box.
+  __device__ void copy_units(u32 base, int token0, int row0, int columns) const {
     constexpr int kWidth = c.block_n / 8;
     u16* out = static_cast<u16*>(args.out_data) + place_in.offset;
     const int thread = static_cast<int>(ptx::pinned(threadIdx.x)) % 128;  // or addresses are kept while blocks are summed
@@ -95,7 +96,7 @@ struct GemmStore {
     for (int i = thread; i < c.store_rows() * kWidth; i += 128) {
       const int token = token0 + i / kWidth;
       const int column = row0 + i % kWidth * 8;
-      if (!place_in.stores(token) || column >= args.n) continue;
+      if (!place_in.stores(token) || column >= args.n || i % kWidth * 8 >= columns) continue;
       const float4 eight = ptx::ld_shared_4(base + unit_of(i / kWidth, i % kWidth));
       *reinterpret_cast<float4*>(out + token * args.out_row + column) = eight;
     }
@@ -120,9 +121,10 @@ struct GemmStore {
     const int token = token0 + thread / 32 % 4 * 16;
     const u32 stored = __ballot_sync(0xffffffff, place_in.stores(token + lane % 16));
     u16* out = static_cast<u16*>(args.out_data) + place_in.offset;
+    const int end = c.halves() ? min(args.n, row0 + columns) : args.n;
 #pragma unroll
     for (int first = 0; first < c.block_n; first += 64) {
-      if (first >= columns) break;
+      if (c.thirds() && first >= columns) break;
       __syncwarp();  // what was in the chunk has been read
 #pragma unroll
       for (int j = 0; j < 8; j += 2) {
@@ -135,7 +137,7 @@ struct GemmStore {
 #pragma unroll
       for (int row = lane / 8; row < 16; row += 4) {
         const float4 eight = ptx::ld_shared_4(place_of(row, lane % 8));
-        if (column < args.n && (stored >> row & 1)) {
+        if (column < end && (stored >> row & 1)) {
           *reinterpret_cast<float4*>(out + (token + row) * args.out_row + column) = eight;
         }
       }

@@ -18,8 +18,9 @@ struct GemmSums {
   const GemmRing<c>& ring;
   int blocks;  // of k
 
-  /// So many blocks of k for a tile whose first column is row0. `live`: its rows that count, more than none.
-  __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, int live, Reader& at,
+  /// So many blocks of k for a tile whose first column is row0. `single`: of two slabs or halves only
+  /// the first counts.
+  __device__ void add(float (&sum)[c.subs()][c.block_n / 2], int row0, bool single, Reader& at,
                       BlockScales<c>& scale) const {
     if constexpr (!c.fp8) {
       add_plain(sum, at);
@@ -30,11 +31,11 @@ struct GemmSums {
     } else if constexpr (kAhead) {
       add_ahead(sum[0], 128 - row0 % 128, at, scale);
     } else {
-      if (c.grouped && c.subs() == 2 && live <= 64) {
-        add_scaled<1>(sum, 128 - row0 % 128, at, scale);
-      } else {
-        add_scaled<c.parts()>(sum, 128 - row0 % 128, at, scale);
+      if constexpr (c.grouped && (c.subs() == 2 || c.halves())) {
+        constexpr int kColumns = c.subs() == 2 ? c.columns() : c.block_n / 2;
+        if (single) return add_scaled<1, false, kColumns>(sum, 128 - row0 % 128, at, scale);
       }
+      add_scaled<c.parts()>(sum, 128 - row0 % 128, at, scale);
     }
   }
 
@@ -51,13 +52,14 @@ struct GemmSums {
   }
 
   /// Parts are other rows, or with one sub other columns.
-  static __device__ void multiply(float (&d)[c.columns() / 2], const Reader& at, int part, int add) {
+  template <int kSums>
+  static __device__ void multiply(float (&d)[kSums], const Reader& at, int part, int add) {
     const u32 a = at.a + at.stage * (c.stage_bytes() / 16) + (c.subs() > 1 ? part : 0) * (64 * 128 / 16);
     const u32 b = at.b + at.stage * (c.stage_bytes() / 16) + (c.subs() > 1 ? 0 : part) * (c.columns() * 128 / 16);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      ptx::Wgmma<c.fp8, c.columns()>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
-                                               k > 0 ? 1 : add);
+      ptx::Wgmma<c.fp8, 2 * kSums>::multiply(d, ptx::wgmma_descriptor(a + 2 * k), ptx::wgmma_descriptor(b + 2 * k),
+                                             k > 0 ? 1 : add);
     }
   }
 
@@ -65,7 +67,7 @@ struct GemmSums {
   /// the next block's scales are read; while they work on its last, its arrival is awaited: both behind one product would
   /// last longer than that. The other warpgroup multiplies while this one promotes. With kThird then also half of a part,
   /// whose operands are so far from those of the first.
-  template <int kParts, bool kThird = false>
+  template <int kParts, bool kThird = false, int kColumns = c.columns()>
   __device__ void add_scaled(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale,
                              u32 third_a = 0, u32 third_b = 0) const {
     const u32 blocks = this->blocks;
@@ -73,14 +75,17 @@ struct GemmSums {
     scale.template read<kThird>();
     at.wait();
 #pragma unroll (c.block_n == 192 ? 2 : 1)  // the copies of what a block hands on go; others have not the registers
-    for (u32 block = 1; block < blocks; ++block) step<kParts, kThird, false>(sum, border, at, scale, third_a, third_b);
-    step<kParts, kThird, true>(sum, border, at, scale, third_a, third_b);
+    for (u32 block = 1; block < blocks; ++block) {
+      step<kParts, kThird, kColumns, false>(sum, border, at, scale, third_a, third_b);
+    }
+    step<kParts, kThird, kColumns, true>(sum, border, at, scale, third_a, third_b);
   }
-  static __device__ Products<c>& part_of(float (&sum)[c.subs()][c.block_n / 2], int part) {
-    return reinterpret_cast<Products<c>&>(c.subs() > 1 ? sum[part][0] : sum[0][part * (c.columns() / 2)]);
+  template <int kColumns>
+  static __device__ auto& part_of(float (&sum)[c.subs()][c.block_n / 2], int part) {
+    return reinterpret_cast<float (&)[kColumns / 2]>(c.subs() > 1 ? sum[part][0] : sum[0][part * (c.columns() / 2)]);
   }
   /// One block; the last apart, so that the loop does not ask for it in the chain that its products have to hide.
-  template <int kParts, bool kThird, bool kLast>
+  template <int kParts, bool kThird, int kColumns, bool kLast>
   __device__ void step(float (&sum)[c.subs()][c.block_n / 2], int border, Reader& at, BlockScales<c>& scale, u32 third_a,
                        u32 third_b) const {
     Reader next = at;
@@ -88,7 +93,7 @@ struct GemmSums {
     Promotion<c> promotions[kParts + kThird];
 #pragma unroll
     for (int s = 0; s < kParts; ++s) {
-      Products<c> block_sum;
+      float block_sum[kColumns / 2];
       ptx::wgmma_fence();
       multiply(block_sum, at, s, 0);
       ptx::wgmma_commit_group();
@@ -108,7 +113,7 @@ struct GemmSums {
       if (last && !kLast) next.wait();
       ptx::wgmma_wait_group<0>();
       if (last) ring.release(at.stage);  // before the promotion: the loader needs the time
-      promotions[s].add(part_of(sum, s), block_sum, border);
+      promotions[s].add(part_of<kColumns>(sum, s), block_sum, border);
     }
     if constexpr (kThird) {
       float block_sum[c.block_n / 4];

@@ -27,6 +27,7 @@ struct GroupedWalk {
   const Args& all;
   const GemmRing<c>& ring;
   int index = static_cast<int>(blockIdx.x) / c.cluster_n;
+  int whole;           // tiles; later indices are of halves
   bool draws = false;  // its indices; otherwise it takes every so many'th
   int numbers = 0;     // drawn
   bool used = false;   // the index
@@ -53,9 +54,17 @@ struct GroupedWalk {
     }
     // In few rounds nobody falls behind.
     draws = args.queue >= 0 && tiles > 4 * clusters();
+    whole = tiles;
+    if (2 * tiles <= clusters()) halve_rest();
+  }
+  /// A last round that less than half of the clusters have a tile of is taken in halves.
+  __device__ void halve_rest() {
+    const int rest = whole % clusters();
+    if (c.halves() && 2 * rest <= clusters()) whole -= rest;
   }
   static __device__ int clusters() { return static_cast<int>(gridDim.x) / c.cluster_n; }
   static __device__ const GemmArgs& gemm(const Args& args) { return args.gemm; }
+  static __device__ const TensorMap& half_weights(const Args& args) { return args.half_weights; }
   // A swapped tile names the group as the plane of its weights, and the other way round.
   static __device__ int group_of(const GemmTile& t) { return c.swapped ? t.plane : t.group; }
   static __device__ int plane_of(const GemmTile& t) { return c.swapped ? t.group : t.plane; }
@@ -88,6 +97,7 @@ struct GroupedWalk {
       if (count >= c.tiles_ahead) ptx::mbarrier_wait(ring.tile_empty(place), (count / c.tiles_ahead - 1) & 1);
       more = walk.next(t);  // as late as may be, so that no cluster keeps others waiting for its last tile
       tell(ring, place, t, more);
+      if (count == 0) walk.halve_rest();  // not before the first tile is known: it takes a division
     }
     walk.leave_queue();
   }
@@ -95,7 +105,7 @@ struct GroupedWalk {
     if (threadIdx.x % 32 != 0) return;
     const u32 to = ring.told(place);
     ptx::st_shared_int4(to, {more ? t.token0 : -1, t.row0, t.end, t.group});
-    ptx::st_shared_int4(to + 16, {t.plane, t.by_id, t.idle, 0});
+    ptx::st_shared_int4(to + 16, {t.plane, t.by_id, t.idle, t.half});
     ptx::mbarrier_arrive(ring.tile_full(place));
   }
   /// The block's first tile where every group has rows for one tile of them: found in a few instructions, for the code of
@@ -112,7 +122,7 @@ struct GroupedWalk {
     const int column = static_cast<int>(blockIdx.x) - group * tiles_n;
     begin = __shfl_sync(kAll, begin, group);
     const int end = begin + __shfl_sync(kAll, rows, group);
-    tile = {column * kWeights, begin, end, args.layout == Args::masked ? group : 0, group, 0, 0};  // swapped
+    tile = {column * kWeights, begin, end, args.layout == Args::masked ? group : 0, group, 0, 0, 0};  // swapped
     return true;
   }
   /// Threads that hear of tiles, and so free their places: the warpgroups, the loader and the warp of scales.
@@ -135,7 +145,7 @@ struct GroupedWalk {
       const u32 from = first + place * sizeof(GroupedTile);
       const int4 low = ptx::ld_shared_int4(from);
       const int4 high = ptx::ld_shared_int4(from + 16);
-      t = {low.x, low.y, low.z, low.w, high.x, high.y, high.z};
+      t = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     }
     /// After the last look at the tile.
     __device__ void release() {
@@ -150,10 +160,16 @@ struct GroupedWalk {
   __device__ bool next(GemmTile& tile) {
     if (!(all.layout == Args::contiguous ? next_of_ids(tile) : next_of_groups(tile))) return false;
     if constexpr (c.swapped) {
-      tile = {tile.row0, tile.token0, tile.end, tile.plane, tile.group, tile.by_id, tile.idle};
+      tile = {tile.row0, tile.token0, tile.end, tile.plane, tile.group, tile.by_id, tile.idle, 0};
+    } else if constexpr (c.halves()) {
+      tile.half = index >= whole;
+      if (tile.half) tile.row0 += (index - whole) % 2 * (c.block_n / 2);
     }
     return true;
   }
+
+  /// The tile of an index.
+  __device__ int tile_at() const { return c.halves() && index > whole ? whole + (index - whole) / 2 : index; }
 
   /// The next index. One block of a cluster draws it and sends it to the other.
   __device__ void advance() {
@@ -240,8 +256,9 @@ struct GroupedWalk {
   __device__ bool next_of_groups(GemmTile& tile) {
     if (used) advance();
     used = true;
-    if (index - before >= __shfl_sync(kAll, through, 31)) {
-      const u32 later = __ballot_sync(kAll, chunks_through > index);
+    const int number = tile_at();
+    if (number - before >= __shfl_sync(kAll, through, 31)) {
+      const u32 later = __ballot_sync(kAll, chunks_through > number);
       if (later == 0) return false;
       const int chunk = __ffs(static_cast<int>(later)) - 1;
       const int left = __shfl_sync(kAll, chunks_through, max(chunk - 1, 0));
@@ -250,7 +267,7 @@ struct GroupedWalk {
       find(all, lane < per_chunk ? base + lane : all.groups, begin, rows);
       through = sum_through(tiles_of(rows) * tiles_n);
     }
-    const int at = index - before;
+    const int at = number - before;
     const int owner = __ffs(static_cast<int>(__ballot_sync(kAll, through > at))) - 1;
     const int tiles_m = tiles_of(__shfl_sync(kAll, rows, owner));
     const int first = __shfl_sync(kAll, through, owner) - tiles_m * tiles_n;
@@ -273,8 +290,8 @@ struct GroupedWalk {
     constexpr int kEach = (kTokens + 31) / 32;
     constexpr int kShare = c.swapped ? kEach : kEach / c.groups();  // those of a warpgroup
     const int tiles_m = tiles_of(all.gemm.m);
-    for (; index < tiles_m * tiles_n; advance(), group = -1) {
-      place(tile, index, tiles_m);
+    for (; tile_at() < tiles_m * tiles_n; advance(), group = -1) {
+      place(tile, tile_at(), tiles_m);
       int ids[kEach];
 #pragma unroll
       for (int i = 0; i < kEach; ++i) ids[i] = id_of(tile, 32 * i + lane);

@@ -21,11 +21,13 @@ struct Tile {
   double end;   // and of a tile's end
   // Of the time that weights take from memory, how much is seen beside the products.
   double exposed = 0.1;
+  double last = 0;  // microseconds more of the last tile's end, which no other hides
 };
 // Four stages hide memory better; three leave room for results to go out during the next tile.
-constexpr Tile kFp8Tiles[] = {{256, 128, 4, 0.79, 1.5, 0.05}, {128, 256, 3, 0.79, 0.9},
+constexpr Tile kFp8Tiles[] = {{256, 128, 4, 0.79, 1.5, 0.05}, {128, 256, 3, 0.79, 0.9, 0.1, 0.8},
                               {128, 256, 4, 0.78, 1.4, 0.05}, {128, 192, 4, 0.66, 1.2},
-                              {128, 128, 5, 0.47, 0.9},       {64, 128, 8, 0.33, 0.6}};
+                              {128, 192, 5, 0.67, 1.2, 0.02}, {128, 128, 5, 0.47, 0.9},
+                              {64, 128, 8, 0.33, 0.6}};
 constexpr Tile kBf16Tiles[] = {{128, 256, 3, 0.68, 0.6}, {128, 128, 5, 0.37, 0.6}, {64, 128, 8, 0.24, 0.6}};
 constexpr double kBytesPerMicrosecond = 4.3e6;
 
@@ -201,7 +203,7 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
     // Few rounds end all at once. More are drawn from a queue, and their number is a guess.
     const double even = count / device.num_sms;
     const double waves = even > 4 ? even + 0.5 : std::ceil(even);
-    const double compute = waves * (blocks * tile.step + tile.end);
+    const double compute = waves * (blocks * tile.step + tile.end) + tile.last;
     const double memory = bytes / kBytesPerMicrosecond;
     return std::max(compute, memory) + 0.05 * compute + tile.exposed * memory;
   };
@@ -310,9 +312,9 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
     args.gemm.tokens = operand_map(b, weights, config.block_m, context);
     args.gemm.weights = operand_map(tensors.a, planes_of(tensors.a), config.block_n, context);
   } else {
-    args.gemm.tokens =
-        operand_map(tensors.a, planes_of(tensors.a), config.block_m / config.cluster_n, context);
+    args.gemm.tokens = operand_map(tensors.a, planes_of(tensors.a), config.token_box(), context);
     args.gemm.weights = operand_map(b, weights, config.block_n, context);
+    if (config.halves()) args.half_weights = operand_map(b, weights, config.block_n / 2, context);
     const TensorView& out = tensors.out;
     if (out.dtype == DType::bf16)
       map_result(args.gemm, spec_of(out.data, out.dtype, planes_of(out)), config, context);

@@ -129,6 +129,16 @@ TEST(Sm90Grouped, ManyRowsHaveLargeTiles) {
   EXPECT_EQ(grouped_plan(true, 32, 4096, 128, 7168, 193).cluster_n, 1) << "no neighbour";
 }
 
+TEST(Sm90Grouped, FewRoundsHideWeightsAndTheirOwnEnd) {
+  const Sm90GroupedKernel uneven = grouped_plan(true, 4, 4096, 7168, 2048, 251);
+  EXPECT_EQ(uneven.tile_n, 192);
+  EXPECT_EQ(uneven.stages, 5) << "weights of every group come from memory";
+  EXPECT_EQ(grouped_plan(true, 1, 4096, 4096, 7168, 1299).stages, 4) << "few of one group do";
+  const Sm90GroupedKernel two = grouped_plan(true, 1, 4096, 7168, 2048, 1019);
+  EXPECT_EQ(two.tile_n, 256);
+  EXPECT_EQ(two.stages, 4) << "no tile comes after a result that the copy engine sends";
+}
+
 // Whatever the sizes: shared memory suffices and a name says all of a kernel.
 TEST(Sm90Grouped, EveryPlanFitsAndIsNamed) {
   std::map<std::string, std::string> texts;
@@ -150,7 +160,7 @@ TEST(Sm90Grouped, EveryPlanFitsAndIsNamed) {
       }
     }
   }
-  EXPECT_LT(texts.size(), 24u) << "distinct kernels";
+  EXPECT_LT(texts.size(), 25u) << "distinct kernels";
 }
 
 TEST(Sm90Grouped, ProblemsOfTheModelFindEveryKernel) {
@@ -210,6 +220,18 @@ TEST_F(Sm90GroupedOnFake, LaunchesWhatThePlanSays) {
   m_grouped_fp8_gemm_nt(args(3, 0, 100, 256), on_fake);
   m_grouped_fp8_gemm_nt(args(3, 5, 0, 256), on_fake);
   EXPECT_EQ(fake_.calls("cuLaunchKernelEx"), 3) << "nothing to do";
+}
+
+TEST_F(Sm90GroupedOnFake, TilesThatHaveHalvesHaveAMapOfThem) {
+  jit::nvrtc();
+  MGroupedFp8GemmNtArgs many = args(4, 4096, 7168, 2048);
+  many.rows.expected_m = 251;
+  m_grouped_fp8_gemm_nt(many, context("sm90:wgmma"));
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 3) << "rows, weights, halves of them";
+  many = args(32, 4096, 4096, 7168);
+  many.rows.expected_m = 193;
+  m_grouped_fp8_gemm_nt(many, context("sm90:wgmma"));
+  EXPECT_EQ(fake_.calls("cuTensorMapEncodeTiled"), 5) << "tiles of pairs of blocks stay whole";
 }
 
 TEST_F(Sm90GroupedOnFake, NarrowTilesAreMoreBlocks) {

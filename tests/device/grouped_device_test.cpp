@@ -524,6 +524,50 @@ TEST(GroupedTiles, OfFewRowsGiveTheBytesOfTheDenseProduct) {
   }
 }
 
+// The last tiles, taken in halves of their columns: 12 or 57 behind one round of 132 blocks, or 48 behind
+// four, which are drawn from a queue.
+TEST(GroupedTiles, InHalvesGiveTheBytesOfTheDenseProduct) {
+  constexpr std::int64_t kN = 4000;
+  const Context& context = device_context("sm90:wgmma");
+  std::vector<int> many{0};
+  for (int g = 0; g < 36; ++g) many.push_back(many.back() + 1 + g % 3);
+  const struct {
+    std::vector<int> ends;
+    std::int64_t k;
+    DType out;
+    std::vector<std::array<int, 3>> tiles;
+  } cases[] = {
+      {{0, 1, 65, 165, 293, 294, 350, 420, 427, 500},
+       384,
+       DType::bf16,
+       {{128, 256, 4}, {128, 256, 3}, {128, 192, 5}, {128, 192, 4}}},
+      {{0, 1, 65, 165, 293, 294, 350, 420, 427, 500}, 128, DType::f32, {{128, 256, 3}, {128, 192, 5}}},
+      {many, 128, DType::bf16, {{128, 256, 4}}}};
+  for (const auto& [ends, k, out_type, tiles] : cases) {
+    const std::int64_t rows = ends.back(), groups = std::ssize(ends) - 1;
+    const DeviceCase problem(kOps[0], {GroupLayout::offsets, rows, kN, k, ends}, groups, out_type,
+                             fresh_seed());
+    const Operands in = problem.operands();
+    const Strided expected = dense_products(problem, in, ends, context);
+    for (const auto& [tile_m, tile_n, stages] : tiles) {
+      SCOPED_TRACE(testing::Message()
+                   << groups << " groups, " << tile_m << " x " << tile_n << " x " << stages);
+      const Sm90GroupedKernel kernel{
+          .swapped = 0, .fp8 = 1, .tile_m = tile_m, .tile_n = tile_n, .stages = stages, .cluster_n = 1};
+      const OnDevice out(problem.poisoned_out());
+      launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k}, GroupLayout::offsets,
+                          {.a = in.a,
+                           .a_scale = in.a_scale,
+                           .b = in.b,
+                           .b_scale = in.b_scale,
+                           .rows = problem.rows(),
+                           .out = out.view()},
+                          context);
+      expect_same_bytes(out.download().view, expected.view);
+    }
+  }
+}
+
 // At the model's k, against sums in double of the dequantised operands.
 TEST_P(GroupedOnDevice, IsAccurateForTheModelsRows) {
   const bool fp8 = GetParam().element == DType::f8e4m3;
