@@ -62,6 +62,9 @@ struct GroupedGemmArgs {
   long long weight_scale_plane;  // elements between the scales of neighbouring groups
   Layout layout;
   int groups;
+  float* out_scale;  // of what is activated: one for every row and 128 columns, side by side
+  long long out_scale_row;
+  long long out_scale_plane;
   int queue;  // of tiles, that no other launch uses at the time; -1: every cluster takes every so many'th tile
   int weights_leave;  // L2 before anything else; for swapped tiles
 };
@@ -131,6 +134,8 @@ struct GemmPrefillConfig {
   bool swapped = false;
   /// The last round is shared out (GemmShare).
   bool shares = false;
+  /// Of grouped products: a tile has the gates of 128 outputs and then their ups, and silu(gate) * up leaves, quantised.
+  bool activates = false;
 
   constexpr int groups() const { return block_m == 64 ? 1 : 2; }
   constexpr int subs() const { return block_m / (64 * groups()); }
@@ -139,9 +144,11 @@ struct GemmPrefillConfig {
   /// Whether two warpgroups share the third of three slabs of 64 rows, by columns.
   constexpr bool thirds() const { return grouped && fp8 && subs() == 2 && block_n == 128; }
   /// Whether the last tiles of a grouped product may be taken in halves of their columns.
-  constexpr bool halves() const { return grouped && fp8 && !swapped && block_n > 128 && cluster_n == 1; }
+  constexpr bool halves() const { return grouped && fp8 && !swapped && !activates && block_n > 128 && cluster_n == 1; }
   /// Rows of tokens that arrive together. Of tiles whose groups often end within, slabs of 64: those alone that count.
   constexpr int token_box() const { return thirds() ? 64 : block_m / cluster_n; }
+  /// Rows of weights that a box of the copy engine has.
+  constexpr int weight_box() const { return activates ? block_n / 2 : block_n / cluster_m; }
   /// Products of a warpgroup for a block of k, one after the other.
   constexpr int parts() const { return subs() * (block_n / columns()); }
   constexpr int threads() const { return 128 * (groups() + 1); }

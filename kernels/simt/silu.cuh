@@ -53,38 +53,31 @@ __device__ __forceinline__ void load_gate_up(float (&gate)[kQuantEach], float (&
   }
 }
 
-/// One group of one row, by a team: load(gate, up) gets the 16 gates and ups of a lane, from output `at` on. All lanes
-/// of the warp take part; those of a team without a group have n = 0.
-template <class T, bool kSwizzled, bool kClamp, bool kUe8m0, class Load>
-__device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArgs& args, const T* row, long long at,
-                                                     int n, unsigned (&codes)[kQuantEach / 4], const Load& load) {
-  const auto exact = [&](int i) {
-    const GateUpPlace place = gate_up_place<kSwizzled>(at + i, args.dim);
-    return exact_product<kClamp>(to_float(row[place.gate]), to_float(row[place.up]), args.limit);
-  };
-  float v[kQuantEach];
+/// One group of one row, by kLanes lanes that have kEach of its outputs each: load(gate, up) gets a lane's gates and
+/// ups, clamped, and exact(i) gives the product of one of them by the fixed sequence. Bits of `live` say which outputs
+/// count. All lanes of the warp take part.
+template <int kEach, int kLanes, bool kUe8m0, class Load, class Exact>
+__device__ __forceinline__ GroupScale activate_group(unsigned live, unsigned (&codes)[kEach / 4], const Load& load,
+                                                     const Exact& exact) {
+  float v[kEach];
   float ups = 0;
   {
-    float gate[kQuantEach], up[kQuantEach];
+    float gate[kEach], up[kEach];
     load(gate, up);
 #pragma unroll
-    for (int i = 0; i < kQuantEach; ++i) {
-      if (kClamp) {
-        gate[i] = clamp_gate(gate[i], args.limit);
-        up[i] = clamp_up(up[i], args.limit);
-      }
+    for (int i = 0; i < kEach; ++i) {
       ups += fabsf(up[i]);
       v[i] = estimate(gate[i], up[i]);
     }
   }
   float near_amax = 0;
 #pragma unroll
-  for (int i = 0; i < kQuantEach; ++i) near_amax = fmaxf(near_amax, fabsf(v[i]));
+  for (int i = 0; i < kEach; ++i) near_amax = fmaxf(near_amax, fabsf(v[i]));
   // Estimates that say nothing: every product of this lane is computed. Also if an up is NaN.
   bool blind = !(ups < kMostUp);
   if (blind) near_amax = 0;
 #pragma unroll
-  for (int step = kQuantLanes / 2; step > 0; step /= 2) {
+  for (int step = kLanes / 2; step > 0; step /= 2) {
     near_amax = fmaxf(near_amax, __shfl_xor_sync(~0u, near_amax, step));
   }
   blind = blind || !(near_amax < 1e37f);
@@ -92,20 +85,20 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
   const float bar = near_amax > 0.9e-10f ? near_amax * (1 - 4 * kError) : 1e38f;
   unsigned open = 0;  // bit i: product i is above the bar
 #pragma unroll
-  for (int i = kQuantEach - 1; i >= 0; --i) open = open << 1 | __float_as_uint(bar - fabsf(v[i])) >> 31;
-  if (blind) open = 0xffffu;
-  open &= (1u << n) - 1;  // others are copies
+  for (int i = kEach - 1; i >= 0; --i) open = open << 1 | __float_as_uint(bar - fabsf(v[i])) >> 31;
+  if (blind) open = ~0u;
+  open &= live;
   float amax = 0;
   for (; open != 0; open &= open - 1) amax = fmaxf(amax, fabsf(exact(__ffs(open) - 1)));
 #pragma unroll
-  for (int step = kQuantLanes / 2; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, step));
+  for (int step = kLanes / 2; step > 0; step /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, step));
   const GroupScale group = group_scale<kSiluMul, kUe8m0>(amax);
 
   const float low = group.factor * (1 - 2 * kError);
   const float high = group.factor * (1 + 2 * kError);
   unsigned different = 0;
 #pragma unroll
-  for (int i = 0; i < kQuantEach / 4; ++i) {
+  for (int i = 0; i < kEach / 4; ++i) {
     const float* x = v + 4 * i;
     codes[i] = float_to_f8e4m3x2(x[0] * low, x[1] * low) | float_to_f8e4m3x2(x[2] * low, x[3] * low) << 16;
     const unsigned upper =
@@ -114,13 +107,13 @@ __device__ __forceinline__ GroupScale activate_group(const SiluMulQuantKernelArg
     const unsigned bits = (codes[i] ^ upper) & 0x01010101u;
     different |= (bits * 0x01020408u >> 24) << (4 * i);
   }
-  if (blind) different = 0xffffu;
-  for (different &= (1u << n) - 1; different != 0; different &= different - 1) {
+  if (blind) different = ~0u;
+  for (different &= live; different != 0; different &= different - 1) {
     const int i = __ffs(different) - 1;
     const unsigned code = float_to_f8e4m3x2(exact(i) * group.factor, 0.0f) & 0xffu;
     const unsigned mask = 0xffu << 8 * (i % 4);
 #pragma unroll
-    for (int w = 0; w < kQuantEach / 4; ++w) {  // an index known to the compiler keeps the words in registers
+    for (int w = 0; w < kEach / 4; ++w) {  // an index known to the compiler keeps the words in registers
       const unsigned here = i / 4 == w ? mask : 0;
       codes[w] = (codes[w] & ~here) | (code * 0x01010101u & here);
     }
@@ -246,13 +239,23 @@ __device__ void silu_mul_quant(const SiluMulQuantKernelArgs& args) {
         if constexpr (kVector) next_loaded.load(next, args.dim);
       }
       unsigned codes[kQuantEach / 4];
-      const GroupScale scale = activate_group<T, kSwizzled, kClamp, kUe8m0>(
-          args, piece.row, piece.column, piece.n, codes, [&](auto& gate, auto& up) {
+      const GroupScale scale = activate_group<kQuantEach, kQuantLanes, kUe8m0>(
+          (1u << piece.n) - 1, codes,  // others are copies
+          [&](auto& gate, auto& up) {
             if constexpr (kVector) {
               loaded.unpack(gate, up);
             } else {
               load_gate_up<T, kSwizzled>(gate, up, piece.row, piece.column, args.dim, piece.n);
             }
+#pragma unroll
+            for (int i = 0; i < kQuantEach && kClamp; ++i) {
+              gate[i] = clamp_gate(gate[i], args.limit);
+              up[i] = clamp_up(up[i], args.limit);
+            }
+          },
+          [&](int i) {
+            const GateUpPlace place = gate_up_place<kSwizzled>(piece.column + i, args.dim);
+            return exact_product<kClamp>(to_float(piece.row[place.gate]), to_float(piece.row[place.up]), args.limit);
           });
       auto* q = static_cast<unsigned char*>(args.q) + piece.matrix * args.q_matrix + piece.line * args.q_row;
       store_codes<kVector>(q + piece.column, codes, piece.n);

@@ -12,6 +12,7 @@
 #include "ptx/barrier.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/tma.cuh"
+#include "sm90/gemm_activation.cuh"
 #include "sm90/gemm_handover.cuh"
 #include "sm90/gemm_promotion.cuh"
 #include "sm90/gemm_ring.cuh"
@@ -171,8 +172,14 @@ struct GemmPrefill {
         } else {
           load<(c.cluster_n > 1), c.block_m>(ring.token_tile(stage), args.tokens, stage, k, t.token0, t.plane, tokens);
         }
-        const TensorMap& rows = half ? Walk::half_weights(all) : args.weights;
-        load<(c.cluster_m > 1), c.block_n>(ring.weight_tile(stage), rows, stage, k, t.row0, t.group, weights);
+        const u32 to = ring.weight_tile(stage);
+        if constexpr (c.activates) {
+          load<false, 128>(to, args.weights, stage, k, t.row0 / 2, t.group, weights);
+          load<false, 128>(to + 128 * 128, args.weights, stage, k, (args.n + t.row0) / 2, t.group, weights);
+        } else {
+          const TensorMap& rows = half ? Walk::half_weights(all) : args.weights;
+          load<(c.cluster_m > 1), c.block_n>(to, rows, stage, k, t.row0, t.group, weights);
+        }
       }
     });
     if constexpr (kCluster > 1) {  // a neighbour may still arrive at these barriers
@@ -211,7 +218,8 @@ struct GemmPrefill {
     fetch_scales<(c.swapped ? c.block_n : c.block_m)>(to + (c.swapped ? 4 * Stage::kTokens : 0), tokens, token0, t.end,
                                                       block, background);
     if (lane >= (c.swapped ? 1 : 2) * c.scale_blocks) return;
-    const int row = weight0 / 128 + lane / c.scale_blocks;
+    const int second = lane / c.scale_blocks;  // of two rows
+    const int row = c.activates ? (weight0 + second * args.n) / 256 : weight0 / 128 + second;
     const int at = block + lane % c.scale_blocks;
     const bool live = row * 128 < args.n && at < args.blocks;
     const i64 place = Walk::weight_scales_of(all, t) + row * args.weight_scale_row + at * args.weight_scale_block;
@@ -310,6 +318,8 @@ struct GemmPrefill {
         const GemmStore<c> to{args, ring.store_tile, Walk::place(all, t, in_thirds(t) ? 3 : 1 << group)};
         if constexpr (c.swapped) {
           to.store_swapped(sum[0], t.token0 + group * 64, t.row0, group);
+        } else if constexpr (c.activates) {
+          GemmActivation<c>{all, ring.store_tile, to.place_in}.store(sum[0], t.token0 + group * 64, t.row0 / 2);
         } else if constexpr (!c.stores_whole()) {
           const bool thirds = in_thirds(t);
 #pragma unroll

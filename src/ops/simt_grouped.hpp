@@ -13,6 +13,7 @@ struct GroupedTensors {
   std::span<const TensorView> b, b_scale;
   GroupedRows rows;
   TensorView out;
+  TensorView out_scale{};  // of what is activated and quantised
 };
 
 jit::Source simt_grouped_source(const SimtGemmPlan& plan);

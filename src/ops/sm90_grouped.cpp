@@ -126,6 +126,12 @@ GroupedGemmArgs arguments(const Sm90GroupedShape& shape, GroupLayout layout, con
   gemm.out_data = tensors.out.data;
   gemm.out_row = out.row_step;
   args.out_plane = out.plane_step;
+  if (tensors.out_scale.given()) {
+    const Planes scales = planes_of(tensors.out_scale);
+    args.out_scale = tensors.out_scale.as<float>();
+    args.out_scale_row = scales.row_step;
+    args.out_scale_plane = scales.plane_step;
+  }
   gemm.m = static_cast<int>(shape.rows);
   gemm.n = static_cast<int>(shape.n);
   gemm.blocks = static_cast<int>(ceil_div(shape.k, block_elements(shape.fp8)));
@@ -151,12 +157,25 @@ Sm90GroupedKernel swapped_kernel(bool fp8, int tokens, bool narrow) {
           .cluster_n = 1};
 }
 
+// Up to 64 rows by 256 weights: one warpgroup keeps up with the memory, and large boxes bring weights in
+// faster than small ones if there are many rounds of them.
+constexpr Sm90GroupedKernel kFewByMany{
+    .swapped = 0, .fp8 = 1, .tile_m = 64, .tile_n = 256, .stages = 5, .cluster_n = 1};
+// Rows of a tile that are not the group's are a neighbour's, and in L2, unless every group has a block of its
+// own.
+bool many_large_tiles(const Sm90GroupedShape& shape, const Expectation& expected, int sms) {
+  constexpr int kManyRounds = 10;
+  const double tiles = expected.groups * static_cast<double>(ceil_div(shape.n, kFewByMany.tile_n));
+  return shape.fp8 && !shape.masked && tiles >= kManyRounds * sms;
+}
+
 // Few rows in a group: whatever reads the weights fastest. A group with more rows than fit reads its weights
 // again, most of them from L2.
 std::optional<Sm90GroupedKernel> plan_swapped(const Sm90GroupedShape& shape, const Expectation& expected,
                                               int sms) {
   for (const int tokens : {8, 16, 32, 64}) {
     if (1.5 * expected.rows > tokens) continue;
+    if (tokens == 8 && many_large_tiles(shape, expected, sms)) return kFewByMany;
     const auto rounds = [&](int weights) {
       return std::ceil(expected.groups * static_cast<double>(ceil_div(shape.n, weights)) / sms);
     };
@@ -185,7 +204,8 @@ GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel) {
           .cluster_n = kernel.cluster_n,
           .row_scales = swapped && kernel.fp8 != 0,
           .grouped = true,
-          .swapped = swapped};
+          .swapped = swapped,
+          .activates = kernel.activates != 0};
 }
 
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
@@ -222,17 +242,37 @@ Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::D
   return kernel;
 }
 
+Sm90GroupedKernel plan_sm90_activated(const Sm90GroupedShape& shape) {
+  Sm90GroupedKernel kernel = kFewByMany;
+  if (1.5 * expectation(shape).rows > kFewByMany.tile_m) {
+    kernel.tile_m = 128;
+    kernel.stages = 4;
+  }
+  kernel.activates = 1;
+  return kernel;
+}
+
+bool better_activated(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
+  const Sm90GroupedKernel plain = plan_sm90_grouped(shape, device);
+  if (plain.swapped != 0) return many_large_tiles(shape, expectation(shape), device.num_sms);
+  return plain.tile_m <= 128 && plain.tile_n == 256;  // the same tiles
+}
+
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
   const GemmPrefillConfig config = sm90_grouped_config(kernel);
   const std::string name = fmt::format("grouped_gemm.sm90_{}_{}_m{}n{}s{}c{}",
-                                       config.swapped ? "swapped" : "prefill", config.fp8 ? "f8e4m3" : "bf16",
-                                       kernel.tile_m, kernel.tile_n, kernel.stages, kernel.cluster_n);
+                                       config.activates ? "activated"
+                                       : config.swapped ? "swapped"
+                                                        : "prefill",
+                                       config.fp8 ? "f8e4m3" : "bf16", kernel.tile_m, kernel.tile_n,
+                                       kernel.stages, kernel.cluster_n);
   return {name,
           fmt::format(
               "#include \"sm90/grouped_walk.cuh\"\n"
               "namespace fathom {{\n"
               "constexpr GemmPrefillConfig kConfig{{.fp8 = {}, .block_m = {}, .block_n = {}, .stages = {}, "
-              ".cluster_m = 1, .cluster_n = {}, .row_scales = {}, .grouped = true, .swapped = {}}};\n"
+              ".cluster_m = 1, .cluster_n = {}, .row_scales = {}, .grouped = true, .swapped = {}, .activates "
+              "= {}}};\n"
               "static_assert(sizeof(GroupedGemmArgs) == {} && kConfig.shared_bytes() == {});\n"
               "}}\n"
               "extern \"C\" __global__ void __launch_bounds__(fathom::kConfig.threads(), 1)\n"
@@ -240,7 +280,7 @@ jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {
               "  fathom::grouped_prefill<fathom::kConfig>(args);\n"
               "}}\n",
               config.fp8, config.block_m, config.block_n, config.stages, config.cluster_n, config.row_scales,
-              config.swapped, sizeof(GroupedGemmArgs), config.shared_bytes())};
+              config.swapped, config.activates, sizeof(GroupedGemmArgs), config.shared_bytes())};
 }
 
 std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
@@ -313,7 +353,7 @@ void launch_sm90_grouped(const Sm90GroupedKernel& plan, const Sm90GroupedShape& 
     args.gemm.weights = operand_map(tensors.a, planes_of(tensors.a), config.block_n, context);
   } else {
     args.gemm.tokens = operand_map(tensors.a, planes_of(tensors.a), config.token_box(), context);
-    args.gemm.weights = operand_map(b, weights, config.block_n, context);
+    args.gemm.weights = operand_map(b, weights, config.weight_box(), context);
     if (config.halves()) args.half_weights = operand_map(b, weights, config.block_n / 2, context);
     const TensorView& out = tensors.out;
     if (out.dtype == DType::bf16)

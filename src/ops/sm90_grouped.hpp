@@ -39,12 +39,17 @@ struct Sm90GroupedKernel {
   std::int32_t tile_m;  // rows
   std::int32_t tile_n;  // weights
   std::int32_t stages;
-  std::int32_t cluster_n;  // blocks that share a tile of rows
+  std::int32_t cluster_n;      // blocks that share a tile of rows
+  std::int32_t activates = 0;  // 128 gates and 128 ups a tile, of which silu(gate) * up leaves, quantised
   bool operator==(const Sm90GroupedKernel&) const = default;
 };
 
 /// Pure. Every kernel gives the same bits: k is one segment, as in the class prefill of dense products.
 Sm90GroupedKernel plan_sm90_grouped(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
+/// For gates and ups, which n counts together, with an out of f8e4m3 and out_scale.
+Sm90GroupedKernel plan_sm90_activated(const Sm90GroupedShape& shape);
+/// Whether that was measured to be faster than the product by itself and an activation of its own.
+bool better_activated(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device);
 GemmPrefillConfig sm90_grouped_config(const Sm90GroupedKernel& kernel);
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel);
 

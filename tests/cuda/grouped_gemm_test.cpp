@@ -96,7 +96,7 @@ TEST(Sm90Grouped, FewRowsSwapTheOperands) {
   EXPECT_EQ(grouped_plan(true, 256, 64, 4096, 7168, 1).tile_m, 8);
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).tile_m, 32);
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 20).swapped, 1);
-  EXPECT_EQ(grouped_plan(false, 256, 512, 4096, 7168, 0).tile_m, 8) << "two rows a group on average";
+  EXPECT_EQ(grouped_plan(false, 32, 64, 4096, 7168, 0).tile_m, 8) << "two rows a group on average";
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 192).swapped, 0);
   EXPECT_EQ(grouped_plan(true, 32, 4096, 4096, 7168, 0).swapped, 0) << "as if all blocks were full";
 }
@@ -137,6 +137,52 @@ TEST(Sm90Grouped, FewRoundsHideWeightsAndTheirOwnEnd) {
   const Sm90GroupedKernel two = grouped_plan(true, 1, 4096, 7168, 2048, 1019);
   EXPECT_EQ(two.tile_n, 256);
   EXPECT_EQ(two.stages, 4) << "no tile comes after a result that the copy engine sends";
+}
+
+// Up to five rows with many rounds of tiles: as many rows as one warpgroup has, and large boxes of weights.
+TEST(Sm90Grouped, FewRowsOfManyGroupsHaveLargeTiles) {
+  for (const std::int64_t expected : {1, 2, 5}) {
+    const Sm90GroupedKernel plan = grouped_plan(false, 256, 256 * expected, 7168, 2048, expected);
+    EXPECT_EQ(plan.swapped, 0) << expected;
+    EXPECT_EQ(plan.tile_m, 64) << expected;
+    EXPECT_EQ(plan.tile_n, 256) << expected;
+    EXPECT_EQ(grouped_plan(true, 256, 4096, 7168, 2048, expected).swapped, 1)
+        << "rows of nobody come from memory";
+    EXPECT_EQ(grouped_plan(false, 32, 32 * expected, 7168, 2048, expected).swapped, 1) << "few rounds";
+    EXPECT_EQ(grouped_plan(false, 256, 256 * expected, 7168, 2048, expected, false).swapped, 1) << "bf16";
+  }
+  for (const std::int64_t expected : {8, 20, 32})
+    EXPECT_EQ(grouped_plan(false, 256, 256 * expected, 7168, 2048, expected).swapped, 1) << expected;
+}
+
+// Gates and ups are activated where they are multiplied if the tiles are the same, or if there are many
+// rounds of them.
+TEST(Sm90Grouped, ActivationsGoWithTheProductWhereThatIsFaster) {
+  const cuda::DeviceInfo device = usual_device("sm_90a");
+  const auto better = [&](std::int64_t groups, std::int64_t expected, bool masked = false) {
+    return better_activated({.masked = masked,
+                             .groups = groups,
+                             .rows = masked ? 4096 : groups * expected,
+                             .n = 4096,
+                             .k = 7168,
+                             .expected_m = expected},
+                            device);
+  };
+  EXPECT_FALSE(better(9, 1)) << "144 tiles for 132 multiprocessors";
+  for (const std::int64_t expected : {1, 9, 32, 64, 128, 256, 1024})
+    EXPECT_TRUE(better(257, expected)) << expected;
+  EXPECT_FALSE(better(257, 192)) << "tiles of 256 rows, of which three slabs of 64 count";
+  EXPECT_FALSE(better(257, 9, true)) << "rows of nobody come from memory";
+  EXPECT_TRUE(better(257, 128, true));
+  for (const std::int64_t expected : {10, 100}) {
+    const Sm90GroupedKernel plan =
+        plan_sm90_activated({.groups = 257, .rows = 257 * expected, .expected_m = expected});
+    const GemmPrefillConfig config = sm90_grouped_config(plan);
+    EXPECT_EQ(config.block_m, expected == 10 ? 64 : 128);
+    EXPECT_EQ(config.weight_box(), 128) << "gates, then ups";
+    EXPECT_LE(config.shared_bytes(), device.shared_bytes_per_block);
+    EXPECT_TRUE(sm90_grouped_source(plan).name.starts_with("grouped_gemm.sm90_activated_f8e4m3_m"));
+  }
 }
 
 // Whatever the sizes: shared memory suffices and a name says all of a kernel.

@@ -115,23 +115,31 @@ TEST_F(MoeOnFake, NothingIsLaunchedWithoutTokens) {
                          context_));
 }
 
-TEST_F(MoeOnFake, TheWholeIsSixLaunches) {
-  const std::vector<TensorView> gate_up{view(DType::f8e4m3, {256, 128})};
-  const std::vector<TensorView> down{view(DType::f8e4m3, {128, 128})};
-  const std::vector<TensorView> gate_up_scale{view(DType::f32, {2, 1})};
-  const std::vector<TensorView> down_scale{view(DType::f32, {1, 1})};
+TEST_F(MoeOnFake, TheWholeIsSixLaunchesOrFive) {
+  std::vector<TensorView> gate_up = split_groups(view(DType::f8e4m3, {2, 256, 128}));
+  const std::vector<TensorView> down = split_groups(view(DType::f8e4m3, {2, 128, 128}));
+  const std::vector<TensorView> gate_up_scale = split_groups(view(DType::f32, {2, 2, 1}));
+  const std::vector<TensorView> down_scale = split_groups(view(DType::f32, {2, 1, 1}));
   const MoeForwardProblem problem{
-      .tokens = 4, .top_k = 1, .experts = 1, .hidden = 128, .intermediate = 128, .shared = 0};
-  const MoeForwardArgs args{.x = view(DType::bf16, {4, 128}),
-                            .ids = view(DType::i32, {4, 1}),
-                            .weights = view(DType::f32, {4, 1}),
-                            .gate_up = gate_up,
-                            .gate_up_scale = gate_up_scale,
-                            .down = down,
-                            .down_scale = down_scale,
-                            .out = view(DType::bf16, {4, 128}),
-                            .workspace = view(DType::u8, {moe_forward_workspace(problem)})};
+      .tokens = 4, .top_k = 1, .experts = 2, .hidden = 128, .intermediate = 128, .shared = 0};
+  MoeForwardArgs args{.x = view(DType::bf16, {4, 128}),
+                      .ids = view(DType::i32, {4, 1}),
+                      .weights = view(DType::f32, {4, 1}),
+                      .gate_up = gate_up,
+                      .gate_up_scale = gate_up_scale,
+                      .down = down,
+                      .down_scale = down_scale,
+                      .out = view(DType::bf16, {4, 128}),
+                      .workspace = view(DType::u8, {2 * moe_forward_workspace(problem)})};
   EXPECT_EQ(launches([&] { moe_forward(args, context_); }), 6);
+  ContextOptions by_name;
+  by_name.force_implementation = "moe_forward=sm90:fused";
+  const Context fused = context_with(by_name);
+  EXPECT_EQ(launches([&] { moe_forward(args, fused); }), 5);
+  std::swap(gate_up[0], gate_up[1]);
+  EXPECT_EQ(launches([&] { moe_forward(args, fused); }), 6) << "no stack: no tensor map has all of them";
+  args.inner = DType::f32;
+  EXPECT_ERROR(NoImplementation, "needs inner of bf16, got f32", moe_forward(args, fused));
 }
 
 // Options beside those of the lists that kernels_test compiles.
@@ -227,6 +235,9 @@ TEST(MoeKernels, OfTheWholeAreThoseItLaunches) {
                                                      device);
     const std::string name = sm90_grouped_source(plan).name;
     EXPECT_TRUE(names.contains(name)) << name << " for " << tokens;
+    const std::string activated =
+        "grouped_gemm.sm90_activated_f8e4m3_m" + std::string(tokens < 1000 ? "64n256s5c1" : "128n256s4c1");
+    EXPECT_EQ(names.contains(activated), tokens > 1) << tokens;
   }
 }
 

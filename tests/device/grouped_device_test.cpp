@@ -472,6 +472,7 @@ TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
                                                           {128, 256, 3, 1},
                                                           {128, 192, 5, 1},
                                                           {128, 128, 6, 1},
+                                                          {64, 256, 5, 1},
                                                           {64, 128, 8, 1}}) {
       const Sm90GroupedKernel kernel{
           .swapped = 0, .fp8 = 1, .tile_m = tile_m, .tile_n = tile_n, .stages = stages, .cluster_n = cluster};

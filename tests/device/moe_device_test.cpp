@@ -803,6 +803,36 @@ TEST(MoeForwardOnDevice, EveryOptionAgreesWithTheHost) {
   }
 }
 
+// The activation in the epilogue of the product: the bytes of two launches, whatever part of a tile is an
+// expert's. Slots without an expert, an expert without rows; NaN where nobody writes.
+TEST(MoeForwardOnDevice, FusedGivesTheBytesOfTheChain) {
+  for (const std::int64_t tokens : {1, 70, 300}) {
+    for (const auto& [hidden, width] : {std::pair<std::int64_t, std::int64_t>{208, 128}, {640, 384}}) {
+      SCOPED_TRACE(testing::Message() << tokens << " tokens, " << hidden << " to " << width);
+      const Seed seed;
+      MoeCase host({.tokens = tokens,
+                    .top_k = 2,
+                    .experts = 5,
+                    .hidden = hidden,
+                    .intermediate = width,
+                    .shared = 0,
+                    .out = DType::f32},
+                   seed.value);
+      for (std::int64_t i = 0; i < 2 * tokens; ++i) {
+        if (host.ids[i] == 3 || i % 7 == 3) host.ids.set(i, -1);
+      }
+      const DeviceMoe device(host);
+      for (const GroupLayout layout : kGroupLayouts) {
+        const Strided expected = device.result(layout);
+        const std::string fused = "moe_forward=sm90:fused";
+        expect_same_bytes(device.result(layout, 0, -1, fused).view, expected.view);
+        expect_same_bytes(device.result(layout, tokens - 1, tokens, fused).view,
+                          expected.view.rows(tokens - 1, tokens));
+      }
+    }
+  }
+}
+
 // What a warm-up compiles for a problem is all that it launches.
 TEST(MoeForwardOnDevice, AWarmUpLeavesNothingToCompile) {
   const WarmCache cache(kMoeForward);
@@ -820,6 +850,14 @@ TEST(MoeForwardOnDevice, AWarmUpLeavesNothingToCompile) {
       device.result(layout, 0, tokens, cache.warmed_up(problem_string(host.p)));
     }
   }
+}
+
+TEST(MoeForwardOnDevice, AWarmUpKnowsWhatIsFused) {
+  const WarmCache cache("moe_forward=sm90:fused");
+  const MoeCase host(
+      {.tokens = 400, .top_k = 3, .experts = 12, .hidden = 256, .intermediate = 1024, .shared = 0}, 1);
+  const DeviceMoe device(host);
+  device.result(GroupLayout::offsets, 0, 400, cache.warmed_up(problem_string(host.p)));
 }
 
 // A graph replayed 100 times follows the ids and always gives the same bytes.

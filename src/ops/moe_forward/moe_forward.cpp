@@ -16,6 +16,7 @@ using Impl = Implementation<MoeForwardProblem, MoeForwardArgs>;
 
 // Best first for each device. The reference takes every valid problem.
 constexpr Impl kImplementations[] = {
+    {"sm90:fused", moe_forward_fused_can_run, moe_forward_fused, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:chain", always, moe_forward_chain, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:chain", always, moe_forward_chain},
     {"ref:any", always, moe_forward_ref, /*fallback=*/true},

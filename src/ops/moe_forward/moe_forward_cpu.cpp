@@ -13,8 +13,9 @@ namespace {
 
 class Chain {
  public:
-  Chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context)
-      : p_(problem), args_(args), context_(context), parts_(problem) {}
+  // `fused`: gates and ups are activated where they are multiplied.
+  Chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context, bool fused)
+      : p_(problem), args_(args), context_(context), fused_(fused), parts_(problem) {}
 
   void run() const {
     quantize_groups({.x = args_.x, .q = x(), .scale = x_scale(), .rule = QuantRule::per_token_group},
@@ -70,17 +71,19 @@ class Chain {
   }
 
   void experts(const GroupedRows& index) const {
-    const TensorView gate_up = rows(parts_.gate_up, p_.inner, 2 * p_.intermediate);
-    m_grouped_fp8_gemm_nt({.a = rows(parts_.a, DType::f8e4m3, p_.hidden),
-                           .a_scale = rows(parts_.a_scale, DType::f32, scale_groups(p_.hidden)),
-                           .b = args_.gate_up,
-                           .b_scale = args_.gate_up_scale,
-                           .rows = index,
-                           .out = gate_up},
-                          context_);
     const TensorView h = rows(parts_.h, DType::f8e4m3, p_.intermediate);
     const TensorView h_scale = rows(parts_.h_scale, DType::f32, scale_groups(p_.intermediate));
-    silu_mul_quant({.gate_up = gate_up, .q = h, .scale = h_scale, .masked_m = index.masked_m}, context_);
+    MGroupedFp8GemmNtArgs gate_up{.a = rows(parts_.a, DType::f8e4m3, p_.hidden),
+                                  .a_scale = rows(parts_.a_scale, DType::f32, scale_groups(p_.hidden)),
+                                  .b = args_.gate_up,
+                                  .b_scale = args_.gate_up_scale,
+                                  .rows = index,
+                                  .out = rows(parts_.gate_up, p_.inner, 2 * p_.intermediate)};
+    if (!fused_ || !moe_gate_up_activated(p_, gate_up, h, h_scale, context_)) {
+      m_grouped_fp8_gemm_nt(gate_up, context_);
+      silu_mul_quant({.gate_up = gate_up.out, .q = h, .scale = h_scale, .masked_m = index.masked_m},
+                     context_);
+    }
     m_grouped_fp8_gemm_nt({.a = h,
                            .a_scale = h_scale,
                            .b = args_.down,
@@ -115,13 +118,18 @@ class Chain {
   const MoeForwardProblem& p_;
   const MoeForwardArgs& args_;
   const Context& context_;
+  bool fused_;
   MoeForwardParts parts_;
 };
 
 }  // namespace
 
 void moe_forward_chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context) {
-  if (problem.tokens > 0) Chain(problem, args, context).run();
+  if (problem.tokens > 0) Chain(problem, args, context, false).run();
+}
+
+void moe_forward_fused(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context) {
+  if (problem.tokens > 0) Chain(problem, args, context, true).run();
 }
 
 }  // namespace fathom

@@ -1,7 +1,9 @@
 // The implementations of moe_forward.
 #pragma once
+#include "fathom/ops/m_grouped_fp8_gemm_nt.hpp"
 #include "fathom/ops/moe_forward.hpp"
 #include "ops/dispatch.hpp"
+#include "ops/kernels.hpp"
 
 namespace fathom {
 
@@ -24,5 +26,15 @@ struct MoeForwardParts {
 
 void moe_forward_ref(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
 void moe_forward_chain(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
+/// The chain on Hopper with gates and ups activated and quantised in the launch that multiplies them.
+Verdict moe_forward_fused_can_run(const MoeForwardProblem& problem, const Context& context);
+void moe_forward_fused(const MoeForwardProblem& problem, const MoeForwardArgs& args, const Context& context);
+/// The kernel of its own that it launches for the problem, if it was measured to be faster than the chain.
+std::vector<jit::Source> moe_forward_fused_sources(const MoeForwardProblem& problem,
+                                                   const cuda::DeviceInfo& device);
+/// What silu_mul_quant makes of that product, to h and h_scale, in one launch; false: the operands do not
+/// suit it.
+bool moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8GemmNtArgs& product,
+                           const TensorView& h, const TensorView& h_scale, const Context& context);
 
 }  // namespace fathom

@@ -58,7 +58,9 @@ std::vector<jit::Source> moe_forward_kernels(std::string_view text, const cuda::
                                                        .accumulate = p.accumulate,
                                                        .decode = p.decode}));
   }
-  return kernel_sources(problems, device);
+  std::vector<jit::Source> sources = kernel_sources(problems, device);
+  for (jit::Source& source : moe_forward_fused_sources(p, device)) sources.push_back(std::move(source));
+  return sources;
 }
 
 }  // namespace fathom
