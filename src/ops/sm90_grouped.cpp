@@ -255,7 +255,7 @@ Sm90GroupedKernel plan_sm90_activated(const Sm90GroupedShape& shape) {
 bool better_activated(const Sm90GroupedShape& shape, const cuda::DeviceInfo& device) {
   const Sm90GroupedKernel plain = plan_sm90_grouped(shape, device);
   if (plain.swapped != 0) return many_large_tiles(shape, expectation(shape), device.num_sms);
-  return plain.tile_m <= 128 && plain.tile_n == 256;  // the same tiles
+  return plain.tile_m <= 128 && plain.tile_n >= 192;  // tiles as large, or nearly
 }
 
 jit::Source sm90_grouped_source(const Sm90GroupedKernel& kernel) {

@@ -76,7 +76,7 @@ void add_head_gate(const ModelConfig& config, std::vector<std::string>& problems
 
 // All launches of dsa_attention and of the metadata that it reads: in every mode, by rows and by context.
 void add_attention(const ModelConfig& config, std::vector<std::string>& problems) {
-  constexpr std::int64_t kContexts[] = {1024, 4096, 8192, 32768, 65536, 131072, 163840};
+  constexpr std::int64_t kContexts[] = {1024, 4096, 8192, 16384, 32768, 65536, 131072, 163840};
   const DType weight = config.quantization_config ? DType::f8e4m3 : DType::bf16;
   problems.push_back(problem_string(DsaMetadataProblem{}));
   DsaAttentionProblem layer{.hidden = config.hidden_size,
