@@ -22,8 +22,8 @@ struct GemmShare {
 
 /// Arguments of every matrix product kernel: out[m, n] = tokens[m, k] * weights[n, k]^T.
 struct GemmArgs {
-  TensorMap tokens;   // [m, k], boxes of 128 bytes x the tile's tokens, 128-byte swizzle
-  TensorMap weights;  // [n, k], likewise
+  TensorMap tokens;   // [m, k], boxes of 128 bytes x the tile's tokens or slabs of 64, 128-byte swizzle
+  TensorMap weights;  // [n, k], likewise; half a tile's where gates and ups are activated
   TensorMap out;      // [m, n] bf16, for stores of whole tiles; counts if out_mapped
   const void* token_scale;
   long long token_scale_row;    // elements between scales of neighbouring tokens
@@ -123,7 +123,7 @@ struct GemmDecodeConfig {
 struct GemmPrefillConfig {
   bool fp8;
   int block_m;    // 64, 128 or 256: one or two warpgroups of 64 rows, or two of 2 x 64
-  int block_n;    // a multiple of 16; 256 with 128 rows
+  int block_n;    // a multiple of 16; 256 with 64 or 128 rows
   int stages;
   int cluster_m;  // blocks that share a tile of weights
   int cluster_n;  // blocks that share a tile of tokens
@@ -144,7 +144,7 @@ struct GemmPrefillConfig {
   /// Whether two warpgroups share the third of three slabs of 64 rows, by columns.
   constexpr bool thirds() const { return grouped && fp8 && subs() == 2 && block_n == 128; }
   /// Whether the last tiles of a grouped product may be taken in halves of their columns.
-  constexpr bool halves() const { return grouped && fp8 && !swapped && !activates && block_n > 128 && cluster_n == 1; }
+  constexpr bool halves() const { return grouped && fp8 && !swapped && !activates && block_n >= 192 && cluster_n == 1; }
   /// Rows of tokens that arrive together. Of tiles whose groups often end within, slabs of 64: those alone that count.
   constexpr int token_box() const { return thirds() ? 64 : block_m / cluster_n; }
   /// Rows of weights that a box of the copy engine has.

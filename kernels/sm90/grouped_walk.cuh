@@ -57,7 +57,7 @@ struct GroupedWalk {
     whole = tiles;
     if (2 * tiles <= clusters()) halve_rest();
   }
-  /// A last round that less than half of the clusters have a tile of is taken in halves.
+  /// A last round that at most half of the clusters have a tile of is taken in halves.
   __device__ void halve_rest() {
     const int rest = whole % clusters();
     if (c.halves() && 2 * rest <= clusters()) whole -= rest;

@@ -20,7 +20,7 @@ struct Sm90TopKHeld {
   static constexpr u32 kNan = 0x7fffffff;
   using Row = simt::TopK<kThreads, kPage>;
   using Writer = typename Row::Writer;
-  using Keys = unsigned[kScores];  // in the order of scores; 1 for NaN, 0 where there is none
+  using Keys = unsigned[kScores];  // in the order of scores; 1 for NaN and beside the end within four, 0 beyond
   using Marks = unsigned[kWords];  // a bit for each
   using Places = int[kUnits];      // of the first marked score of each unit among those of the block
   static_assert(kTopKBins == 1 << kDigit && kTopKBins == 4 * kThreads && kUnits % 4 == 0);

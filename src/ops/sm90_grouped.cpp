@@ -298,10 +298,14 @@ bool grouped_suits_tma(const GroupedTensors& tensors) {
   const TensorView& a = tensors.a;
   if (a.size(a.rank - 2) == 0 || a.size(a.rank - 1) == 0 || tensors.out.size(a.rank - 1) == 0)
     return true;  // nothing to load
-  if (!rows_suit_tma(row_block(a, 0, 0, a.size(a.rank - 2))) || !rows_suit_tma(tensors.b[0])) return false;
+  if (!rows_suit_tma(row_block(a, 0, 0, a.size(a.rank - 2)))) return false;
   if (a.rank == 3 && a.size(0) > 1 && !step_suits_tma(a.step(0) * size_of(a.dtype))) return false;
-  if (!equally_spaced(tensors.b) || !equally_spaced(tensors.b_scale)) return false;
-  return tensors.b.size() == 1 || step_suits_tma(distance(tensors.b) * size_of(tensors.b[0].dtype));
+  return grouped_weights_suit_tma(tensors.b, tensors.b_scale);
+}
+
+bool grouped_weights_suit_tma(std::span<const TensorView> b, std::span<const TensorView> b_scale) {
+  if (!rows_suit_tma(b[0]) || !equally_spaced(b) || !equally_spaced(b_scale)) return false;
+  return b.size() == 1 || step_suits_tma(distance(b) * size_of(b[0].dtype));
 }
 
 Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context) {

@@ -58,6 +58,8 @@ std::vector<jit::Source> grouped_sources(const Sm90GroupedShape& shape, const cu
 
 /// Whether TMA can address rows of a and b, and b and b_scale are stacks.
 bool grouped_suits_tma(const GroupedTensors& tensors);
+/// The same of the weights alone.
+bool grouped_weights_suit_tma(std::span<const TensorView> b, std::span<const TensorView> b_scale);
 
 Verdict sm90_grouped_verdict(const Sm90GroupedShape& shape, bool aligned, const Context& context);
 /// The product by a kernel of the caller's choice; any kernel takes any problem. k is not 0, nor rows, nor n.

@@ -133,11 +133,13 @@ TEST_F(MoeOnFake, TheWholeIsSixLaunchesOrFive) {
                       .workspace = view(DType::u8, {2 * moe_forward_workspace(problem)})};
   EXPECT_EQ(launches([&] { moe_forward(args, context_); }), 6);
   ContextOptions by_name;
-  by_name.force_implementation = "moe_forward=sm90:fused";
+  by_name.force_implementation = "moe_forward=sm90:activated";
   const Context fused = context_with(by_name);
   EXPECT_EQ(launches([&] { moe_forward(args, fused); }), 5);
   std::swap(gate_up[0], gate_up[1]);
-  EXPECT_EQ(launches([&] { moe_forward(args, fused); }), 6) << "no stack: no tensor map has all of them";
+  EXPECT_EQ(launches([&] { moe_forward(args, context_); }), 6);
+  EXPECT_ERROR(NoImplementation, "equally far", moe_forward(args, fused));
+  std::swap(gate_up[0], gate_up[1]);
   args.inner = DType::f32;
   EXPECT_ERROR(NoImplementation, "needs inner of bf16, got f32", moe_forward(args, fused));
 }

@@ -824,7 +824,7 @@ TEST(MoeForwardOnDevice, FusedGivesTheBytesOfTheChain) {
       const DeviceMoe device(host);
       for (const GroupLayout layout : kGroupLayouts) {
         const Strided expected = device.result(layout);
-        const std::string fused = "moe_forward=sm90:fused";
+        const std::string fused = "moe_forward=sm90:activated";
         expect_same_bytes(device.result(layout, 0, -1, fused).view, expected.view);
         expect_same_bytes(device.result(layout, tokens - 1, tokens, fused).view,
                           expected.view.rows(tokens - 1, tokens));
@@ -853,7 +853,7 @@ TEST(MoeForwardOnDevice, AWarmUpLeavesNothingToCompile) {
 }
 
 TEST(MoeForwardOnDevice, AWarmUpKnowsWhatIsFused) {
-  const WarmCache cache("moe_forward=sm90:fused");
+  const WarmCache cache("moe_forward=sm90:activated");
   const MoeCase host(
       {.tokens = 400, .top_k = 3, .experts = 12, .hidden = 256, .intermediate = 1024, .shared = 0}, 1);
   const DeviceMoe device(host);

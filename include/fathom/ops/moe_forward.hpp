@@ -23,6 +23,7 @@ struct MoeForwardProblem {
   bool accumulate = false;
   bool decode = false;
   bool common = false;
+  bool aligned = true;  // a tensor map reaches all of gate_up, on a device; no part of the problem string
 
   template <class V>
   void fields(V& visit) {

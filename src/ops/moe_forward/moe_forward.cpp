@@ -8,6 +8,7 @@
 #include "ops/dispatch.hpp"
 #include "ops/grouped.hpp"
 #include "ops/moe_forward/moe_forward_impl.hpp"
+#include "ops/sm90_grouped.hpp"
 
 namespace fathom {
 namespace {
@@ -16,7 +17,7 @@ using Impl = Implementation<MoeForwardProblem, MoeForwardArgs>;
 
 // Best first for each device. The reference takes every valid problem.
 constexpr Impl kImplementations[] = {
-    {"sm90:fused", moe_forward_fused_can_run, moe_forward_fused, /*fallback=*/false, DeviceKind::cuda},
+    {"sm90:activated", moe_forward_fused_can_run, moe_forward_fused, /*fallback=*/false, DeviceKind::cuda},
     {"cuda:chain", always, moe_forward_chain, /*fallback=*/false, DeviceKind::cuda},
     {"cpu:chain", always, moe_forward_chain},
     {"ref:any", always, moe_forward_ref, /*fallback=*/true},
@@ -41,19 +42,19 @@ MoeForwardProblem validate(const MoeForwardArgs& args, Device device) {
   }
   const bool shared = args.shared.gate_up.given();
   if (shared) expect.rank("shared.down", args.shared.down, 2);
-  const MoeForwardProblem problem{.tokens = args.x.size(0),
-                                  .top_k = args.ids.size(1),
-                                  .experts = static_cast<std::int64_t>(args.gate_up.size()),
-                                  .hidden = args.x.size(1),
-                                  .intermediate = args.down[0].size(1),
-                                  .shared = shared ? args.shared.down.size(1) : 0,
-                                  .layout = args.layout.value_or(moe_forward_layout(args.x.size(0))),
-                                  .x = args.x.dtype,
-                                  .inner = args.inner,
-                                  .out = args.out.dtype,
-                                  .accumulate = args.accumulate,
-                                  .decode = args.decode,
-                                  .common = args.common};
+  MoeForwardProblem problem{.tokens = args.x.size(0),
+                            .top_k = args.ids.size(1),
+                            .experts = static_cast<std::int64_t>(args.gate_up.size()),
+                            .hidden = args.x.size(1),
+                            .intermediate = args.down[0].size(1),
+                            .shared = shared ? args.shared.down.size(1) : 0,
+                            .layout = args.layout.value_or(moe_forward_layout(args.x.size(0))),
+                            .x = args.x.dtype,
+                            .inner = args.inner,
+                            .out = args.out.dtype,
+                            .accumulate = args.accumulate,
+                            .decode = args.decode,
+                            .common = args.common};
   const auto [tokens, top_k, experts, hidden, width] =
       std::tuple(problem.tokens, problem.top_k, problem.experts, problem.hidden, problem.intermediate);
   expect.at_least("hidden", hidden, 1);
@@ -87,6 +88,7 @@ MoeForwardProblem validate(const MoeForwardArgs& args, Device device) {
               "have at least " + std::to_string(bytes) + " bytes", args.workspace.size(0));
   expect.that(reinterpret_cast<std::uintptr_t>(args.workspace.data) % kAlignment == 0, "workspace",
               "begin on 256 bytes", "another address");
+  problem.aligned = on_host(device) || grouped_weights_suit_tma(args.gate_up, args.gate_up_scale);
   // Before anything is written: the steps would find it only after the shared expert.
   if (on_host(device)) check_expert_ids(expect, args.ids, experts);
   return problem;

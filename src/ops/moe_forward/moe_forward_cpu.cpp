@@ -79,7 +79,9 @@ class Chain {
                                   .b_scale = args_.gate_up_scale,
                                   .rows = index,
                                   .out = rows(parts_.gate_up, p_.inner, 2 * p_.intermediate)};
-    if (!fused_ || !moe_gate_up_activated(p_, gate_up, h, h_scale, context_)) {
+    if (fused_) {
+      moe_gate_up_activated(p_, gate_up, h, h_scale, context_);
+    } else {
       m_grouped_fp8_gemm_nt(gate_up, context_);
       silu_mul_quant({.gate_up = gate_up.out, .q = h, .scale = h_scale, .masked_m = index.masked_m},
                      context_);

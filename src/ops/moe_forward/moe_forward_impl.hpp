@@ -32,9 +32,8 @@ void moe_forward_fused(const MoeForwardProblem& problem, const MoeForwardArgs& a
 /// The kernel of its own that it launches for the problem, if it was measured to be faster than the chain.
 std::vector<jit::Source> moe_forward_fused_sources(const MoeForwardProblem& problem,
                                                    const cuda::DeviceInfo& device);
-/// What silu_mul_quant makes of that product, to h and h_scale, in one launch; false: the operands do not
-/// suit it.
-bool moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8GemmNtArgs& product,
+/// What silu_mul_quant makes of that product, to h and h_scale, in one launch.
+void moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8GemmNtArgs& product,
                            const TensorView& h, const TensorView& h_scale, const Context& context);
 
 }  // namespace fathom

@@ -1,5 +1,6 @@
 // moe_forward on Hopper with the activation in the epilogue of the product of gates and ups.
 #include "cuda/device_context.hpp"
+#include "fathom/ops/silu_mul_quant.hpp"
 #include "ops/moe_forward/moe_forward_impl.hpp"
 #include "ops/sm90_grouped.hpp"
 
@@ -19,6 +20,8 @@ Sm90GroupedShape shape_of(const MoeForwardProblem& p) {
 }
 
 Verdict unsuited(const MoeForwardProblem& problem) {
+  if (problem.hidden % 16 != 0)
+    return decline("needs a hidden size of whole 16, got " + std::to_string(problem.hidden));
   if (problem.inner != DType::bf16)
     return decline("needs inner of bf16, got " + std::string(to_string(problem.inner)));
   if (problem.intermediate % 128 != 0)
@@ -38,13 +41,19 @@ std::vector<jit::Source> moe_forward_fused_sources(const MoeForwardProblem& prob
 Verdict moe_forward_fused_can_run(const MoeForwardProblem& problem, const Context& context) {
   if (Verdict other = unsuited(problem)) return other;
   const Sm90GroupedShape shape = shape_of(problem);
-  if (!better_activated(shape, cuda::device_context(context).info())) {
-    if (Verdict other = when_named(problem, context, "sm90:fused")) return other;
+  if (Verdict other = when_named(problem, context, "sm90:activated")) {
+    if (!better_activated(shape, cuda::device_context(context).info())) return other;
+    for (const std::string_view op : {MGroupedFp8GemmNtProblem::op, SiluMulQuantProblem::op}) {
+      std::string name;
+      if (detail::forced(context, op, name))
+        return decline("needs a free choice of " + std::string(op) + ", got " + name +
+                       " by FATHOM_FORCE_IMPL");
+    }
   }
-  return sm90_grouped_verdict(shape, true, context);
+  return sm90_grouped_verdict(shape, problem.aligned, context);
 }
 
-bool moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8GemmNtArgs& product,
+void moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8GemmNtArgs& product,
                            const TensorView& h, const TensorView& h_scale, const Context& context) {
   const GroupedTensors tensors{.a = product.a,
                                .a_scale = product.a_scale,
@@ -53,10 +62,8 @@ bool moe_gate_up_activated(const MoeForwardProblem& problem, const MGroupedFp8Ge
                                .rows = product.rows,
                                .out = h,
                                .out_scale = h_scale};
-  if (!grouped_suits_tma(tensors)) return false;
   const Sm90GroupedShape shape = shape_of(problem);
   launch_sm90_grouped(plan_sm90_activated(shape), shape, problem.layout, tensors, context);
-  return true;
 }
 
 }  // namespace fathom

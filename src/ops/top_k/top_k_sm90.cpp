@@ -35,8 +35,8 @@ Plan plan_many(const TopKProblem& problem, std::int32_t page) {
   return plan;
 }
 
-// Short rows are held in registers, however many they are. Few rows: a row shared by two blocks if it is long
-// enough to pay for their meeting. Four only for very few rows: more clusters of four than 31 would wait for
+// Short rows are held in registers, however many they are. Few rows: a row shared by two blocks where
+// they all find room at once. Four only for very few rows: more clusters of four than 31 would wait for
 // a second turn, because not every part of the device has a number of multiprocessors that four divides.
 Plan plan_of(const TopKProblem& problem, const cuda::DeviceInfo& device) {
   const std::int32_t page =
