@@ -450,6 +450,18 @@ Strided dense_products(const DeviceCase& problem, const Operands& in, const std:
   return dense.download();
 }
 
+// By a kernel of the test's choice.
+Strided product_of(const Sm90GroupedKernel& kernel, const Sm90GroupedShape& shape, GroupLayout layout,
+                   const GroupedRows& rows, const DeviceCase& problem, const Operands& in,
+                   const Context& context) {
+  const OnDevice out(problem.poisoned_out());
+  launch_sm90_grouped(
+      kernel, shape, layout,
+      {.a = in.a, .a_scale = in.a_scale, .b = in.b, .b_scale = in.b_scale, .rows = rows, .out = out.view()},
+      context);
+  return out.download();
+}
+
 // The same for every tile of many rows, whatever part of it a group has: none of four slabs of 64 rows to
 // all.
 TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
@@ -480,16 +492,10 @@ TEST(GroupedTiles, GiveTheBytesOfTheDenseProduct) {
         SCOPED_TRACE(testing::Message()
                      << tile_m << " x " << tile_n << ", k " << k << " " << to_string(layout));
         const bool by_id = layout == GroupLayout::contiguous;
-        const OnDevice out(problem.poisoned_out());
-        launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k, .by_id = by_id}, layout,
-                            {.a = in.a,
-                             .a_scale = in.a_scale,
-                             .b = in.b,
-                             .b_scale = in.b_scale,
-                             .rows = by_id ? index_rows(layout, device_ids, 0) : problem.rows(),
-                             .out = out.view()},
-                            context);
-        expect_same_bytes(out.download().view, expected.view);
+        const Strided out =
+            product_of(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k, .by_id = by_id}, layout,
+                       by_id ? index_rows(layout, device_ids, 0) : problem.rows(), problem, in, context);
+        expect_same_bytes(out.view, expected.view);
       }
     }
   }
@@ -511,16 +517,9 @@ TEST(GroupedTiles, OfFewRowsGiveTheBytesOfTheDenseProduct) {
       SCOPED_TRACE(testing::Message() << tokens << " x " << weights << ", second group ends at " << ends[2]);
       const Sm90GroupedKernel kernel{
           .swapped = 1, .fp8 = 1, .tile_m = tokens, .tile_n = weights, .stages = 6, .cluster_n = 1};
-      const OnDevice out(problem.poisoned_out());
-      launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = kK}, GroupLayout::offsets,
-                          {.a = in.a,
-                           .a_scale = in.a_scale,
-                           .b = in.b,
-                           .b_scale = in.b_scale,
-                           .rows = problem.rows(),
-                           .out = out.view()},
-                          context);
-      expect_same_bytes(out.download().view, expected.view);
+      const Strided out = product_of(kernel, {.groups = groups, .rows = rows, .n = kN, .k = kK},
+                                     GroupLayout::offsets, problem.rows(), problem, in, context);
+      expect_same_bytes(out.view, expected.view);
     }
   }
 }
@@ -555,16 +554,9 @@ TEST(GroupedTiles, InHalvesGiveTheBytesOfTheDenseProduct) {
                    << groups << " groups, " << tile_m << " x " << tile_n << " x " << stages);
       const Sm90GroupedKernel kernel{
           .swapped = 0, .fp8 = 1, .tile_m = tile_m, .tile_n = tile_n, .stages = stages, .cluster_n = 1};
-      const OnDevice out(problem.poisoned_out());
-      launch_sm90_grouped(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k}, GroupLayout::offsets,
-                          {.a = in.a,
-                           .a_scale = in.a_scale,
-                           .b = in.b,
-                           .b_scale = in.b_scale,
-                           .rows = problem.rows(),
-                           .out = out.view()},
-                          context);
-      expect_same_bytes(out.download().view, expected.view);
+      const Strided out = product_of(kernel, {.groups = groups, .rows = rows, .n = kN, .k = k},
+                                     GroupLayout::offsets, problem.rows(), problem, in, context);
+      expect_same_bytes(out.view, expected.view);
     }
   }
 }
